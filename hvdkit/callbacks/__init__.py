@@ -1,0 +1,50 @@
+"""Keras callbacks for several ranks, under Horovod's names where it has them: loaded on first use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hvdkit.registry import load
+
+# What defaults() makes, in this order.
+_DEFAULTS = {
+    "BroadcastGlobalVariablesCallback": "hvdkit.callbacks.broadcast:BroadcastGlobalVariablesCallback",
+    "MetricAverageCallback": "hvdkit.callbacks.metric_average:MetricAverageCallback",
+    "CommunicationProof": "hvdkit.callbacks.communication_proof:CommunicationProof",
+    "RankZeroProgress": "hvdkit.callbacks.progress:RankZeroProgress",
+}
+_HOME = {
+    **_DEFAULTS,
+    "LearningRateScheduleCallback": "hvdkit.callbacks.learning_rate:LearningRateScheduleCallback",
+    "LearningRateWarmupCallback": "hvdkit.callbacks.learning_rate:LearningRateWarmupCallback",
+    "BestModelCheckpoint": "hvdkit.callbacks.best_model_checkpoint:BestModelCheckpoint",
+}
+
+__all__ = [*_HOME, "defaults"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'hvdkit.callbacks' has no attribute {name!r}. Known: {', '.join(__all__)}.")
+    value = load(_HOME[name])
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def defaults() -> list:
+    """The callbacks every run on several ranks wants, in the order they belong.
+
+    The weights of rank 0 for everybody, metrics averaged over the ranks, the communication proof, and progress from
+    rank 0 only: a bar on a terminal, one line per epoch elsewhere.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> [type(callback).__name__ for callback in hvd.callbacks.defaults()]
+    ['BroadcastGlobalVariablesCallback', 'MetricAverageCallback', 'CommunicationProof', 'RankZeroProgress']
+    """
+    return [load(target)() for target in _DEFAULTS.values()]

@@ -1,0 +1,98 @@
+"""The best model so far, in one file that is always whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import keras
+
+from hvdkit.comm import world
+from hvdkit.errors import UsageError
+from hvdkit.log import get_logger
+
+
+class BestModelCheckpoint(keras.callbacks.ModelCheckpoint):
+    """Keep the best model in a file: ``keras.callbacks.ModelCheckpoint`` with ``save_best_only=True``, on rank 0.
+
+    Only rank 0 writes and speaks; the others keep track of the best value too. Put it after ``MetricAverageCallback``,
+    or rank 0 decides by its own metric. The file is written under another name beside its place and then renamed: who
+    reads it, or comes back after a crash, finds a whole model, the one before or the new one.
+
+    Args:
+        monitor: the metric, ``val_`` before those of the validation data.
+        verbose: 1 says when it saves.
+        save_weights_only: save weights (``.weights.h5``) instead of the model (``.keras``, or Keras' older ``.h5``).
+        mode: ``"min"``, ``"max"``, or ``"auto"``: by the metric's name.
+        save_freq: ``"epoch"``, or a number of steps between two looks at the metric.
+        filepath: a path of the local file system, which may hold ``{epoch}`` and metrics (``{val_loss:.2f}``); it may
+            also be set later, ``callback.filepath = ...``, before training begins.
+
+    Raises:
+        UsageError: when training begins: there is no ``filepath``, or one with an ending that Keras does not write.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> best = hvd.callbacks.BestModelCheckpoint(monitor="val_accuracy", mode="max")
+    >>> best.filepath = "best.keras"
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        verbose: int = 0,
+        save_weights_only: bool = False,
+        mode: str = "auto",
+        save_freq: str | int = "epoch",
+        *,
+        filepath: str | os.PathLike | None = None,
+    ):
+        # Keras asks for a path here and looks at its ending; ours may come later, and is looked at then.
+        super().__init__(
+            "later.weights.h5" if save_weights_only else "later.keras",
+            monitor=monitor,
+            verbose=verbose,
+            save_best_only=True,
+            save_weights_only=save_weights_only,
+            mode=mode,
+            save_freq=save_freq,
+        )
+        self.filepath = filepath
+
+    def on_train_begin(self, logs=None):
+        if world.rank() != 0:  # writes nothing and says nothing, so it needs no path either
+            self.verbose = 0
+            return
+        endings = (".weights.h5",) if self.save_weights_only else (".keras", ".h5")
+        if self.filepath is None:
+            raise UsageError(
+                "BestModelCheckpoint does not know where to save: its `filepath` was never set.",
+                fix=f'callback.filepath = "best{endings[0]}" before fit, or BestModelCheckpoint(..., filepath=...).',
+            )
+        self.filepath = os.fspath(self.filepath)
+        if not self.filepath.endswith(endings) or "://" in self.filepath:
+            raise UsageError(
+                f"BestModelCheckpoint cannot save to {self.filepath!r}.",
+                fix=f"a path of the local file system that ends in {' or '.join(endings)}, as "
+                f"save_weights_only={self.save_weights_only} asks for.",
+            )
+
+    def _save_model(self, epoch, batch, logs):
+        first = world.rank() == 0
+        target = Path(self._get_file_path(epoch, batch, logs) if first else "")
+        if not self._should_save_model(epoch, batch, logs, str(target)) or not first:
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        incoming = target.with_name(f".incoming-{target.name}")  # beside it, or it could not be renamed; same ending
+        try:
+            if self.save_weights_only:
+                self.model.save_weights(incoming, overwrite=True)
+            else:
+                self.model.save(incoming, overwrite=True)
+            os.replace(incoming, target)
+        finally:
+            incoming.unlink(missing_ok=True)
+        if self.verbose > 0:
+            get_logger().info("Epoch %d: finished saving model to %s", epoch + 1, target)

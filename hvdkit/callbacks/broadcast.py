@@ -1,0 +1,121 @@
+"""Every rank starts from the weights of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from hvdkit.comm import ops, world
+from hvdkit.comm.variables import broadcast_variables
+from hvdkit.errors import UsageError
+from hvdkit.keras_model import build_optimizer, keep_local, optimizer_state_of, renew_adapted, slots_of, underlying
+from hvdkit.proof import agree
+
+
+class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
+    """Give every rank the weights and optimizer slots of ``root_rank`` before the first step.
+
+    Covers the model's weights (among them what a ``Normalization`` layer was adapted to), and of its optimizer
+    ``iterations``, learning rate, slots and loss scale. Seeds of dropout layers stay each rank's own. What only comes
+    to be in the first step is sent after it.
+
+    Args:
+        root_rank: the rank that has the weights, e.g. because it alone loaded a checkpoint.
+        device: the TensorFlow device of the exchange, "" for any. The bytes travel through the host's memory, wherever
+            it is.
+        local_variables: a Keras or TensorFlow variable, or a collection of them, that each rank keeps for itself, with
+            its optimizer slots. Matched by identity, not by name. The communication proof leaves them out too. Their
+            gradients are reduced like all others, unless the optimizer is told otherwise.
+
+    Raises:
+        UsageError: there is no such rank, or a local variable is none.
+        CommunicationError: the ranks have different models or optimizers.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> callbacks = [hvd.callbacks.BroadcastGlobalVariablesCallback(0)]
+    """
+
+    def __init__(self, root_rank: int = 0, device: str = "", local_variables: Any = None):
+        super().__init__()
+        self.root_rank = root_rank
+        self.device = device
+        self._local: list = []
+        self._sent: set[int] = set()
+        self._steps = 0
+        if local_variables is None:
+            return
+        if _is_variable(local_variables):
+            local_variables = [local_variables]
+        if isinstance(local_variables, str) or not isinstance(local_variables, Iterable):
+            raise _no_variable(local_variables)
+        for variable in local_variables:
+            self.register_local_var(variable)
+
+    def register_local_var(self, var: Any) -> None:
+        """Let each rank keep a variable of its own, a Keras or TensorFlow one; before training begins.
+
+        Raises:
+            UsageError: it is no variable.
+
+        Example:
+
+        >>> broadcast = BroadcastGlobalVariablesCallback(0)
+        >>> broadcast.register_local_var(keras.Variable([0.0]))
+        """
+        if not _is_variable(var):
+            raise _no_variable(var)
+        keep_local(var)
+        self._local.append(var)
+
+    def on_train_begin(self, logs=None):
+        ops.check_root(self.root_rank)
+        self._sent.clear()
+        self._steps = 0
+        build_optimizer(self.model)
+        self._send_new()
+
+    # Before the second step and not after the first: Keras may call the hooks *after* a step from another thread.
+    def on_train_batch_begin(self, batch, logs=None):
+        self._steps += 1
+        if self._steps == 2:
+            self._send_new()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._steps == 1:
+            self._send_new()
+
+    def _send_new(self) -> None:
+        if world.size() == 1:
+            return
+        local = {id(underlying(v)) for v in [*self._local, *slots_of(self.model, self._local)]}
+        new = lambda v: id(v) not in self._sent and id(underlying(v)) not in local
+        weights = [v for v in self.model.weights if new(v)]
+        slots = [v for v in optimizer_state_of(self.model) if new(v)]
+        # Of a slot not its name: that has the layer's in it, with a counter that differs where one rank has built or
+        # loaded one model more.
+        mine = {
+            "weights": [f"{v.name} {v.dtype} {list(v.shape)}" for v in weights],
+            "optimizer": [f"{v.dtype} {list(v.shape)}" for v in slots],
+        }
+        with tf.device(self.device):
+            agree("the variables of their models", mine, fix="build the same model and optimizer on every rank.")
+            broadcast_variables([*weights, *slots], self.root_rank)
+        renew_adapted(self.model)
+        self._sent |= {id(v) for v in [*weights, *slots]}
+
+
+def _is_variable(value: Any) -> bool:
+    return isinstance(value, keras.Variable | tf.Variable)
+
+
+def _no_variable(value: Any) -> UsageError:
+    return UsageError(
+        f"A local variable must be a Keras or TensorFlow one. Received: {value!r} (of type {type(value).__name__}).",
+        fix="pass the variables themselves, such as layer.kernel or layer.weights, not their names, values or layers.",
+    )

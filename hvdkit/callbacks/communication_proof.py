@@ -1,0 +1,167 @@
+"""The proof that a training is one training: that gradients were exchanged and the ranks are still equal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from hvdkit.comm import ops, world
+from hvdkit.comm.process_sets import ProcessSet
+from hvdkit.errors import CommunicationError, UsageError
+from hvdkit.grads import shared
+from hvdkit.keras_model import adapted_of, optimizers_of
+from hvdkit.proof import agree, assert_equal_weights
+
+
+class CommunicationProof(keras.callbacks.Callback):
+    """Check that the ranks train one model together. ``hvd.init()`` adds it to every ``fit`` on several ranks.
+
+    Before the first step: do all ranks make the same steps and epochs, and were their preprocessing layers adapted to
+    the same data? Before each epoch and at the end: do all go on, or all stop? After the first step, and then every
+    ``every_steps`` steps: does every optimizer that stepped reduce its gradients, as often as it stepped? Are the
+    weights (frozen ones too) bitwise equal on all ranks (sha256)?
+
+    Args:
+        every_steps: steps between two checks after the first; None checks at the end of each epoch. A check costs a
+            hash of the weights (about 1 ms per million parameters) and two small exchanges.
+
+    Raises:
+        CommunicationError: on every rank, naming the optimizer, or the variable and the ranks.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> callbacks = [hvd.callbacks.CommunicationProof(every_steps=500)]
+    """
+
+    def __init__(self, every_steps: int | None = None):
+        super().__init__()
+        if every_steps is not None and every_steps < 1:
+            raise UsageError(f"`every_steps` must be at least 1, or None. Received: every_steps={every_steps}.")
+        self.every_steps = every_steps
+        self.initial_epoch = 0
+        self._calls = 0
+        self._unchecked = 0
+        self._seen: dict[int, tuple[int, int]] = {}
+        self._by_tapes = 0
+        self._process_set: ProcessSet | None = None
+
+    def on_train_begin(self, logs=None):
+        self._calls = self._unchecked = 0
+        self._seen = {}
+        self._process_set = _process_set_of(self.model)
+        if self._alone():
+            return
+        self._agree(
+            "how many steps and epochs they train",
+            {
+                "steps per epoch": self.params.get("steps"),
+                "first epoch": self.initial_epoch,
+                "epochs": self.params.get("epochs"),
+            },
+            fix="give every rank the same number of batches (a rank with fewer would leave the others waiting).",
+        )
+        self._agree(
+            "what their preprocessing layers were adapted to",
+            adapted_of(self.model),
+            fix="adapt them to the same data on every rank, before it is shared out.",
+        )
+        self._seen = {id(o): _counts(o) for o in optimizers_of(self.model)}
+        self._by_tapes = shared.reductions()
+
+    def _alone(self) -> bool:
+        """Whether this rank trains by itself: in a world of one, or outside its optimizer's process set."""
+        return world.size() == 1 or (self._process_set is not None and not self._process_set.included())
+
+    def _agree(self, what: str, mine: Any, fix: str) -> None:
+        agree(what, mine, fix=fix, process_set=self._process_set)
+
+    # Before a step and not after the one before it: Keras may call the hooks after a step from another thread.
+    def on_train_batch_begin(self, batch, logs=None):
+        first = self._calls == 1
+        if first or (self.every_steps and self._unchecked >= self.every_steps):
+            self._check()
+        self._calls += 1
+        self._unchecked += int(self.model.steps_per_execution)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch > self.initial_epoch:
+            self._go_on(f"epoch {epoch + 1}")
+
+    def on_train_end(self, logs=None):
+        self._go_on("the end of training")
+
+    def _go_on(self, what: str) -> None:
+        if self._alone():
+            return
+        self._agree(
+            "what comes next",
+            what,
+            fix="stop on every rank alike: put MetricAverageCallback before EarlyStopping, so that all see the same "
+            "metrics.",
+        )
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._calls == 1 or self.every_steps is None:
+            self._check()
+
+    def _check(self) -> None:
+        self._unchecked = 0
+        if self._alone():
+            return
+        by_tapes = shared.reductions()
+        newly, self._by_tapes = by_tapes - self._by_tapes, by_tapes
+        failures = [f for f in (self._failure(o, newly) for o in optimizers_of(self.model)) if f]
+        everyones = ops.allgather_object(failures, process_set=self._process_set)
+        ranks = range(world.size()) if self._process_set is None else self._process_set.ranks
+        for rank, theirs in zip(ranks, everyones, strict=True):
+            if theirs:
+                raise CommunicationError(f"On rank {rank}, {theirs[0]}", fix=_FIX, rank=world.rank())
+        assert_equal_weights(self.model, process_set=self._process_set)
+
+    def _failure(self, optimizer: keras.optimizers.Optimizer, by_tapes: int) -> str | None:
+        """What is wrong with an optimizer, as the rest of a sentence that begins with the rank.
+
+        ``by_tapes`` counts the reductions since the last check that a ``DistributedGradientTape`` made for it.
+        """
+        steps_before, reductions_before = self._seen.get(id(optimizer), (0, 0))
+        steps, reductions = _counts(optimizer)
+        self._seen[id(optimizer)] = (steps, reductions)
+        name = f"{type(optimizer).__name__} ({optimizer.name})"
+        stepped = steps - steps_before
+        if stepped <= 0:
+            return None
+        if _distribution(optimizer) is None:
+            if by_tapes >= stepped:
+                return None
+            return f"{name} made {stepped} steps and is not distributed: {world.size()} ranks train different models."
+        # A step that a LossScaleOptimizer skipped was reduced too, so there may be more reductions than steps.
+        reduced = reductions - reductions_before
+        if reduced < stepped:
+            return f"{name} made {stepped} steps, but reduced its gradients only {reduced} times."
+        return None
+
+
+_FIX = (
+    "compile the model with hvd.DistributedOptimizer(optimizer); for a model that is meant to be trained on one rank "
+    "alone, `with hvd.local_training(): model.fit(...)`."
+)
+
+
+def _distribution(optimizer: keras.optimizers.Optimizer):
+    return getattr(getattr(optimizer, "inner_optimizer", optimizer), "_hvdkit", None)
+
+
+def _process_set_of(model: keras.Model) -> ProcessSet | None:
+    """The ranks that train this model together; None means all."""
+    sets = [d.pipeline.process_set for d in map(_distribution, optimizers_of(model)) if d]
+    return sets[0] if sets else None
+
+
+def _counts(optimizer: keras.optimizers.Optimizer) -> tuple[int, int]:
+    """How many updates an optimizer has made, and how many reductions."""
+    distribution = _distribution(optimizer)
+    # .numpy(), because under a strategy both are mirrored, which int() does not take.
+    return int(optimizer.iterations.numpy()), int(distribution.pipeline.reductions.numpy()) if distribution else 0

@@ -1,0 +1,95 @@
+"""Metrics over all ranks instead of rank 0's own."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from hvdkit.comm import ops, world
+from hvdkit.errors import CommunicationError
+from hvdkit.proof import ranks_text
+
+
+class MetricAverageCallback(keras.callbacks.Callback):
+    """Replace the epoch's metrics by their mean over the ranks, weighted by how many samples each rank saw.
+
+    One exchange per epoch, whatever the number of metrics; every rank gets the same numbers to the last bit. Put it
+    before callbacks that look at metrics (``ReduceLROnPlateau``, ``ModelCheckpoint``, ``EarlyStopping``). Exact for
+    metrics that are means over samples (loss, accuracy, mean errors); for others (AUC, F1) a mean of means.
+
+    Args:
+        device: the TensorFlow device of the exchange, "" for any. The numbers of one epoch are few and travel through
+            the host's memory, wherever it is.
+
+    Raises:
+        CommunicationError: on every rank, when one rank has a metric that another lacks.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> callbacks = [hvd.callbacks.MetricAverageCallback()]
+    """
+
+    def __init__(self, device: str = ""):
+        super().__init__()
+        self.device = device
+        self._batches = {"train": 0, "val": 0}
+        self._samples = {"train": None, "val": None}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._batches = {"train": 0, "val": 0}
+        self._samples = {"train": None, "val": None}
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._batches["train"] += 1
+
+    def on_test_batch_begin(self, batch, logs=None):
+        self._batches["val"] += 1
+
+    def on_test_begin(self, logs=None):
+        self._samples["train"] = self._count("train")  # evaluation is about to reset the counter
+
+    def on_test_end(self, logs=None):
+        self._samples["val"] = self._count("val")
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not logs or world.size() == 1:
+            return
+        if self._samples["train"] is None:
+            self._samples["train"] = self._count("train")
+        mine = {
+            "metrics": {name: float(value) for name, value in logs.items() if np.ndim(value) == 0},
+            "train": self._samples["train"],
+            "val": self._samples["val"] or 0.0,
+        }
+        with tf.device(self.device):
+            everyones = ops.allgather_object(mine)
+        _check_keys([set(rank["metrics"]) for rank in everyones])
+        for name in mine["metrics"]:
+            weights = [rank["val" if name.startswith("val_") else "train"] for rank in everyones]
+            values = [rank["metrics"][name] for rank in everyones]
+            # A rank without samples takes no part: its mean over nothing may be NaN.
+            seen = [(w, v) for w, v in zip(weights, values, strict=True) if w > 0] or [(1.0, v) for v in values]
+            logs[name] = sum(w * v for w, v in seen) / sum(w for w, _ in seen)
+
+    def _count(self, phase: str) -> float:
+        """Samples since the metrics were reset: what Keras weighted its loss by; batches where it did not."""
+        tracker = getattr(self.model, "_loss_tracker", None)
+        count = float(tracker.count.numpy()) if tracker is not None else 0.0
+        return count or float(self._batches[phase])
+
+
+def _check_keys(keys: list[set[str]]) -> None:
+    everything = set().union(*keys)
+    missing = {name: [r for r, names in enumerate(keys) if name not in names] for name in sorted(everything)}
+    missing = {name: ranks for name, ranks in missing.items() if ranks}
+    if missing:
+        what = "; ".join(f"{name!r} is missing on {ranks_text(ranks)}" for name, ranks in missing.items())
+        raise CommunicationError(
+            f"The ranks have different metrics: {what}.",
+            fix="compile the same metrics and pass validation data on every rank; a callback that adds a metric to "
+            "`logs` on one rank only belongs after MetricAverageCallback.",
+            rank=world.rank(),
+        )

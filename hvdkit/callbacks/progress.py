@@ -1,0 +1,38 @@
+"""Progress from rank 0 only."""
+
+from __future__ import annotations
+
+import sys
+
+import keras
+
+from hvdkit.comm import world
+
+
+class RankZeroProgress(keras.callbacks.ProgbarLogger):
+    """Keras' own progress on rank 0, nothing on the others.
+
+    One line per epoch; in a world of one on a terminal, the usual bar. (Below a launcher nobody can tell where the
+    output goes: mpirun gives each rank a terminal of its own and writes to a file.) ``fit(verbose=...)`` with 0, 1 or 2
+    is obeyed on rank 0.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> callbacks = [hvd.callbacks.RankZeroProgress()]
+    """
+
+    async_safe = True  # as Keras treats its own: no collective here, and a step need not wait for the bar
+
+    def set_params(self, params):
+        super().set_params({**params, "verbose": verbosity(params["verbose"])})
+
+
+def verbosity(verbose: int | str) -> int:
+    """What ``verbose=`` means on this rank: silence on all but rank 0; there "auto" is a bar or one line per epoch."""
+    if world.rank() != 0:
+        return 0
+    if verbose == "auto":
+        return 1 if world.size() == 1 and sys.stdout.isatty() else 2
+    return int(verbose)

@@ -1,0 +1,282 @@
+"""Horovod moves the bytes: over Gloo, MPI or NCCL. The only file that imports horovod."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from hvdkit import env
+from hvdkit.comm.protocol import ReduceOp
+from hvdkit.errors import HorovodMissingError, UsageError
+from hvdkit.horovod_build import stamp
+
+# What Horovod's all-reduce takes; bfloat16 and the small or unsigned integers are not among them.
+REDUCIBLE = ("uint8", "int8", "int32", "int64", "float16", "float32", "float64")
+
+
+# What steps aside while the library is imported: hvdkit.compat has stand-ins under Horovod's name.
+standing_aside: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+
+
+@functools.cache
+def load() -> Any:
+    """Horovod's TensorFlow module, the same one at every call, also where a stand-in has its name.
+
+    Raises:
+        HorovodMissingError: it is not installed, does not load, or was built for another TensorFlow.
+    """
+    rank = env.launch_info().rank
+    misfit = stamp.problem()
+    if misfit:  # said before it is loaded: a build for another TensorFlow may also crash
+        raise HorovodMissingError(misfit, fix="hvdkit install-horovod", rank=rank)
+    try:
+        with standing_aside():
+            import horovod.tensorflow as hvd
+    except Exception as error:
+        raise _explain(error, rank) from error
+    return hvd
+
+
+def _explain(error: Exception, rank: int) -> HorovodMissingError:
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("horovod"):
+        return HorovodMissingError(
+            "Several ranks were launched, but Horovod is not installed in this Python.",
+            fix="hvdkit install-horovod",
+            rank=rank,
+        )
+    return HorovodMissingError(
+        f"Horovod is installed but does not load: {_first_line(error)}",
+        fix="`hvdkit doctor` says why; `hvdkit install-horovod --force` builds it anew.",
+        rank=rank,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+
+
+class HorovodEngine:
+    """The world that horovodrun, mpirun or srun started.
+
+    Args:
+        deadline: seconds a rank waits for the others in one collective before the job is ended, naming who is
+            missing; 0 waits for ever. Horovod warns after a tenth of it.
+        comm: an ``mpi4py`` communicator or a list of ranks to be the world instead of all that were launched.
+        process_sets: the ``ProcessSet`` to bring to life, or ``"dynamic"``.
+    """
+
+    name = "horovod"
+
+    def __init__(self, deadline: float = 600.0, comm: Any = None, process_sets: Any = None):
+        env.set_default("HOROVOD_STALL_CHECK_TIME_SECONDS", str(math.ceil(deadline / 10) or 60))
+        env.set_default("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(math.ceil(deadline)))
+        env.set_default("HOROVOD_TIMELINE", "DYNAMIC")  # nothing is written before start_timeline
+        self._hvd = hvd = load()
+        dynamic = isinstance(process_sets, str)
+        native = process_sets if dynamic else [hvd.ProcessSet(s.mpi_comm or s.ranks) for s in process_sets or ()]
+        hvd.init(comm, native)
+        for ours, theirs in () if dynamic else zip(process_sets or (), native, strict=True):
+            ours.process_set_id, ours.ranks = theirs.process_set_id, theirs.ranks
+        self.rank, self.size = hvd.rank(), hvd.size()
+        self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
+        self.cross_rank, self.cross_size = hvd.cross_rank(), hvd.cross_size()
+        self._ops = {op: getattr(hvd, op.name.title()) for op in ReduceOp}
+        self._set = hvd.global_process_set
+        self._together = False
+
+    def allreduce(
+        self, tensors: list, op: ReduceOp, names: list[str] | None, prescale: float = 1.0, postscale: float = 1.0
+    ) -> list:
+        for i, tensor in enumerate(tensors):
+            if tensor.dtype.name not in REDUCIBLE:
+                what = names[i] if names else getattr(tensor, "name", "the tensor")
+                raise TypeError(
+                    f"Horovod cannot reduce {tensor.dtype.name} ({what}). It reduces {', '.join(REDUCIBLE)}: "
+                    "cast it first, e.g. bfloat16 to float32."
+                )
+        if op is ReduceOp.ADASUM:
+            self._check_adasum()
+        if self._together:
+            return self._allreduce_together(tensors, op, names, prescale, postscale)
+        reduced = []
+        for i, tensor in enumerate(tensors):
+            wire_op, scale = self._divided_before(tensor, op, prescale)
+            reduced.append(
+                self._hvd.mpi_ops._allreduce(
+                    tensor,
+                    name=_op_name(names[i]) if names else None,
+                    op=self._ops[wire_op],
+                    prescale_factor=scale,
+                    postscale_factor=postscale,
+                    # Ranks recognise a collective by its name. The scope in front of it counts how many functions a
+                    # process has traced, which may differ between ranks; the name alone is the same everywhere.
+                    ignore_name_scope=bool(names),
+                    process_set=self._set,
+                )
+            )
+        return reduced
+
+    def _divided_before(self, tensor: Any, op: ReduceOp, prescale: float) -> tuple[ReduceOp, float]:
+        """The sum of float16 numbers may leave float16's range where their mean does not: divide before."""
+        if op is ReduceOp.AVERAGE and tensor.dtype.name == "float16":
+            return ReduceOp.SUM, prescale / self.size
+        return op, prescale
+
+    def _allreduce_together(self, tensors: list, op: ReduceOp, names: list[str] | None, prescale, postscale) -> list:
+        """One grouped operation per dtype, as Horovod's takes one dtype only."""
+        reduced: dict[int, Any] = {}
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            group = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
+            wire_op, scale = self._divided_before(tensors[group[0]], op, prescale)
+            received = self._hvd.mpi_ops._grouped_allreduce(
+                [tensors[i] for i in group],
+                name=f"{_op_name(names[group[0]])}.group" if names else None,
+                op=self._ops[wire_op],
+                prescale_factor=scale,
+                postscale_factor=postscale,
+                ignore_name_scope=bool(names),
+                process_set=self._set,
+            )
+            reduced |= dict(zip(group, received, strict=True))
+        return [reduced[i] for i in range(len(tensors))]
+
+    def _check_adasum(self) -> None:
+        """What Horovod's Adasum cannot do, it says from its background thread, or not at all."""
+        if self._set is not self._hvd.global_process_set:
+            raise UsageError("Adasum works among all ranks, not in a process set.", fix="op=hvd.Average.")
+        if self.size & (self.size - 1):
+            raise UsageError(f"Adasum needs a power of two of ranks. There are {self.size}.", fix="op=hvd.Average.")
+        if not (self._hvd.mpi_enabled() or self._hvd.nccl_built()):
+            raise UsageError(
+                "Horovod has Adasum over MPI only, and this world talks over Gloo.",
+                fix="launch with mpirun (`hvdkit install-horovod --with mpi`), or op=hvd.Average.",
+            )
+
+    def within(self, process_set_id: int, ranks: list[int]) -> HorovodEngine:
+        part = copy.copy(self)
+        part.rank, part.size = ranks.index(self.rank), len(ranks)
+        part._set = self._native(process_set_id, ranks)
+        return part
+
+    def grouped(self) -> HorovodEngine:
+        part = copy.copy(self)
+        part._together = True
+        return part
+
+    def add_process_set(self, ranks: list[int]) -> int:
+        try:
+            return self._hvd.add_process_set(ranks).process_set_id
+        except ValueError as error:
+            text = str(error)
+            fix = 'hvd.init(process_sets="dynamic").' if "DYNAMIC" in text else "use the one there is."
+            raise UsageError(f"The process set {ranks} cannot be made: {text}", fix=fix) from error
+
+    def remove_process_set(self, process_set_id: int) -> bool:
+        return bool(self._hvd.remove_process_set(self._native(process_set_id, [self.rank])))
+
+    def _native(self, process_set_id: int, ranks: list[int]) -> Any:
+        native = self._hvd.ProcessSet(ranks)
+        native.process_set_id = process_set_id
+        return native
+
+    def start_timeline(self, file_path: str, mark_cycles: bool) -> None:
+        self._hvd.start_timeline(file_path, mark_cycles)
+
+    def stop_timeline(self) -> None:
+        self._hvd.stop_timeline()
+
+    def allgather(self, tensor: Any, name: str | None) -> Any:
+        sent = _sendable(tensor)
+        sent = sent if sent.shape.rank != 0 else sent[None]
+        received = self._hvd.allgather(
+            sent, name=name and _op_name(name), ignore_name_scope=bool(name), process_set=self._set
+        )
+        return _restored(received, tensor)
+
+    def broadcast(self, tensor: Any, root_rank: int, name: str | None) -> Any:
+        sent = _sendable(tensor)
+        received = self._hvd.broadcast(
+            sent, root_rank, name=name and _op_name(name), ignore_name_scope=bool(name), process_set=self._set
+        )
+        return _restored(received, tensor)
+
+    def alltoall(self, tensor: Any, splits: Any, name: str | None) -> tuple[Any, Any]:
+        if splits is None:
+            rows = tensor.shape[0]
+            if rows is not None and rows % self.size:
+                raise ValueError(f"{rows} rows cannot be shared out over {self.size} ranks evenly: pass `splits`.")
+            splits = [rows // self.size] * self.size if rows is not None else self._even_splits(tensor)
+        return self._hvd.alltoall(
+            tensor,
+            splits=splits,
+            name=name and _op_name(name),
+            ignore_name_scope=bool(name),
+            process_set=self._set,
+        )
+
+    def _even_splits(self, tensor: Any) -> Any:
+        """In a graph that does not know the rows; of a rest Horovod would say nothing, and lose it."""
+        import tensorflow as tf
+
+        rows = tf.shape(tensor)[0]
+        message = f"The rows cannot be shared out over {self.size} ranks evenly: pass `splits`."
+        with tf.control_dependencies([tf.debugging.assert_equal(rows % self.size, 0, message)]):
+            return tf.fill([self.size], rows // self.size)
+
+    def reducescatter(self, tensor: Any, op: ReduceOp, name: str | None) -> Any:
+        return self._hvd.mpi_ops._reducescatter(
+            tensor,
+            op=self._ops[op],
+            name=name and _op_name(name),
+            ignore_name_scope=bool(name),
+            process_set=self._set,
+        )
+
+    def barrier(self) -> None:
+        import tensorflow as tf
+
+        with tf.device("CPU:0"):
+            self.allreduce([tf.zeros([1])], ReduceOp.SUM, None)
+
+    def enabled(self, feature: str) -> bool:
+        if feature == "mpi_threads":
+            return bool(self._hvd.mpi_enabled() and self._hvd.mpi_threads_supported())
+        return bool(getattr(self._hvd, f"{feature}_enabled")())
+
+    def shutdown(self) -> None:
+        self._hvd.shutdown()
+
+
+def _op_name(name: str) -> str:
+    """A name TensorFlow accepts for an operation, without a scope."""
+    return re.sub(r"[^A-Za-z0-9_.]", "_", name)
+
+
+# What Horovod does not know, as what it knows of the same size.
+_BITS = {"bfloat16": "uint16", "uint32": "int32", "uint64": "int64"}
+
+
+def _sendable(tensor: Any) -> Any:
+    """What moves and is not summed can be any bits."""
+    import tensorflow as tf
+
+    return tf.bitcast(tensor, _BITS[tensor.dtype.name]) if tensor.dtype.name in _BITS else tensor
+
+
+def _restored(received: Any, tensor: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.bitcast(received, tensor.dtype) if tensor.dtype.name in _BITS else received
+
+
+def library_built(feature: str) -> bool:
+    """Whether the installed Horovod was built with ``gloo``, ``mpi``, ``nccl``, ...; works before ``init``."""
+    try:
+        return bool(getattr(load(), f"{feature}_built")())
+    except HorovodMissingError:
+        return False

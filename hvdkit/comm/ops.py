@@ -1,0 +1,263 @@
+"""The collectives users call. NumPy in, NumPy out; TensorFlow in, TensorFlow out, also inside ``tf.function``.
+
+Every rank must call the same collectives in the same order with the same dtypes and shapes. In a world of one each
+returns what it was given.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hvdkit.comm import compression as compressions
+from hvdkit.comm import objects, world
+from hvdkit.comm.compression import Compression
+from hvdkit.comm.process_sets import ProcessSet, engine_of
+from hvdkit.comm.protocol import Engine, ReduceOp
+from hvdkit.comm.single import SingleEngine, scaled
+from hvdkit.errors import UsageError
+
+
+def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order
+    value: Any,
+    name: str | None = None,
+    average: bool | None = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    op: ReduceOp | str | None = None,
+    compression: Any = None,
+    process_set: ProcessSet | None = None,
+) -> Any:
+    """Reduce a value over all ranks.
+
+    Args:
+        value: array, number, ``tf.Tensor``, ``tf.IndexedSlices`` or Keras variable; same shape and dtype on every rank.
+        name: what ranks recognise the collective by inside a graph.
+        average: Horovod's old way to say ``op``: True is ``hvd.Average``, False is ``hvd.Sum``.
+        prescale_factor, postscale_factor: multiply before and after the reduction.
+        op: ``hvd.Average`` (the default), ``hvd.Sum``, ``hvd.Min``, ``hvd.Max``, ``hvd.Product`` or ``hvd.Adasum``.
+        compression: ``hvd.Compression.fp16`` (or ``"fp16"``) sends floating-point numbers in half precision.
+        process_set: the ranks to reduce over; None means all.
+
+    Returns:
+        The reduced value, the same on every rank, of the input's shape, dtype and kind; an average of whole numbers is
+        cut off to a whole number. Of slices, every rank's slices one after the other.
+
+    Raises:
+        TypeError: a dtype that Horovod cannot reduce, such as bfloat16.
+        UsageError: both ``average`` and ``op``, or an op that slices do not have.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> float(hvd.allreduce(2.0, op=hvd.Sum))  # in a world of one
+    2.0
+    """
+    if not isinstance(name, str | None):
+        raise UsageError(
+            f"`name` must be a string. Received: name={name!r}.",
+            fix="say op=hvd.Average or op=hvd.Sum; the second argument is `average` in horovod.tensorflow only.",
+        )
+    if _is_slices(value):
+        return _allreduce_slices(value, name, _op(op, average), prescale_factor * postscale_factor, process_set)
+    names = name and [name]
+    return grouped_allreduce(
+        [value], names, average, prescale_factor, postscale_factor, op, compression, process_set, grouped=False
+    )[0]
+
+
+def grouped_allreduce(  # noqa: PLR0917  as allreduce
+    values: list,
+    names: list[str] | None = None,
+    average: bool | None = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    op: ReduceOp | str | None = None,
+    compression: Any = None,
+    process_set: ProcessSet | None = None,
+    *,
+    grouped: bool = True,
+) -> list:
+    """``allreduce`` of a list of dense values, which the transport moves together (``grouped``) or one by one."""
+    engine, op, wire = engine_of(process_set), _op(op, average), compressions.of(compression)
+    engine = engine.grouped() if grouped else engine
+
+    def collective(tensors: list) -> list:
+        if wire is Compression.none or isinstance(engine, SingleEngine):
+            return engine.allreduce(tensors, op, names, prescale_factor, postscale_factor)
+        sent, contexts = zip(*map(wire.compress, tensors), strict=True)
+        received = engine.allreduce(list(sent), op, names, prescale_factor, postscale_factor)
+        return [wire.decompress(r, context) for r, context in zip(received, contexts, strict=True)]
+
+    return _call(engine, collective, list(values)) if values else []
+
+
+def _op(op: ReduceOp | str | None, average: bool | None) -> ReduceOp:
+    if op is not None and average is not None:
+        raise UsageError("`average` is the old name of `op`: pass one of them.", fix="op=hvd.Average or op=hvd.Sum.")
+    if op is None:
+        return ReduceOp.SUM if average is False else ReduceOp.AVERAGE
+    return ReduceOp.get(op)
+
+
+def _allreduce_slices(slices: Any, name: str | None, op: ReduceOp, scale: float, process_set: Any) -> Any:
+    import tensorflow as tf
+
+    if op not in (ReduceOp.AVERAGE, ReduceOp.SUM):
+        raise UsageError(
+            f"tf.IndexedSlices are joined by Average or Sum. Received: op={op.name.title()}.",
+            fix="tf.convert_to_tensor(slices) makes them dense.",
+        )
+    ranks = engine_of(process_set).size if op is ReduceOp.AVERAGE else 1
+    values = scaled(slices.values, scale / ranks)
+    values = allgather(values, name and f"{name}.values", process_set)
+    indices = allgather(slices.indices, name and f"{name}.indices", process_set)
+    return tf.IndexedSlices(values, indices, slices.dense_shape)
+
+
+def allgather(value: Any, name: str | None = None, process_set: ProcessSet | None = None) -> Any:
+    """The ranks' values, concatenated along axis 0 in the order of the ranks; axis 0 may differ between ranks."""
+    engine = engine_of(process_set)
+    value = value if np.ndim(value) or _is_tensorflow(value) else np.reshape(value, [1])
+    return _call(engine, lambda values: [engine.allgather(values[0], name)], [value])[0]
+
+
+def broadcast(value: Any, root_rank: int = 0, name: str | None = None, process_set: ProcessSet | None = None) -> Any:
+    """The value of ``root_rank`` (its rank in the world, also in a process set), on every rank.
+
+    Raises:
+        UsageError: there is no such rank.
+    """
+    engine = engine_of(process_set)
+    check_root(root_rank, process_set)
+    return _call(engine, lambda values: [engine.broadcast(values[0], root_rank, name)], [value])[0]
+
+
+def alltoall(value: Any, splits: Any = None, name: str | None = None, process_set: ProcessSet | None = None) -> Any:
+    """Send the first ``splits[0]`` rows to rank 0, the next ``splits[1]`` to rank 1, and so on.
+
+    Args:
+        value: at least one axis; the others than axis 0 are the same on every rank.
+        splits: whole numbers, one per rank, that sum to the rows; None shares them out evenly.
+        name: what ranks recognise the collective by inside a graph.
+        process_set: the ranks that take part; None means all.
+
+    Returns:
+        The received rows; with ``splits`` given, also how many came from each rank.
+    """
+    engine = engine_of(process_set)
+    received, rows = _call(engine, lambda values: list(engine.alltoall(values[0], splits, name)), [value])
+    return received if splits is None else (received, rows)
+
+
+def reducescatter(
+    value: Any,
+    name: str | None = None,
+    op: ReduceOp | str = ReduceOp.AVERAGE,
+    process_set: ProcessSet | None = None,
+) -> Any:
+    """Reduce over all ranks and return this rank's share of axis 0; uneven rows go to the first ranks."""
+    engine, op = engine_of(process_set), ReduceOp.get(op)
+    return _call(engine, lambda values: [engine.reducescatter(values[0], op, name)], [value])[0]
+
+
+def barrier(process_set: ProcessSet | None = None) -> None:
+    """Return when every rank has called it."""
+    engine_of(process_set).barrier()
+
+
+def broadcast_object(
+    obj: Any, root_rank: int = 0, name: str | None = None, process_set: ProcessSet | None = None
+) -> Any:
+    """The object of ``root_rank``, on every rank. It travels as JSON and NumPy arrays, never pickled.
+
+    Args:
+        obj: None, bool, int, float, str, lists, dictionaries with strings as keys, NumPy arrays, and these in these.
+        root_rank: whose object, by its rank in the world.
+        name: Horovod's; not needed.
+        process_set: the ranks that take part; None means all.
+
+    Raises:
+        TypeError: on every rank, when the root's object holds something else.
+    """
+    check_root(root_rank, process_set)
+    mine = obj if world.rank() == root_rank else None
+    root = root_rank if process_set is None else process_set.ranks.index(root_rank)
+    return allgather_object(mine, process_set=process_set)[root]
+
+
+def allgather_object(obj: Any, name: str | None = None, process_set: ProcessSet | None = None) -> list:
+    """Every rank's object, in the order of the ranks. They travel as JSON and NumPy arrays, never pickled.
+
+    Raises:
+        TypeError: on every rank, when one rank's object holds something else.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> hvd.allgather_object({"rank": hvd.rank()})
+    [{'rank': 0}]
+    """
+    try:
+        data, failure = objects.encode({"object": obj}), None
+    except Exception as error:  # noqa: BLE001  told to all ranks below: none may be left waiting for the one that raised
+        failure = f"rank {world.rank()}: {error}"
+        data = objects.encode({"failure": failure})
+    received = [objects.decode(part) for part in _allgather_bytes(data, process_set)]
+    failures = [part["failure"] for part in received if "failure" in part]
+    if failures:
+        raise TypeError("; ".join(failures))
+    return [part["object"] for part in received]
+
+
+def check_root(root_rank: int, process_set: ProcessSet | None = None) -> None:
+    """Refuse a root that is no rank of this world, or of the process set."""
+    if process_set is not None and root_rank not in process_set.ranks:
+        raise UsageError(f"root_rank must be one of {process_set.ranks}. Received: root_rank={root_rank}.")
+    if not 0 <= root_rank < world.size():
+        raise UsageError(f"root_rank must be between 0 and {world.size() - 1}. Received: root_rank={root_rank}.")
+
+
+def _allgather_bytes(data: bytes, process_set: ProcessSet | None) -> list[bytes]:
+    if engine_of(process_set).size == 1:
+        return [data]
+    lengths = allgather(np.array([len(data)], np.int64), None, process_set)
+    everything = allgather(np.frombuffer(data, np.uint8), None, process_set).tobytes()
+    ends = np.cumsum(lengths)
+    return [everything[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+
+
+def _call(engine: Engine, collective: Callable[[list], list], values: list) -> list:
+    """Hand tensors to the engine as TensorFlow's, and NumPy back to whom gave NumPy."""
+    values = [_unwrap(value) for value in values]
+    in_tensorflow = any(_is_tensorflow(value) for value in values)
+    if isinstance(engine, SingleEngine) and not in_tensorflow:
+        return [np.asarray(out) for out in collective([np.asarray(value) for value in values])]
+    import tensorflow as tf
+
+    if in_tensorflow or not tf.executing_eagerly():
+        return collective([tf.convert_to_tensor(value) for value in values])
+    # Host data stays on the host: on a GPU build these would otherwise travel there and back.
+    with tf.device("CPU:0"):
+        return [np.asarray(out) for out in collective([tf.constant(np.asarray(value)) for value in values])]
+
+
+def _unwrap(value: Any) -> Any:
+    """A Keras variable is not a TensorFlow one: its ``.value`` is."""
+    keras = sys.modules.get("keras")
+    return value.value if keras is not None and isinstance(value, keras.Variable) else value
+
+
+def _is_tensorflow(value: Any) -> bool:
+    tf = sys.modules.get("tensorflow")
+    return tf is not None and (tf.is_tensor(value) or isinstance(value, tf.Variable))
+
+
+def _is_slices(value: Any) -> bool:
+    tf = sys.modules.get("tensorflow")
+    return tf is not None and isinstance(value, tf.IndexedSlices)

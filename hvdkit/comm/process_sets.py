@@ -1,0 +1,168 @@
+"""Process sets: collectives among some of the ranks only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from hvdkit.comm import world
+from hvdkit.errors import UsageError
+
+_BRING_TO_LIFE = (
+    'pass it to hvd.init(process_sets=[...]), or hvd.init(process_sets="dynamic") and hvd.add_process_set(...), on '
+    "every rank."
+)
+_made: list[ProcessSet] = []
+
+
+class ProcessSet:
+    """Some of the ranks, for collectives among them only.
+
+    It comes to life with ``hvd.init(process_sets=[...])``, or later with ``hvd.add_process_set`` after
+    ``hvd.init(process_sets="dynamic")``. Every rank makes the same sets in the same order, also those it is not in.
+
+    Args:
+        ranks_or_comm: ranks of the world, in any order, or an ``mpi4py`` communicator (with ``hvd.init(comm=...)``).
+
+    Attributes:
+        ranks: the ranks, ascending.
+        process_set_id: Horovod's number for it; None until it is alive.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> even = hvd.ProcessSet(range(0, 4, 2))
+    >>> even.ranks, even.process_set_id
+    ([0, 2], None)
+    """
+
+    def __init__(self, ranks_or_comm: Any):
+        self.process_set_id: int | None = None
+        self.ranks: list[int] | None = None
+        self.mpi_comm: Any = None
+        _made.append(self)
+        if hasattr(ranks_or_comm, "Get_rank"):
+            self.mpi_comm = ranks_or_comm
+            return
+        try:
+            ranks = sorted(ranks_or_comm)
+        except TypeError:
+            ranks = None
+        if not ranks or any(isinstance(rank, bool) or not isinstance(rank, int) for rank in ranks):
+            raise UsageError(
+                f"A ProcessSet is made of ranks, such as [0, 2], or of an mpi4py communicator. Received: "
+                f"{ranks_or_comm!r}."
+            )
+        if len(set(ranks)) < len(ranks):
+            raise UsageError(f"A rank is in a ProcessSet once. Received: {ranks}.")
+        self.ranks = ranks
+
+    def size(self) -> int | None:
+        """How many ranks are in it; None until it is alive."""
+        return None if self.process_set_id is None else len(self.ranks)
+
+    def rank(self) -> int | None:
+        """This process' place in it, -1 where it is not in it; None until it is alive.
+
+        Roots of broadcasts are still named by their rank in the world.
+        """
+        if self.process_set_id is None:
+            return None
+        return self.ranks.index(world.rank()) if self.included() else -1
+
+    def included(self) -> bool | None:
+        """Whether this process is in it; None where that is not known yet."""
+        return None if self.ranks is None else world.rank() in self.ranks
+
+    def __repr__(self) -> str:
+        return f"ProcessSet(process_set_id={self.process_set_id}, ranks={self.ranks})"
+
+
+class _GlobalProcessSet(ProcessSet):
+    """All ranks; alive whenever the world is."""
+
+    def __init__(self) -> None:
+        self.mpi_comm = None
+
+    @property
+    def process_set_id(self) -> int:
+        return 0
+
+    @property
+    def ranks(self) -> list[int]:
+        return list(range(world.size()))
+
+
+global_process_set = _GlobalProcessSet()
+
+
+def add_process_set(process_set: ProcessSet | Any) -> ProcessSet:
+    """Bring a process set to life after ``hvd.init(process_sets="dynamic")``; called by every rank, in the same order.
+
+    Args:
+        process_set: a ``ProcessSet``, or its ranks.
+
+    Raises:
+        UsageError: a set with these ranks is alive already, a rank is not in this world, or the world was not entered
+            with ``process_sets="dynamic"``.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> hvd.add_process_set([0]).size()  # in a world of one
+    1
+    """
+    if not isinstance(process_set, ProcessSet):
+        process_set = ProcessSet(process_set)
+    if process_set.ranks is None:
+        raise UsageError("A process set made of a communicator comes to life with hvd.init(process_sets=[...]) only.")
+    check_ranks(process_set)
+    process_set.process_set_id = world.engine().add_process_set(process_set.ranks)
+    return process_set
+
+
+def remove_process_set(process_set: ProcessSet) -> bool:
+    """End a process set; called by every rank. Returns whether there was one to end."""
+    if process_set.process_set_id in (None, 0):
+        return False
+    number, process_set.process_set_id = process_set.process_set_id, None
+    return world.engine().remove_process_set(number)
+
+
+def check_ranks(process_set: ProcessSet) -> None:
+    """Refuse a set with a rank that is not in this world."""
+    if process_set.ranks and not 0 <= process_set.ranks[0] <= process_set.ranks[-1] < world.size():
+        raise UsageError(f"{process_set} has ranks that are not in this world of {world.size()}.")
+
+
+def living(ranks: Iterable[int]) -> ProcessSet:
+    """The process set with these ranks that is alive; a world has at most one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    wanted = sorted(ranks)
+    for process_set in reversed(_made):
+        if process_set.ranks == wanted and process_set.process_set_id is not None:
+            return process_set
+    raise UsageError(f"No process set with the ranks {wanted} is alive.", fix=_BRING_TO_LIFE)
+
+
+def engine_of(process_set: ProcessSet | None) -> Any:
+    """The engine that moves bytes among the ranks of a set; None means all ranks.
+
+    Raises:
+        UsageError: the set is not alive, or this rank is not in it.
+    """
+    engine = world.engine()
+    if process_set is None or process_set.process_set_id == 0:
+        return engine
+    if process_set.process_set_id is None:
+        raise UsageError(f"{process_set} is not alive.", fix=_BRING_TO_LIFE)
+    if not process_set.included():
+        raise UsageError(
+            f"Rank {world.rank()} is not in {process_set}, and so takes no part in its collectives.",
+            fix="call it on the ranks of the set only: `if process_set.included(): ...`.",
+        )
+    return engine.within(process_set.process_set_id, process_set.ranks)

@@ -1,0 +1,53 @@
+"""One seed for the run: the same for the model on every rank, another for the data on each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hvdkit.comm import world
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """``model`` is the same on every rank; ``data`` is this rank's own."""
+
+    model: int
+    data: int
+
+
+def derive(seed: int, rank: int) -> Seeds:
+    """The seeds of a rank, as a pure function.
+
+    >>> derive(7, 0).model == derive(7, 1).model, derive(7, 0).data == derive(7, 1).data
+    (True, False)
+    """
+    return Seeds(model=seed, data=int(np.random.SeedSequence([seed, rank]).generate_state(1)[0]))
+
+
+def set_seed(seed: int) -> Seeds:
+    """Seed Python, NumPy and Keras alike on every rank, so that all build the same model.
+
+    Args:
+        seed: a whole number from 0 to 2**32 - 1; the same on every rank.
+
+    Returns:
+        The seeds; give ``.data`` to whatever shuffles or augments this rank's own data.
+
+    Raises:
+        ValueError: the seed is out of range.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> seeds = hvd.set_seed(7)
+    >>> rng = np.random.default_rng(seeds.data)
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"`seed` must be a whole number from 0 to 2**32 - 1. Received: seed={seed!r}")
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    return derive(seed, world.rank())

@@ -1,0 +1,87 @@
+"""A world of one: every collective is the identity. Needs neither Horovod nor TensorFlow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hvdkit.comm.protocol import ReduceOp
+from hvdkit.errors import UsageError
+
+
+class SingleEngine:
+    """The engine of a process that nobody launched."""
+
+    name = "single"
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
+    cross_rank = 0
+    cross_size = 1
+
+    def __init__(self, process_sets: Any = ()):
+        self._sets = 0
+        for process_set in () if isinstance(process_sets, str) else process_sets:
+            if process_set.ranks not in (None, [0]):
+                raise UsageError(f"{process_set} has ranks that are not in this world of one.")
+            process_set.ranks, process_set.process_set_id = [0], self.add_process_set([0])
+
+    def allreduce(
+        self, tensors: list, op: ReduceOp, names: list[str] | None, prescale: float = 1.0, postscale: float = 1.0
+    ) -> list:
+        scale = prescale * postscale
+        return list(tensors) if scale == 1.0 else [scaled(t, scale) for t in tensors]
+
+    def allgather(self, tensor: Any, name: str | None) -> Any:
+        return tensor
+
+    def broadcast(self, tensor: Any, root_rank: int, name: str | None) -> Any:
+        return tensor
+
+    def alltoall(self, tensor: Any, splits: Any, name: str | None) -> tuple[Any, Any]:
+        rows = tensor.shape[0]
+        if splits is not None and np.asarray(splits).tolist() != [rows]:
+            raise UsageError(f"`splits` must be one number per rank that sum to the {rows} rows. Received: {splits}.")
+        return tensor, np.array([rows], np.int32)
+
+    def reducescatter(self, tensor: Any, op: ReduceOp, name: str | None) -> Any:
+        return tensor
+
+    def barrier(self) -> None:
+        return None
+
+    def within(self, process_set_id: int, ranks: list[int]) -> SingleEngine:
+        return self
+
+    def grouped(self) -> SingleEngine:
+        return self
+
+    def add_process_set(self, ranks: list[int]) -> int:
+        self._sets += 1
+        return self._sets
+
+    def remove_process_set(self, process_set_id: int) -> bool:
+        return True
+
+    def start_timeline(self, file_path: str, mark_cycles: bool) -> None:
+        return None
+
+    def stop_timeline(self) -> None:
+        return None
+
+    def enabled(self, feature: str) -> bool:
+        return False
+
+    def shutdown(self) -> None:
+        return None
+
+
+def scaled(tensor: Any, scale: float) -> Any:
+    """A tensor or array times a number as Horovod does it: in double precision, and cut off to the tensor's dtype."""
+    if isinstance(tensor, np.ndarray):
+        return (tensor * scale).astype(tensor.dtype)
+    import tensorflow as tf
+
+    return tf.cast(tf.cast(tensor, tf.float64) * scale, tensor.dtype)

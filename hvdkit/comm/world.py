@@ -1,0 +1,166 @@
+"""The world this process is in: who started it, which engine it talks through, which rank it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hvdkit import env
+from hvdkit.comm.protocol import Engine
+from hvdkit.comm.single import SingleEngine
+from hvdkit.errors import LaunchError, NotInitializedError
+
+_engine: Engine | None = None
+
+
+def connect(deadline: float, comm: Any = None, process_sets: Any = None) -> Engine:
+    """Enter the world that the launcher made, once; a second call returns the same engine.
+
+    Args:
+        deadline: seconds a rank waits for the others in one collective; 0 waits for ever.
+        comm: an ``mpi4py`` communicator or a list of ranks, to be the world instead of all ranks that were launched.
+        process_sets: the ``ProcessSet`` to bring to life, or ``"dynamic"``.
+
+    Raises:
+        HorovodMissingError: several ranks were launched, but there is no Horovod that loads.
+        LaunchError: the world that came up has another size than the one that was launched.
+    """
+    global _engine
+    if _engine is None:
+        info = env.launch_info()
+        sets = process_sets if isinstance(process_sets, str) else list(process_sets or ())
+        engine = SingleEngine(sets) if info.size == 1 else _connect_horovod(deadline, comm, sets)
+        _check_size(info, engine, info.size if comm is None else _size_of(comm))
+        _engine = engine
+    return _engine
+
+
+def _connect_horovod(deadline: float, comm: Any, process_sets: Any) -> Engine:
+    from hvdkit.comm.horovod import HorovodEngine
+
+    return HorovodEngine(deadline, comm, process_sets)
+
+
+def _size_of(comm: Any) -> int:
+    return comm.Get_size() if hasattr(comm, "Get_size") else len(comm)
+
+
+def _check_size(info: env.LaunchInfo, engine: Engine, expected: int) -> None:
+    """N worlds of one look like a training that works, and are N trainings of N models: refuse them."""
+    if engine.size == expected:
+        return
+    engine.shutdown()
+    fix = {
+        "mpirun": "the MPI that launched this is not the one Horovod was built with, or Horovod was built without MPI: "
+        "`hvdkit install-horovod --with mpi` with that mpirun on PATH, or launch with horovodrun.",
+        "srun": "`srun --mpi=pmix` with a Horovod built with MPI, or `horovodrun` inside the allocation.",
+    }.get(info.launcher, "`hvdkit doctor` says what does not fit.")
+    raise LaunchError(
+        f"{info.launcher} started {info.size} ranks, but Horovod came up with a world of {engine.size}.",
+        fix=fix,
+        rank=info.rank,
+    )
+
+
+def leave() -> None:
+    """Leave the world; ``connect`` may enter one again."""
+    global _engine
+    if _engine is not None:
+        _engine.shutdown()
+        _engine = None
+
+
+def engine() -> Engine:
+    """The engine of this world.
+
+    Raises:
+        NotInitializedError: ``hvd.init()`` has not been called.
+    """
+    if _engine is None:
+        raise NotInitializedError("hvdkit has not been initialized.", fix="call hvd.init() first.")
+    return _engine
+
+
+def is_initialized() -> bool:
+    """Whether ``hvd.init()`` has been called."""
+    return _engine is not None
+
+
+def size() -> int:
+    """How many ranks there are."""
+    return engine().size
+
+
+def rank() -> int:
+    """This process' number in the world, 0 to ``size() - 1``."""
+    return engine().rank
+
+
+def local_size() -> int:
+    """How many ranks are on this host."""
+    return engine().local_size
+
+
+def local_rank() -> int:
+    """This process' number on its host: the index of its GPU."""
+    return engine().local_rank
+
+
+def cross_size() -> int:
+    """How many hosts have a rank with this ``local_rank``."""
+    return engine().cross_size
+
+
+def cross_rank() -> int:
+    """The number of this host among those that have a rank with this ``local_rank``."""
+    return engine().cross_rank
+
+
+def is_chief() -> bool:
+    """Whether this is rank 0: the one that prints, logs and saves."""
+    return engine().rank == 0
+
+
+def _built(feature: str):
+    def probe() -> bool:
+        from hvdkit.comm.horovod import library_built
+
+        return library_built(feature)
+
+    probe.__name__ = f"{feature}_built"
+    probe.__doc__ = f"Whether the Horovod in this environment was built with {feature.upper()}; False without Horovod."
+    return probe
+
+
+def _enabled(feature: str):
+    def probe() -> bool:
+        return engine().enabled(feature)
+
+    probe.__name__ = f"{feature}_enabled"
+    probe.__doc__ = f"Whether this world uses {feature.upper()}; False in a world of one."
+    return probe
+
+
+gloo_built, mpi_built, nccl_built = _built("gloo"), _built("mpi"), _built("nccl")
+cuda_built, rocm_built = _built("cuda"), _built("rocm")
+ddl_built, ccl_built = _built("ddl"), _built("ccl")
+gloo_enabled, mpi_enabled = _enabled("gloo"), _enabled("mpi")
+
+
+def mpi_threads_supported() -> bool:
+    """Whether MPI may be called from several threads; False where MPI is not used."""
+    return engine().enabled("mpi_threads")
+
+
+def start_timeline(file_path: str, mark_cycles: bool = False) -> None:
+    """Begin to record what Horovod does into ``file_path``, on rank 0; chrome://tracing shows it.
+
+    Args:
+        file_path: a JSON file, written anew.
+        mark_cycles: also mark each cycle of Horovod's background thread.
+    """
+    engine().start_timeline(str(file_path), mark_cycles)
+
+
+def stop_timeline() -> None:
+    """End the recording and close its file."""
+    engine().stop_timeline()

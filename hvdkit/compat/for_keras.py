@@ -1,0 +1,46 @@
+"""``horovod.keras`` and ``horovod.tensorflow.keras`` where hvdkit's own functions differ: tensors come back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from hvdkit.comm import ops
+from hvdkit.comm.protocol import ReduceOp
+
+__all__ = ["allgather", "allreduce", "broadcast", "reducescatter"]
+
+
+def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order
+    value: Any,
+    name: str | None = None,
+    average: bool | None = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    op: Any = None,
+    compression: Any = None,
+) -> tf.Tensor:
+    """``hvd.allreduce`` that returns a tensor."""
+    average = None if op is not None else average
+    return ops.allreduce(tensor(value), name, average, prescale_factor, postscale_factor, op, compression)
+
+
+def allgather(value: Any, name: str | None = None) -> tf.Tensor:
+    """``hvd.allgather`` that returns a tensor."""
+    return ops.allgather(tensor(value), name)
+
+
+def broadcast(value: Any, root_rank: int, name: str | None = None) -> tf.Tensor:
+    """``hvd.broadcast`` that returns a tensor."""
+    return ops.broadcast(tensor(value), root_rank, name)
+
+
+def reducescatter(value: Any, name: str | None = None, op: Any = ReduceOp.AVERAGE) -> tf.Tensor:
+    """``hvd.reducescatter`` that returns a tensor."""
+    return ops.reducescatter(tensor(value), name, op)
+
+
+def tensor(value: Any) -> Any:
+    """What goes in as a tensor comes out as one; slices stay slices."""
+    return value if isinstance(value, tf.IndexedSlices) else tf.convert_to_tensor(value)

@@ -1,0 +1,139 @@
+"""The configuration of ``hvdkit train``: defaults < YAML < ``--set a.b=c``, one frozen Config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hvdkit.errors import ConfigError
+from hvdkit.registry import suggestion
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Named(_Section):
+    """Something chosen by name, with the arguments it takes."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    def arguments(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+
+class Data(_Section):
+    """What to train on."""
+
+    name: str = Field("digits", description="`digits`, or `module:function` that returns ((x, y), (x_test, y_test)).")
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(1 / 3, description="The part held out for the test.")
+
+
+class Launch(_Section):
+    """How to start the ranks, when `hvdkit train` was not itself started by a launcher."""
+
+    np: Annotated[int, Field(ge=1)] = Field(1, description="The number of ranks.")
+    launcher: Literal["auto", "horovodrun", "mpirun"] = Field("auto", description="What starts them.")
+
+
+class Config(_Section):
+    """Everything `hvdkit train` needs to know."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(1, description="Same model on every rank, own data order.")
+    data: Data = Data()
+    model: Named = Field(Named(name="cnn"), description="`cnn`, `mlp`, or `module:function`; and its arguments.")
+    optimizer: Named = Field(Named(name="adam"), description="Any Keras optimizer, and its arguments.")
+    compression: str | Named = Field("none", description="How gradients travel: none, fp16.")
+    strategy: str | Named = Field("horovod", description="A process' devices: horovod, mirrored, hybrid.")
+    loss: str = Field("sparse_categorical_crossentropy", description="A Keras loss.")
+    metrics: tuple[str, ...] = Field(("accuracy",), description="Keras metrics.")
+    batch_size: Annotated[int, Field(ge=1)] = Field(32, description="Samples per step and rank, over all its devices.")
+    epochs: Annotated[int, Field(ge=1)] = Field(20, description="Passes over the data.")
+    proof_every_steps: Annotated[int, Field(ge=1)] | None = Field(None, description="None: once an epoch.")
+    save: str | None = Field(None, description="Write the trained model here (.keras), from rank 0.")
+    launch: Launch = Launch()
+
+
+def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
+    """Read a YAML file, lay ``a.b=c`` overrides over it, and validate.
+
+    Args:
+        path: the YAML file.
+        overrides: ``"a.b=c"`` each; the value is read as YAML.
+
+    Raises:
+        ConfigError: the file does not exist or is no YAML, a key is unknown (the nearest is named), a value does not
+            fit, or an override has no ``=``.
+    """
+    path = Path(path)
+    tree = _read(path)
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error)}", fix=_fix(error)) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        folder = path.parent
+        near = suggestion(path.name, [p.name for p in folder.glob("*.y*ml")]) if folder.is_dir() else None
+        raise ConfigError(f"The configuration {path} does not exist.", fix=near) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration {path} cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The configuration {path} is not YAML: {' '.join(str(error).split())}.") from None
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise ConfigError(f"The configuration {path} should be a mapping of keys to values, but is a {_kind(tree)}.")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"--set takes key=value, such as --set optimizer.learning_rate=0.01. Received: {override!r}.")
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = tree.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override}: {parent!r} is a {_kind(child)}, it has no keys.")
+        tree = child
+    try:
+        tree[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: {text!r} is not a YAML value.") from None
+
+
+def _kind(value: Any) -> str:
+    return {list: "list", str: "text", int: "number", float: "number", bool: "yes or no"}.get(type(value), "value")
+
+
+def _explain(error: ValidationError) -> str:
+    """The first thing that is wrong, with its path."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
+    if first["type"] == "extra_forbidden":
+        return f"unknown key `{where}`."
+    if first["type"] == "missing":
+        return f"the key `{where}` is missing."
+    return f"`{where}`: {first['msg'][0].lower()}{first['msg'][1:]}. Received: {first['input']!r}."
+
+
+def _fix(error: ValidationError) -> str | None:
+    first = error.errors()[0]
+    if first["type"] != "extra_forbidden":
+        return None
+    section: Any = Config
+    for part in first["loc"][:-1]:
+        section = section.model_fields[part].annotation
+    known = list(section.model_fields)
+    return suggestion(str(first["loc"][-1]), known) or f"known here: {', '.join(known)}."

@@ -1,0 +1,55 @@
+"""``hvdkit doctor``: look at this installation and say what is wrong, why, and what to type.
+
+A check is a function that takes a ``Context`` and yields ``Finding``s; ``CHECKS`` names them all. A new check is one
+function and one line there. A check that crashes becomes a finding itself. What needs TensorFlow is asked once, in one
+subprocess with a deadline (``probe``), so that a hung GPU driver or a crash on import does not take the doctor along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+
+from hvdkit.doctor.finding import Finding
+from hvdkit.doctor.probe import Probe
+from hvdkit.registry import load
+
+#: Every check, in the order in which it is shown.
+CHECKS = (
+    "hvdkit.doctor.software:python",
+    "hvdkit.doctor.software:tensorflow",
+    "hvdkit.doctor.software:keras",
+    "hvdkit.doctor.software:requirements",
+    "hvdkit.doctor.ranks:horovod",
+    "hvdkit.doctor.ranks:launchers",
+    "hvdkit.doctor.ranks:mpi",
+    "hvdkit.doctor.ranks:mpi4py",
+    "hvdkit.doctor.machine:cores",
+    "hvdkit.doctor.machine:gpus",
+    "hvdkit.doctor.machine:network",
+    "hvdkit.doctor.machine:shared_memory",
+    "hvdkit.doctor.machine:launched_by",
+)
+
+
+class Context:
+    """What several checks look at; each part is found out on first use."""
+
+    @cached_property
+    def probe(self) -> Probe:
+        """What one Python with TensorFlow, Keras and Horovod loaded says."""
+        return Probe.run()
+
+
+def examine(checks: Iterable[str] = CHECKS) -> list[Finding]:
+    """Run the checks."""
+    context = Context()
+    return [finding for check in checks for finding in _safely(check, context)]
+
+
+def _safely(check: str, context: Context) -> Iterator[Finding]:
+    name = check.rpartition(":")[2].replace("_", " ")
+    try:
+        yield from load(check)(context)
+    except Exception as error:  # noqa: BLE001  one broken check must not hide what the others found
+        yield Finding(name, "warn", f"this check itself failed: {type(error).__name__}: {error}", "please report it")

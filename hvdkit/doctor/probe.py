@@ -1,0 +1,90 @@
+"""What TensorFlow, Keras and Horovod say when they are really loaded, asked of one subprocess.
+
+It answers stage by stage, so that the stage at which it crashes or hangs is known.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hvdkit.horovod_build import process
+from hvdkit.horovod_build.verify import alone, last_line
+
+SECONDS = 120.0
+
+_SCRIPT = """\
+import json, traceback
+def stage(name, ask):
+    print("hvdkit:" + json.dumps({"begin": name}), flush=True)
+    try:
+        found = ask()
+    except BaseException as error:
+        found = {"error": type(error).__name__ + ": " + (str(error).strip().splitlines() or [""])[0]}
+    print("hvdkit:" + json.dumps({name: found}), flush=True)
+def tensorflow():
+    import tensorflow as tf
+    return {"version": tf.__version__, "cuda": bool(tf.test.is_built_with_cuda())}
+def keras():
+    import keras
+    return {"version": keras.__version__, "backend": keras.config.backend()}
+def horovod():
+    import horovod.tensorflow as hvd
+    names = ("gloo", "mpi", "nccl", "cuda")
+    return {"built": {name: bool(getattr(hvd, name + "_built")()) for name in names}}
+def world():
+    import horovod.tensorflow as hvd
+    hvd.init()
+    size = hvd.size()
+    hvd.shutdown()
+    return {"size": size}
+def gpus():
+    import tensorflow as tf
+    return {"names": [gpu.name for gpu in tf.config.list_physical_devices("GPU")]}
+for ask in (tensorflow, keras, gpus, horovod, world):
+    stage(ask.__name__, ask)
+"""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The stages' answers by name: ``{"tensorflow": {"version": ...}, "keras": {"error": ...}, ...}``."""
+
+    answers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def error(self, stage: str) -> str | None:
+        """Why a stage failed, or None."""
+        return self.answers.get(stage, {"error": "it was not reached"}).get("error")
+
+    def get(self, stage: str, name: str, default: Any = None) -> Any:
+        """One answer."""
+        return self.answers.get(stage, {}).get(name, default)
+
+    @classmethod
+    def run(cls, seconds: float = SECONDS) -> Probe:
+        """Start the subprocess and wait for it."""
+        said, end = process.listen([sys.executable, "-c", _SCRIPT], environ=alone(), seconds=seconds), ""
+        if said.code is None:
+            end = f"it hung: no answer within {seconds:.0f} s"
+        elif said.code:
+            code = f"signal {-said.code}" if said.code < 0 else f"code {said.code}"
+            end = f"the process ended with {code}: {last_line(said.err)}"
+        return cls(parse(said.out, end))
+
+
+def parse(said: str, end: str = "") -> dict[str, Mapping[str, Any]]:
+    """The answers in the subprocess's output; a stage that began and did not answer gets ``end`` as its error.
+
+    >>> parse('hvdkit:{"begin": "gpus"}', "it hung")
+    {'gpus': {'error': 'it hung'}}
+    """
+    answers: dict[str, Mapping[str, Any]] = {}
+    for line in said.splitlines():
+        if line.startswith("hvdkit:"):
+            answer = json.loads(line.removeprefix("hvdkit:"))
+            begun = answer.pop("begin", None)
+            answers |= {begun: {"error": end or "no answer"}} if begun else answer
+    return answers

@@ -1,0 +1,123 @@
+"""Python, TensorFlow, Keras, and whether the versions of everything fit together."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from hvdkit import env
+from hvdkit.doctor.finding import Finding
+from hvdkit.horovod_build import framework
+
+if TYPE_CHECKING:
+    from hvdkit.doctor import Context
+
+_KERAS = Version("3.13.2")  # safe_mode of earlier ones was bypassed
+_TENSORFLOW = "pip install 'tensorflow-cpu>=2.16,<2.22' (NVIDIA GPUs: 'tensorflow[and-cuda]>=2.16,<2.22')"
+
+
+def python(context: Context) -> Iterator[Finding]:
+    """3.10 to 3.13."""
+    number = ".".join(map(str, sys.version_info[:3]))
+    if (3, 10) <= sys.version_info[:2] <= (3, 13):
+        yield Finding("python", "ok", f"{number} ({sys.executable})")
+    else:
+        yield Finding("python", "fail", f"{number} ({sys.executable})", "use Python 3.10 to 3.13")
+
+
+def tensorflow(context: Context) -> Iterator[Finding]:
+    """Installed, in the range, and it loads."""
+    found = framework.installed()
+    if found is None:
+        yield Finding("tensorflow", "fail", "not installed", _TENSORFLOW)
+        return
+    what = f"{found.version}, {'CUDA ' + found.cuda if found.cuda else 'CPU'} build ({found.distribution})"
+    error = context.probe.error("tensorflow")
+    minor = Version(found.minor)
+    if error:
+        again = f"pip install --force-reinstall {found.distribution}=={found.version}"
+        yield Finding("tensorflow", "fail", f"{what}; it does not load: {error}", again)
+    elif minor < framework.OLDEST:
+        yield Finding("tensorflow", "fail", f"{what}; too old for Keras 3", _TENSORFLOW)
+    elif minor > framework.NEWEST:
+        newest = f"hvdkit was tried up to {framework.NEWEST}"
+        yield Finding("tensorflow", "warn", f"{what}; {newest}", f"if something fails: {_TENSORFLOW}")
+    else:
+        yield Finding("tensorflow", "ok", what)
+
+
+def keras(context: Context) -> Iterator[Finding]:
+    """Keras 3 with the TensorFlow backend."""
+    try:
+        number = version("keras")
+    except PackageNotFoundError:
+        yield Finding("keras", "fail", "not installed", f"pip install 'keras>={_KERAS}'")
+        return
+    if Version(number) < _KERAS:
+        old = f"{number}; hvdkit needs {_KERAS}"
+        yield Finding("keras", "fail", old, f"pip install 'keras>={_KERAS}'")
+        return
+    backend, source = _backend()
+    error = context.probe.error("keras")
+    if backend != "tensorflow":
+        back = f"{number} with the backend {backend!r} ({source}); Horovod works with tensorflow only"
+        yield Finding("keras", "fail", back, "export KERAS_BACKEND=tensorflow")
+    elif error and not context.probe.error("tensorflow"):
+        yield Finding("keras", "fail", f"{number} does not load: {error}", "pip install --force-reinstall keras")
+    else:
+        yield Finding("keras", "ok", f"{number}, backend tensorflow ({source})")
+    if (env.get("TF_USE_LEGACY_KERAS") or "0").lower() in ("1", "true"):
+        legacy = "TF_USE_LEGACY_KERAS is set: tf.keras is Keras 2, which hvdkit does not train"
+        yield Finding("legacy keras", "fail", legacy, "unset TF_USE_LEGACY_KERAS")
+
+
+def requirements(context: Context) -> Iterator[Finding]:
+    """Whether the installed versions are those TensorFlow, Keras, Horovod and hvdkit ask for."""
+    found = framework.installed()
+    names = [*([found.distribution] if found else []), "keras", "horovod", "hvdkit"]
+    misfits = [misfit for name in names for misfit in _misfits(name)]
+    for detail, wanted in misfits:
+        yield Finding("requirements", "warn", detail, f"pip install '{wanted}'")
+    if not misfits:
+        yield Finding("requirements", "ok", f"what {', '.join(names)} ask for is installed")
+
+
+def _backend() -> tuple[str, str]:
+    """Keras' backend and who says so, in Keras' own order."""
+    named = env.get("KERAS_BACKEND")
+    if named:
+        return named, "KERAS_BACKEND"
+    file = Path(env.get("KERAS_HOME") or Path.home() / ".keras", "keras.json")
+    try:
+        backend = json.loads(file.read_text(encoding="utf-8")).get("backend")
+    except (OSError, ValueError, AttributeError):
+        backend = None
+    return (backend, str(file)) if backend else ("tensorflow", "the default")
+
+
+def _misfits(name: str) -> Iterator[tuple[str, str]]:
+    try:
+        wanted = distribution(name).requires or ()
+    except PackageNotFoundError:
+        return
+    for text in wanted:
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        # the legacy "name (>=1)" and extras do not matter here: the name and the versions do
+        plain = f"{re.sub(r'[-_.]+', '-', requirement.name).lower()}{requirement.specifier}"
+        try:
+            installed = version(requirement.name)
+        except PackageNotFoundError:
+            yield f"{name} asks for {plain}, which is not installed", plain
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            yield f"{name} asks for {plain}; {installed} is installed", plain

@@ -1,0 +1,58 @@
+"""Errors meant for the user: what happened, on which rank, and what to do next.
+
+The command line prints them as they are, without a traceback, and exits with 1. Everything that is not an
+``HvdkitError`` is a bug or somebody else's exception and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class HvdkitError(Exception):
+    """What happened, on which rank, and the way out.
+
+    Args:
+        what: one sentence that says what happened and names the variable, the file or the argument.
+        fix: what to do next: a command or a change; printed on a line of its own.
+        rank: the rank it happened on, where one rank is meant.
+
+    Example:
+
+    >>> print(HvdkitError("Horovod is not installed.", fix="hvdkit install-horovod", rank=1))
+    [rank 1] Horovod is not installed.
+      What to do: hvdkit install-horovod
+    """
+
+    def __init__(self, what: str, *, fix: str | None = None, rank: int | None = None):
+        self.what = what
+        self.fix = fix
+        self.rank = rank
+        text = what if rank is None else f"[rank {rank}] {what}"
+        super().__init__(text if fix is None else f"{text}\n  What to do: {fix}")
+
+
+class UsageError(HvdkitError, ValueError):
+    """An argument that cannot be used; also a ``ValueError``."""
+
+
+class ConfigError(UsageError):
+    """A configuration file, an ``HVDKIT_*`` variable or a ``--set`` that does not fit the schema."""
+
+
+class NotInitializedError(HvdkitError, RuntimeError):
+    """A rank, a size or a collective was asked for before ``hvd.init()``."""
+
+
+class HorovodMissingError(HvdkitError, ImportError):
+    """Several ranks were launched, but this Python has no Horovod that can be loaded."""
+
+
+class HorovodBuildError(HvdkitError, RuntimeError):
+    """Building Horovod failed; the message holds the first compiler error and the log's path."""
+
+
+class LaunchError(HvdkitError, RuntimeError):
+    """The ranks could not be started, or the world that came up is not the one that was asked for."""
+
+
+class CommunicationError(HvdkitError, RuntimeError):
+    """The ranks did not communicate, disagree, or drifted apart."""

@@ -1,0 +1,27 @@
+"""Gradients travel in half precision."""
+
+from __future__ import annotations
+
+from hvdkit.comm.protocol import Engine, ReduceOp
+
+
+class FP16Compression:
+    """``compression="fp16"``: floating-point gradients are sent as float16, half the bytes of float32.
+
+    An average is divided by the number of ranks *before* the cast, so that the sum of n ranks cannot leave float16's
+    range (65,504) where each rank's gradient is inside it. A gradient beyond the range becomes inf, which a
+    ``LossScaleOptimizer`` answers by skipping the step and halving the scale, on every rank alike; without one it is as
+    loud as any exploded gradient. Values below 6e-8 become 0.
+    """
+
+    def reduce(self, gradients: list, names: list[str], op: ReduceOp, engine: Engine) -> list:
+        import tensorflow as tf
+
+        wire_op = ReduceOp.SUM if op is ReduceOp.AVERAGE else op
+        sent = []
+        for gradient in gradients:
+            if op is ReduceOp.AVERAGE:
+                gradient = gradient / tf.cast(engine.size, gradient.dtype)  # noqa: PLW2901
+            sent.append(tf.cast(gradient, tf.float16) if gradient.dtype.is_floating else gradient)
+        received = engine.allreduce(sent, wire_op, names)
+        return [tf.cast(r, g.dtype) for r, g in zip(received, gradients, strict=True)]

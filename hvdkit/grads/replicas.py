@@ -1,0 +1,82 @@
+"""Replicas: one process' devices under a ``tf.distribute`` strategy, each of which runs the train step.
+
+A replica meets the others in two ways only: an all-reduce, or a ``merge_call``, in which one function runs *between*
+the replicas, with all their values. Horovod must run there: called by every replica, it would reduce N times.
+
+Without a strategy nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+
+def active() -> bool:
+    """Whether this is a replica's step: under a strategy, and not between its replicas."""
+    return tf.distribute.has_strategy() and tf.distribute.get_replica_context() is not None
+
+
+def total(gradients: list) -> list:
+    """Sum gradients over the replicas of this process; each replica gets the sums.
+
+    Keras divides a mean loss by the number of replicas, so the sum is the gradient of the process' whole batch.
+
+    Args:
+        gradients: this replica's, ``tf.Tensor``, ``tf.IndexedSlices`` or None; None stays None.
+
+    Example:
+
+    >>> total([1.0, None])  # without a strategy: what was given
+    [1.0, None]
+    """
+    if not active():
+        return list(gradients)
+    present = [i for i, gradient in enumerate(gradients) if gradient is not None]
+    context = tf.distribute.get_replica_context()
+    summed = context.all_reduce(tf.distribute.ReduceOp.SUM, [gradients[i] for i in present])
+    found = dict(zip(present, summed, strict=True))
+    return [found.get(i) for i in range(len(gradients))]
+
+
+def once(function: Callable[[list], list], values: list) -> list:
+    """Call a function once per process, with the first replica's values; every replica gets what it returns.
+
+    For values that the replicas have in common, such as sums over them. Only within a replica (see ``active``).
+    """
+
+    def between(strategy, values):
+        first = [strategy.experimental_local_results(value)[0] for value in values]
+        # Left to TensorFlow it could be a GPU of another process, where two share a host.
+        with tf.device(strategy.extended.worker_devices[0]):
+            return function(first)
+
+    return tf.distribute.get_replica_context().merge_call(between, args=(list(values),))
+
+
+def cond(
+    predicate: Callable[[], tf.Tensor], if_true: Callable[[list], None], if_false: Callable[[list], None], values: list
+) -> None:
+    """On every replica, call one function or the other, either of which may meet the other replicas.
+
+    TensorFlow forbids a meeting inside a replica's own ``cond``. So the choice is made between the replicas, and they
+    part again inside the branch. Only within a replica (see ``active``).
+
+    Args:
+        predicate: which one; of variables that the replicas have in common.
+        if_true, if_false: called with ``values``.
+        values: tensors, each replica its own.
+    """
+    if tf.__internal__.distribute.strategy_supports_no_merge_call():  # inside XLA on GPUs replicas meet otherwise
+        keras.ops.cond(predicate(), lambda: if_true(values), lambda: if_false(values))
+        return
+
+    def between(strategy, values):
+        def everywhere(function):
+            strategy.extended.call_for_each_replica(function, args=(values,))
+
+        keras.ops.cond(predicate(), lambda: everywhere(if_true), lambda: everywhere(if_false))
+
+    tf.distribute.get_replica_context().merge_call(between, args=(list(values),))

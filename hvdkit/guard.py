@@ -1,0 +1,193 @@
+"""What several ranks need of ``fit`` itself, where no callback reaches: Keras' entry points, wrapped while they train.
+
+- the model is built before the first step, so that rank 0's weights can be sent before it;
+- the train step is not compiled by XLA: Horovod's operations have no place inside it;
+- the communication proof is part of every ``fit``;
+- ranks other than 0 are silent, unless ``verbose`` says otherwise;
+- a collective that was broken off says so, instead of showing this rank's graph.
+
+In a world of one nothing is wrapped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from hvdkit.comm import world
+from hvdkit.errors import CommunicationError
+from hvdkit.log import get_logger
+
+_originals: dict[str, Any] = {}
+_local = False
+
+
+@contextlib.contextmanager
+def local_training() -> Iterator[None]:
+    """Inside, ``fit`` is this rank's own affair: no proof, no rank need take part.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> with hvd.local_training():
+    ...     pass  # probe_model.fit(...) with a plain optimizer, on this rank only
+    """
+    global _local
+    before, _local = _local, True
+    try:
+        yield
+    finally:
+        _local = before
+
+
+def install(*, proof: bool) -> None:
+    """Wrap Keras' entry points; ``remove`` takes the wrappers off."""
+    if _originals:
+        return
+    wrappers = {
+        "fit": functools.partial(_fit, proof=proof),
+        "evaluate": _quiet,
+        "predict": _quiet,
+        "make_train_function": _without_xla,
+        "_maybe_symbolic_build": _build_early,
+    }
+    for name, wrapper in wrappers.items():
+        original = getattr(keras.Model, name)
+        _originals[name] = keras.Model.__dict__.get(name)
+        setattr(keras.Model, name, functools.wraps(original)(wrapper(original)))
+
+
+def remove() -> None:
+    """Give Keras its own entry points back."""
+    for name, own in _originals.items():
+        if own is None:
+            delattr(keras.Model, name)
+        else:
+            setattr(keras.Model, name, own)
+    _originals.clear()
+
+
+def _fit(original, *, proof: bool):
+    signature = inspect.signature(original)
+
+    def fit(self, *args, **kwargs):
+        if _local:
+            return original(self, *args, **kwargs)
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        _set_verbosity(bound.arguments)
+        if proof:
+            bound.arguments["callbacks"] = _with_proof(
+                self, bound.arguments["callbacks"], bound.arguments["initial_epoch"]
+            )
+        try:
+            return original(*bound.args, **bound.kwargs)
+        except tf.errors.OpError as error:
+            broken = _BROKEN_OFF.search(str(error))
+            if broken is None:
+                raise
+            raise _broken_off(broken.group(0)) from error
+
+    return fit
+
+
+def _quiet(original):
+    signature = inspect.signature(original)
+
+    def quiet(self, *args, **kwargs):
+        if _local:
+            return original(self, *args, **kwargs)
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        _set_verbosity(bound.arguments)
+        return original(*bound.args, **bound.kwargs)
+
+    return quiet
+
+
+def _set_verbosity(arguments: dict[str, Any]) -> None:
+    from hvdkit.callbacks.progress import verbosity
+
+    if arguments.get("verbose") == "auto":
+        arguments["verbose"] = verbosity("auto")
+
+
+def _with_proof(model: keras.Model, callbacks: Any, initial_epoch: int) -> Any:
+    from hvdkit.callbacks.communication_proof import CommunicationProof
+
+    is_list = isinstance(callbacks, keras.callbacks.CallbackList)
+    known = callbacks.callbacks if is_list else keras.tree.flatten(callbacks) if callbacks else []
+    proof = next((c for c in known if isinstance(c, CommunicationProof)), None)
+    if proof is None:
+        proof = CommunicationProof()
+        if is_list:  # a list of the user's own has handed out model and parameters already
+            callbacks.callbacks.append(proof)
+            proof.set_params(callbacks.params or {})
+            proof.set_model(model)
+        else:
+            callbacks = [*known, proof]
+    proof.initial_epoch = initial_epoch
+    return callbacks
+
+
+def _without_xla(original):
+    def make_train_function(self, force=False):
+        wanted = self.jit_compile
+        if not wanted or _local:
+            return original(self, force=force)
+        get_logger().info(
+            "jit_compile is off for the train step: Horovod's reduction cannot be compiled by XLA. "
+            "Evaluation and prediction keep it."
+        )
+        self.jit_compile = False
+        try:
+            return original(self, force=force)
+        finally:
+            self.jit_compile = wanted
+
+    return make_train_function
+
+
+def _build_early(original):
+    """Build a model that has no shapes yet from the data's, as Keras itself does under a distribution strategy."""
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        dataset = getattr(iterator, "_distributed_dataset", None)
+        callable_ = type(self).call is not keras.Model.call  # a GAN has only a train_step
+        if self._distribute_strategy is None and callable_ and not self.built and dataset is not None and not _local:
+            try:
+                self._symbolic_build(data_batch=dataset.element_spec)
+            except Exception as error:  # noqa: BLE001  whatever a user's call() does without data
+                get_logger().debug("why it could not be built: %s", error)
+                if world.rank() == 0:
+                    get_logger().warning(
+                        "%s could not be built before its first step: rank 0's weights reach the other ranks only "
+                        "after it. Build it first on every rank, e.g. model(x[:1]). (HVDKIT_LOG_LEVEL=DEBUG says why.)",
+                        self.name,
+                    )
+        return original(self, iterator=iterator, data_batch=data_batch)
+
+    return _maybe_symbolic_build
+
+
+# What Horovod, Gloo and MPI say in a rank whose peers are gone. Their names alone also stand in paths and stacks.
+_BROKEN_OFF = re.compile(
+    r"Horovod has been shut down[^\n]*|Connection (?:closed|reset) by peer[^\n]*|Timed out waiting[^\n]*"
+)
+
+
+def _broken_off(said: str) -> CommunicationError:
+    return CommunicationError(
+        f"A collective was broken off: another rank ended or did not come in time. Horovod says: {said[:300]}",
+        fix="look for the rank whose own traceback comes first. If every rank says only this, one of them made fewer "
+        "steps than the others or stopped by itself, and none failed.",
+        rank=world.rank(),
+    )

@@ -1,0 +1,77 @@
+"""Starting the ranks: a plan made of plain data, one file per launcher, and a supervisor that leaves nobody behind.
+
+``plan`` decides, ``found`` looks at the machine for it, ``supervise`` starts the launcher, ``worker`` is the small
+parent of each rank, ``records`` says who failed first. Nothing here imports TensorFlow, Keras or Horovod.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO
+
+
+def run(
+    args: Sequence[str],
+    np: int | None = None,
+    *,
+    launcher: str = "auto",
+    hosts: str | None = None,
+    hostfile: str | None = None,
+    interfaces: Sequence[str] = (),
+    forward: Sequence[str] = (),
+    module: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    dry_run: bool = False,
+    stdout: BinaryIO | None = None,
+    stderr: BinaryIO | None = None,
+) -> int:
+    """Run a script on several ranks and wait for all of them.
+
+    Args:
+        args: the script and its arguments; with ``module``, the arguments alone.
+        np: the number of ranks; by default as many as the hosts have slots.
+        launcher: ``"auto"``, ``"horovodrun"`` or ``"mpirun"``.
+        hosts: ``"host1:2,host2:2"``; by default this host.
+        hostfile: a file with one ``host slots=2`` per line, instead of ``hosts``.
+        interfaces: the network interfaces to use, e.g. ``["eth0"]``.
+        forward: names of variables, or ``NAME=VALUE``, that must reach the ranks on other hosts too.
+        module: run this module, as ``python -m`` does.
+        environ: variables to set for the ranks, on top of this process's environment.
+        dry_run: print the plan and start nothing.
+        stdout, stderr: binary files for the ranks' output; by default this process's own.
+
+    Returns:
+        The exit code of the rank that failed first, 128 + N where signal N ended it; 0 where all went well. The last
+        thing on ``stderr`` is that rank's traceback.
+
+    Raises:
+        UsageError: an argument that cannot be used: a script that does not exist, an unknown host, too few slots.
+        LaunchError: no launcher can start the ranks, or this process is itself one of several ranks.
+        HorovodMissingError: this Python has no Horovod.
+
+    Example: ``hvdkit.launch.run(["train.py", "--lr", "0.1"], np=2)``
+    """
+    from hvdkit import env
+    from hvdkit.errors import LaunchError, UsageError
+    from hvdkit.launch import found, program, supervise
+    from hvdkit.launch.hosts import parse_hosts, read_hostfile
+    from hvdkit.launch.plan import Request, make_plan
+
+    info = env.launch_info()
+    if info.size > 1:
+        raise LaunchError(
+            f"This process is already rank {info.rank} of {info.size}, started by {info.launcher}.",
+            fix="start the ranks once: either `hvdkit run -np N train.py` or the launcher's own command, not both",
+        )
+    if hosts is not None and hostfile is not None:
+        raise UsageError("Hosts are given twice, by -H and by --hostfile.", fix="give one of them")
+    listed = parse_hosts(hosts) if hosts is not None else read_hostfile(hostfile) if hostfile else ()
+    words = program.module_program(module, args) if module is not None else program.script_program(args)
+    extra = [f"{name}={value}" for name, value in (environ or {}).items()]
+    request = Request(words, np, launcher, listed, tuple(interfaces), (*forward, *extra))
+    with supervise.Signals() as signals:
+        plan = make_plan(request, found.look(request))
+        if dry_run:
+            print(plan)  # noqa: T201  what was asked for
+            return 0
+        return supervise.supervise(plan, signals, stdout=stdout, stderr=stderr)

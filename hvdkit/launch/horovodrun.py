@@ -1,0 +1,59 @@
+"""``horovodrun --gloo``: needs no MPI; ssh reaches the other hosts.
+
+Horovod 0.28.1 starts each rank with a shell line ``env NAME=VALUE ... command`` that holds the WHOLE environment, on
+this host too: each user of the machine reads it with ``ps``. So variables that look secret are withheld from it and
+reach the ranks by a private file; so do those whose names its shell line does not quote.
+"""
+
+from __future__ import annotations
+
+import re
+
+from hvdkit.errors import HvdkitError, LaunchError
+from hvdkit.launch.plan import Found, LaunchPlan, Request, looks_secret, worker
+
+# Linux takes no single word over 128 KiB, and horovodrun makes one word of the environment and the command.
+_LONGEST = 96 * 1024
+
+
+class Horovodrun:
+    """The launcher that comes with Horovod, over Gloo."""
+
+    def problem(self, request: Request, found: Found) -> HvdkitError | None:
+        """Why horovodrun cannot be used here."""
+        if found.horovod is None or "horovodrun" not in found.tools:
+            return LaunchError("horovodrun is not installed.", fix="hvdkit install-horovod")
+        if not found.horovod.gloo:
+            return LaunchError("This Horovod was built without Gloo.", fix="hvdkit install-horovod --with gloo")
+        if found.allocated_nodes > 1 and not request.hosts:
+            return LaunchError(
+                f"horovodrun does not read the batch system's allocation of {found.allocated_nodes} hosts.",
+                fix="name the hosts: -H host1:2,host2:2",
+            )
+        return None
+
+    def plan(self, request: Request, found: Found, env: dict[str, str], why: str) -> LaunchPlan:
+        """``horovodrun --gloo -np N [-H ...] [--network-interfaces ...] python -m hvdkit.launch.worker ...``."""
+        argv = [found.tools["horovodrun"].path, "--gloo", "-np", str(request.np)]
+        if request.hosts:
+            argv += ["-H", ",".join(map(str, request.hosts))]
+        if request.interfaces:
+            argv += ["--network-interfaces", ",".join(request.interfaces)]
+        return LaunchPlan(
+            launcher="horovodrun",
+            why=why,
+            argv=(*argv, *worker(request, found)),
+            np=request.np,
+            env=env,
+            private=_withheld({**found.environ, **env}),
+            hosts=request.hosts,
+            tagged=True,
+        )
+
+
+def _withheld(environ: dict[str, str]) -> tuple[str, ...]:
+    names = [name for name, value in environ.items() if looks_secret(name, value) or not re.fullmatch(r"\w+", name)]
+    rest = sorted((name for name in environ if name not in names), key=lambda name: len(environ[name]))
+    while rest and sum(len(name) + len(environ[name]) + 4 for name in rest) > _LONGEST:
+        names.append(rest.pop())
+    return tuple(sorted(names))

@@ -1,0 +1,182 @@
+"""How each rank ended, and which one is to blame.
+
+The parent process of each rank writes ``started.<rank>`` and ``ended.<rank>`` into the run directory. A host that does
+not share that directory sends the same record in a marked line of its standard error, which ``supervise`` takes out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+# A record sent as a line is cut to this: mpirun may mix the lines of two ranks when they are longer than its buffer.
+_LINE_TAIL = 2500
+# What the ranks say that merely lost the one that failed.
+_CONSEQUENCES = (
+    "HorovodInternalError",
+    "Horovod has been shut down",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "MPI_ERRORS_ARE_FATAL",
+)
+_TRACEBACK = "Traceback (most recent call last)"
+# A launcher that cleans up sends SIGTERM first and SIGKILL some seconds later.
+_CLEANUP_SECONDS = 4.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """One rank, at its start (``code`` is None) or at its end.
+
+    Args:
+        rank: its rank.
+        host: its host's name.
+        place: its host and PID namespace, so that a PID is looked up only where it means something.
+        pid: the rank's parent process, the worker.
+        code: its exit code, 128 + N for signal N.
+        signal: the signal that ended it, or 0.
+        ordered: the signal the worker was sent and passed on before the end, or 0: this rank was told to end.
+        ended: the wall-clock time of the end, in seconds.
+        tail: the end of its standard error.
+    """
+
+    rank: int
+    host: str
+    place: str
+    pid: int
+    code: int | None = None
+    signal: int = 0
+    ordered: int = 0
+    ended: float = 0.0
+    tail: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the rank ended with anything but 0."""
+        return self.code not in (None, 0)
+
+    @property
+    def raised(self) -> bool:
+        """Whether it ended by an exception of its own, even if it was told to end while Python was still shutting down.
+
+        That takes seconds with TensorFlow: long enough for the others to fail, and for the launcher to clean up.
+        """
+        own = _TRACEBACK in self.tail and not any(words in self.tail for words in _CONSEQUENCES)
+        return own and not self.tail.rstrip().endswith("KeyboardInterrupt")
+
+    @property
+    def told_to_end(self) -> bool:
+        """Whether it was ended by a signal from outside, and by nothing of its own."""
+        ended = bool(self.ordered) or self.signal in (signal.SIGTERM, signal.SIGINT)
+        return ended and not self.raised
+
+    @property
+    def exit_code(self) -> int:
+        """Its exit code; that of an uncaught exception, where a signal came before Python could give it."""
+        return 1 if self.raised and self.signal in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL) else self.code
+
+
+def place() -> str:
+    """This host and PID namespace."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return f"{socket.gethostname()} {namespace}"
+
+
+def write(directory: str, record: Record) -> bool:
+    """Write a record, whole or not at all; False where the run directory cannot be reached."""
+    path = Path(directory, f"{'started' if record.code is None else 'ended'}.{record.rank}")
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(json.dumps(asdict(record)), encoding="utf-8")
+        part.replace(path)
+    except OSError:
+        return False
+    return True
+
+
+def read(directory: str, kind: str) -> dict[int, Record]:
+    """The records of one kind, ``"started"`` or ``"ended"``, by rank."""
+    found = {}
+    for path in Path(directory).glob(f"{kind}.*"):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            record = Record(**json.loads(path.read_text(encoding="utf-8")))
+            found[record.rank] = record
+    return found
+
+
+def to_line(run_id: str, record: Record) -> bytes:
+    """A record as a marked line of standard error."""
+    short = replace(record, tail=record.tail[-_LINE_TAIL:])
+    return f"\x1e{run_id} {json.dumps(asdict(short))}\n".encode()
+
+
+def from_line(run_id: str, line: bytes) -> Record | None:
+    """The record in a line of standard error, if there is one."""
+    _, mark, text = line.partition(f"\x1e{run_id} ".encode())
+    if mark:
+        with contextlib.suppress(ValueError, TypeError):
+            return Record(**json.loads(text))
+    return None
+
+
+def first_failure(records: Iterable[Record]) -> Record | None:
+    """The rank that failed first, as a cause: before those that lost it, and before those that were told to end.
+
+    Example:
+
+    >>> lost = Record(0, "a", "a", 1, code=1, ended=5.0, tail="HorovodInternalError: ...")
+    >>> cause = Record(1, "a", "a", 2, code=3, ended=6.0)
+    >>> first_failure([lost, cause]).rank
+    1
+    """
+    failed = sorted((record for record in records if record.failed), key=lambda record: record.ended)
+    if not failed:
+        return None
+    return min(failed, key=lambda record: (_distance(record, failed[0].ended), record.ended))
+
+
+def _distance(record: Record, first: float) -> int:
+    """How far a failure is from being the cause: 0 itself, 1 lost a peer, 2 told to end."""
+    if record.raised:
+        return 0
+    if record.told_to_end:
+        return 2
+    if record.signal == signal.SIGKILL and record.ended - first > _CLEANUP_SECONDS:
+        return 2
+    return 1 if any(words in record.tail for words in _CONSEQUENCES) else 0
+
+
+def explain(blamed: Record, ended: dict[int, Record], ranks: int) -> str:
+    """What is said at the end: the rank, the host, how it ended, and its traceback as the last thing."""
+    how = f"exit code {blamed.exit_code}"
+    if blamed.signal and not blamed.raised:
+        with contextlib.suppress(ValueError):
+            how = f"killed by {signal.Signals(blamed.signal).name}, {how}"
+    text = f"hvdkit: rank {blamed.rank} of {ranks} on {blamed.host} failed first: {how}."
+    # Not by the time of the end: the rank that leaves still takes Python down while the others already fail.
+    early = sorted(record.rank for record in ended.values() if record.code == 0)
+    if early and _distance(blamed, blamed.ended) == 1:
+        names = ", ".join(map(str, early))
+        text += (
+            f"\n  Rank {names} ended with exit code 0 before that and left the others waiting."
+            "\n  What to do: let every rank make the same number of steps and collectives."
+        )
+    tail = _from_traceback(blamed.tail)
+    return f"{text}\n  Its last words:\n{tail}" if tail else f"{text}\n  It wrote nothing on its standard error."
+
+
+def _from_traceback(tail: str) -> str:
+    tail = tail.strip("\n")
+    for start in (_TRACEBACK, "Fatal Python error"):
+        if start in tail:
+            return tail[tail.index(start) :]
+    return "\n".join(tail.splitlines()[-20:])

@@ -1,0 +1,252 @@
+"""``hvd.DistributedOptimizer``: a Keras optimizer that averages its gradients over the ranks before it uses them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from hvdkit.comm.compression import Compression
+from hvdkit.comm.process_sets import ProcessSet, global_process_set
+from hvdkit.comm.protocol import ReduceOp
+from hvdkit.errors import UsageError
+from hvdkit.grads import arguments
+from hvdkit.grads.identity import variables_of_layers
+from hvdkit.grads.pipeline import GradientPipeline
+from hvdkit.optim import loss_scale
+from hvdkit.optim.convert import Distribution, Registering, convert
+from hvdkit.optim.replicated import OnReplicas
+
+_ordinals = itertools.count()  # two optimizers may have one name
+
+
+def DistributedOptimizer(  # noqa: PLR0917  Horovod's arguments in Horovod's order
+    optimizer: Any,
+    name: str | None = None,
+    device_dense: str = "",
+    device_sparse: str = "",
+    compression: Any = Compression.none,
+    sparse_as_dense: bool = False,
+    gradient_predivide_factor: float = 1.0,
+    op: ReduceOp | str = ReduceOp.AVERAGE,
+    backward_passes_per_step: int = 1,
+    average_aggregated_gradients: bool = False,
+    num_groups: int = 0,
+    groups: Any = None,
+    process_set: ProcessSet = global_process_set,
+    scale_local_gradients: bool = True,
+) -> Any:
+    """Make a Keras optimizer reduce its gradients over all ranks before it clips and applies them.
+
+    With N ranks of batch b it then does what one process does with batch N*b: ``clipnorm``, ``global_clipnorm`` and
+    ``clipvalue`` see the mean gradient; ``gradient_accumulation_steps=k`` reduces once per k steps; a
+    ``LossScaleOptimizer``, outside or inside, or put around it by ``compile`` under ``mixed_float16``, skips a step on
+    every rank or on none.
+
+    The optimizer itself is changed and returned: its slots, ``iterations`` and learning rate stay, ``isinstance`` still
+    holds, and a model saved with it opens in plain Keras as a model with the plain optimizer. In a world of one it
+    behaves like the plain optimizer. ``register_local_var(variable)`` keeps a variable's gradient this rank's own.
+
+    Args:
+        optimizer: a ``keras.optimizers.Optimizer``, or a name such as ``"adam"``.
+        name: what the names of its collectives begin with; the same on every rank.
+        device_dense, device_sparse: where dense and sparse gradients are reduced; "" leaves it to TensorFlow.
+        compression: how gradients travel: ``hvd.Compression.none``, ``hvd.Compression.fp16``, a name, a dict
+            ``{"name": ...}``, or an object with ``reduce`` (see ``hvdkit.grads.reducers``) or with Horovod's
+            ``compress`` and ``decompress``.
+        sparse_as_dense: make sparse gradients (of an Embedding) dense before they are reduced. Where Keras itself
+            cannot do with sparse ones (accumulation, clipping, ``loss_scale_factor``) they are made dense anyway.
+        gradient_predivide_factor: f divides by f before the sum and by N/f after it; with ``op=hvd.Average`` only.
+        op: ``hvd.Average`` (the mean over the ranks), ``hvd.Sum`` or ``hvd.Adasum``.
+        backward_passes_per_step: k accumulates gradients over k steps and reduces and applies them once. It is Keras'
+            ``gradient_accumulation_steps``, but for the next argument.
+        average_aggregated_gradients: use the mean of the k gradients instead of their sum.
+        num_groups: the old name of ``groups``.
+        groups: move gradients together in this many groups, or in these: a list of lists of variables.
+        process_set: the ranks that share the gradients; a rank outside it trains by itself.
+        scale_local_gradients: divide the gradients of local variables by the number of ranks, so that they weigh what
+            they weigh in the mean.
+
+    Returns:
+        The same optimizer, distributed.
+
+    Raises:
+        UsageError: not a Keras 3 optimizer, an unknown compression, an op that makes no gradient, ...
+        NotInitializedError: ``hvd.init()`` was not called.
+
+    Example:
+
+    >>> import keras, hvdkit as hvd
+    >>> hvd.init()
+    >>> optimizer = hvd.DistributedOptimizer(keras.optimizers.Adam(1e-3, global_clipnorm=1.0), compression="fp16")
+    >>> isinstance(optimizer, keras.optimizers.Adam)
+    True
+    """
+    if isinstance(optimizer, str):
+        optimizer = keras.optimizers.get(optimizer)
+    _check_type(optimizer)
+    how = arguments.check(
+        compression=compression,
+        op=op,
+        sparse_as_dense=sparse_as_dense,
+        gradient_predivide_factor=gradient_predivide_factor,
+        num_groups=num_groups,
+        groups=groups,
+        process_set=process_set,
+        scale_local_gradients=scale_local_gradients,
+        device_dense=device_dense,
+        device_sparse=device_sparse,
+    )
+    if is_distributed(optimizer):
+        raise UsageError(f"This {type(optimizer).__name__} is already distributed.", fix="wrap an optimizer only once.")
+    loss_scale.install_adoption()
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    distribution = Distribution(GradientPipeline(how, name and f"{name}.{next(_ordinals)}"))
+    if backward_passes_per_step != 1:
+        _accumulate(inner, backward_passes_per_step)
+        distribution.sum_of_passes = 1 if average_aggregated_gradients else backward_passes_per_step
+    convert(inner, _Reducing, distribution)
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        loss_scale.adopt(optimizer)
+    return optimizer
+
+
+def PartialDistributedOptimizer(  # noqa: PLR0917  Horovod's arguments in Horovod's order
+    optimizer: Any,
+    name: str | None = None,
+    device_dense: str = "",
+    device_sparse: str = "",
+    compression: Any = Compression.none,
+    sparse_as_dense: bool = False,
+    gradient_predivide_factor: float = 1.0,
+    op: ReduceOp | str = ReduceOp.AVERAGE,
+    groups: Any = None,
+    process_set: ProcessSet = global_process_set,
+    local_layers: Any = None,
+    scale_local_gradients: bool = True,
+) -> Any:
+    """A ``DistributedOptimizer`` that keeps the gradients of some layers this rank's own.
+
+    Args:
+        local_layers: a built Keras layer, or several, whose trainable weights are not reduced.
+
+    The other arguments are those of ``DistributedOptimizer``.
+
+    Raises:
+        UsageError: something among ``local_layers`` is no layer, or has no weights yet; as ``DistributedOptimizer``.
+
+    Example:
+
+    >>> import keras, hvdkit as hvd
+    >>> hvd.init()
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2), keras.layers.Dense(1)])
+    >>> optimizer = hvd.PartialDistributedOptimizer(keras.optimizers.SGD(0.1), local_layers=model.layers[0])
+    """
+    local = variables_of_layers(local_layers)
+    optimizer = DistributedOptimizer(
+        optimizer,
+        name,
+        device_dense,
+        device_sparse,
+        compression,
+        sparse_as_dense,
+        gradient_predivide_factor,
+        op,
+        groups=groups,
+        process_set=process_set,
+        scale_local_gradients=scale_local_gradients,
+    )
+    for variable in local:
+        optimizer.register_local_var(variable)
+    return optimizer
+
+
+def is_distributed(optimizer: Any) -> bool:
+    """Whether an optimizer, or the one inside a ``LossScaleOptimizer``, reduces its gradients over the ranks."""
+    return getattr(getattr(optimizer, "inner_optimizer", optimizer), "_hvdkit", None) is not None
+
+
+def _accumulate(optimizer: Any, steps: int) -> None:
+    """``backward_passes_per_step`` by what Keras has for it; the optimizer may have been built before."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise UsageError(
+            f"`backward_passes_per_step` must be a whole number of at least 1. Received: "
+            f"backward_passes_per_step={steps!r}."
+        )
+    if optimizer.gradient_accumulation_steps == steps:  # as when it was saved with them
+        return
+    if optimizer.gradient_accumulation_steps:
+        raise UsageError(
+            f"The optimizer accumulates {optimizer.gradient_accumulation_steps} steps already, and "
+            f"backward_passes_per_step={steps} asks for it again.",
+            fix="use one of the two.",
+        )
+    optimizer.gradient_accumulation_steps = steps
+    if optimizer.built:
+        optimizer._accumulated_gradients = [
+            optimizer.add_variable_from_reference(v, name="gradient_accumulator")
+            for v in optimizer._trainable_variables
+        ]
+        # Keras counts the small steps now.
+        optimizer._iterations.assign(optimizer._iterations * steps)
+
+
+def _check_type(optimizer: Any) -> None:
+    if hasattr(optimizer, "optimizers"):  # a MultiOptimizer
+        raise UsageError(
+            f"A {type(optimizer).__name__} is made distributed from inside.",
+            fix="wrap each optimizer of its OptimizerMap: OptimizerMap(hvd.DistributedOptimizer(...), {...}).",
+        )
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        return
+    module = type(optimizer).__module__
+    fix = "pass an instance, such as keras.optimizers.Adam(1e-3)."
+    if isinstance(optimizer, type):
+        fix = f"pass an instance: {optimizer.__name__}(...)."
+    elif module.startswith(("tf_keras", "tensorflow", "tensorflow.python.keras")):
+        fix = "this is an optimizer of Keras 2 or of tf.compat.v1: use keras.optimizers (Keras 3)."
+    elif module.startswith("torch"):
+        fix = "this is a PyTorch optimizer: use keras.optimizers."
+    raise UsageError(
+        f"`optimizer` must be a keras.optimizers.Optimizer of Keras 3. Received: {optimizer!r} (of type {module}."
+        f"{type(optimizer).__name__}).",
+        fix=fix,
+    )
+
+
+class _Reducing(Registering, OnReplicas):
+    """Reduces where Keras has unscaled and accumulated, and has not clipped yet."""
+
+    def _backend_apply_gradients(self, grads, trainable_variables):
+        self._hvdkit.variables = trainable_variables  # for _clip_gradients, which is not told them
+        if self.gradient_accumulation_steps or self.clipnorm or self.global_clipnorm or self.clipvalue:
+            grads = _dense(grads)
+        super()._backend_apply_gradients(grads, trainable_variables)
+
+    def _clip_gradients(self, grads):
+        # Inside Keras' cond on the k-th of k accumulated steps; every rank counts the same steps.
+        ours = self._hvdkit
+        if ours.reduces:
+            grads = ours.reduce(grads, ours.variables, [self._get_variable_index(v) for v in ours.variables])
+        if ours.sum_of_passes != 1:
+            grads = [g * ours.sum_of_passes for g in grads]
+        return super()._clip_gradients(grads)
+
+    def _overwrite_variables_directly_with_gradients(self, grads, trainable_variables):
+        several = self._hvdkit.pipeline.engine.size > 1
+        if several and any(self._overwrite_variable_with_gradient(v) for v in trainable_variables):
+            raise UsageError(
+                "This model's float8 scales are overwritten by their gradients, which is not supported on several "
+                "ranks: each rank would have its own.",
+                fix="train it in float32, bfloat16 or float16.",
+            )
+        if self.loss_scale_factor is not None:  # Keras is about to divide by it
+            grads = _dense(grads)
+        return super()._overwrite_variables_directly_with_gradients(grads, trainable_variables)
+
+
+def _dense(grads: list) -> list:
+    """Where Keras raises on sparse gradients, dense ones are what there is."""
+    return [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in grads]

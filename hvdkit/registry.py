@@ -1,0 +1,70 @@
+"""Names to objects, resolved on first use, so that listing the choices imports none of them.
+
+>>> encoders = Registry("encoder", {"json": "json:JSONEncoder"})
+>>> encoders.names()
+['json']
+>>> encoders.resolve("json").__name__
+'JSONEncoder'
+>>> encoders.resolve("jsn")
+Traceback (most recent call last):
+...
+hvdkit.errors.UsageError: Unknown encoder 'jsn'. Known: json.
+  What to do: did you mean 'json'?
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any
+
+from hvdkit.errors import UsageError
+
+
+def load(target: str) -> Any:
+    """The object a ``"module:Attribute"`` string names."""
+    module, _, attribute = target.partition(":")
+    found = importlib.import_module(module)
+    for part in filter(None, attribute.split(".")):
+        found = getattr(found, part)
+    return found
+
+
+def suggestion(name: str, known) -> str | None:
+    """The known name nearest to a misspelt one, as a sentence to put into an error, or None."""
+    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else None
+
+
+class Registry:
+    """One kind of thing by name.
+
+    Args:
+        kind: what the things are, in the singular, as the error names it: ``"reducer"``.
+        entries: name to ``"module:Attribute"``.
+    """
+
+    def __init__(self, kind: str, entries: dict[str, str]):
+        self.kind = kind
+        self._entries = dict(entries)
+
+    def names(self) -> list[str]:
+        """The known names, in the order they were registered."""
+        return list(self._entries)
+
+    def register(self, name: str, target: str) -> None:
+        """Add a name, e.g. one of the user's own, given as ``"module:Attribute"``."""
+        self._entries[name] = target
+
+    def resolve(self, name: str) -> Any:
+        """The object behind a name.
+
+        Raises:
+            UsageError: no such name; the nearest one is suggested.
+        """
+        if name not in self._entries:
+            raise UsageError(
+                f"Unknown {self.kind} {name!r}. Known: {', '.join(self._entries)}.",
+                fix=suggestion(name, self._entries),
+            )
+        return load(self._entries[name])

@@ -1,0 +1,48 @@
+"""Strategies: how the devices of a run share the work. One file each, and one line here.
+
+A strategy is a function that returns a ``tf.distribute`` strategy, to make and compile the model in::
+
+    hvd.init(pin_gpus=False)
+    with hvd.strategies.hybrid().scope():
+        model = keras.Sequential([...])
+        model.compile(hvd.DistributedOptimizer(keras.optimizers.Adam(1e-3)), ...)
+    model.fit(x, y, batch_size=...)
+
+The gradients of a process' replicas are summed first, then one Horovod reduction per process takes the mean over the
+processes; clipping, accumulation and loss scaling see the result. ``batch_size`` is what a *process* takes per step,
+shared out over its replicas: make it a multiple of their number, because the replicas' means count alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hvdkit.registry import Registry
+
+STRATEGIES = Registry(
+    "strategy",
+    {
+        "horovod": "hvdkit.strategies.device_per_process:horovod",
+        "mirrored": "hvdkit.strategies.one_process:mirrored",
+        "hybrid": "hvdkit.strategies.process_per_host:hybrid",
+    },
+)
+
+__all__ = ["STRATEGIES", "horovod", "hybrid", "mirrored"]
+
+
+def wants_every_gpu(strategy: Callable) -> Callable:
+    """Mark a strategy whose process shares out its GPUs itself; ``hvdkit train`` then pins none."""
+    strategy.pin_gpus = False
+    return strategy
+
+
+def __getattr__(name: str) -> Any:
+    if name not in STRATEGIES.names():
+        raise AttributeError(f"module 'hvdkit.strategies' has no attribute {name!r}. Known: {', '.join(__all__)}.")
+    return STRATEGIES.resolve(name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

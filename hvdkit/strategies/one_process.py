@@ -1,0 +1,45 @@
+"""One process with several devices: ``tf.distribute.MirroredStrategy`` alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hvdkit.comm import world
+from hvdkit.errors import UsageError
+from hvdkit.strategies import wants_every_gpu
+from hvdkit.strategies.replicas import mirrored_over
+
+
+@wants_every_gpu
+def mirrored(devices: list[str] | None = None) -> Any:
+    """One process, a replica of the model on each of its devices. No launcher and no Horovod is needed.
+
+    With ``hvd.DistributedOptimizer``, clipping, ``gradient_accumulation_steps`` and a ``LossScaleOptimizer`` act on the
+    gradient of the whole batch, as they do on one device; with a plain optimizer Keras clips each replica's own,
+    refuses to accumulate, and looks for NaN on the first replica only.
+
+    Args:
+        devices: such as ``["GPU:0", "GPU:1"]``; None takes every GPU, or where there is none, every logical CPU.
+
+    Returns:
+        The strategy; make the model and the optimizer, and compile, in ``with strategy.scope():``.
+
+    Raises:
+        UsageError: there are several ranks, or a device is not there or stands there twice.
+        NotInitializedError: ``hvd.init()`` was not called.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> hvd.strategies.mirrored(["CPU:0"]).num_replicas_in_sync
+    1
+    """
+    if world.size() > 1:
+        raise UsageError(
+            f"hvd.strategies.mirrored() is for one process, but this is a world of {world.size()}: nothing would join "
+            "the processes' replicas.",
+            fix="hvd.strategies.hybrid() with one process per host; or no strategy, and one process per GPU.",
+            rank=world.rank(),
+        )
+    return mirrored_over(devices)

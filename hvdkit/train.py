@@ -1,0 +1,157 @@
+"""Config -> compile -> fit: the wiring of `hvdkit train`, and a program a user may copy.
+
+enter the world                       hvd.init()
+share out this process' devices       hvd.strategies
+the same model on every rank          hvd.set_seed, build
+each rank its part of the data        my_part
+reduce, then clip and apply           hvd.DistributedOptimizer
+rank 0's weights, mean metrics, proof hvd.callbacks.defaults()
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import hvdkit as hvd
+from hvdkit.config import Config, Named
+from hvdkit.data.split import my_part
+from hvdkit.errors import ConfigError, UsageError
+from hvdkit.models import MODELS
+from hvdkit.registry import Registry, load
+from hvdkit.strategies import STRATEGIES
+
+DATA = Registry("data set", {"digits": "hvdkit.data.digits:load_digits"})
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training ends with; the same on every rank."""
+
+    loss: float
+    accuracy: float | None
+    samples_per_second: float
+    weights_sha256: str
+    ranks: int
+
+    def __str__(self) -> str:
+        measure = f"test loss {self.loss:.4f}" if self.accuracy is None else f"test accuracy {self.accuracy:.3f}"
+        return (
+            f"{measure} on {self.ranks} ranks, {self.samples_per_second:,.0f} samples/s, "
+            f"weights identical on all ranks (sha256 {self.weights_sha256[:16]})"
+        )
+
+
+class _Throughput(keras.callbacks.Callback):
+    """Samples per second over all ranks, without the first epoch, in which the step is traced."""
+
+    def __init__(self, samples_per_epoch: int):
+        super().__init__()
+        self._samples, self._ends = samples_per_epoch, [time.perf_counter()]
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._ends.append(time.perf_counter())
+
+    def result(self) -> float:
+        ends = self._ends[1:] if len(self._ends) > 2 else self._ends
+        return self._samples * (len(ends) - 1) / (ends[-1] - ends[0])
+
+
+def train(config: Config) -> Result:
+    """Train as the configuration says, on as many ranks as there are, and test on the held-out data.
+
+    Raises:
+        ConfigError: a name or an argument in the configuration that Keras does not know.
+    """
+    spec = config.strategy if isinstance(config.strategy, Named) else Named(name=config.strategy)
+    make_strategy = _named(STRATEGIES, spec.name)
+    hvd.init(pin_gpus=getattr(make_strategy, "pin_gpus", True))
+    hvd.set_seed(config.seed)
+    data = _named(DATA, config.data.name)
+    arguments = {"test_fraction": config.data.test_fraction} if config.data.name in DATA.names() else {}
+    (x, y), (x_test, y_test) = data(**arguments)
+    with _built("strategy", make_strategy, **spec.arguments()).scope():
+        model = _compiled(config, x.shape[1:], int(np.max(y)) + 1)
+
+    x, y = my_part(x, y)
+    throughput = _Throughput(len(x) * hvd.size())
+    callbacks = [*_callbacks(config), throughput]
+    model.fit(x, y, batch_size=config.batch_size, epochs=config.epochs, callbacks=callbacks)
+    result = _test(model, x_test, y_test, throughput.result())
+    if config.save and hvd.is_chief():
+        _save(model, Path(config.save))
+    hvd.barrier()
+    return result
+
+
+def _compiled(config: Config, input_shape: tuple, classes: int) -> keras.Model:
+    model = _built("model", _named(MODELS, config.model.name), input_shape, classes, **config.model.arguments())
+    compression = config.compression if isinstance(config.compression, str) else config.compression.model_dump()
+    optimizer = hvd.DistributedOptimizer(_optimizer(config), compression=compression)
+    loss = _built("loss", keras.losses.get, config.loss)
+    for name in config.metrics:  # Keras would find out in the first step
+        _built("metrics", keras.metrics.get, name)
+    model.compile(optimizer, loss=loss, metrics=list(config.metrics))
+    return model
+
+
+def _callbacks(config: Config) -> list:
+    proof = hvd.callbacks.CommunicationProof(config.proof_every_steps)
+    return [c for c in hvd.callbacks.defaults() if not isinstance(c, hvd.callbacks.CommunicationProof)] + [proof]
+
+
+def _test(model: keras.Model, x: np.ndarray, y: np.ndarray, samples_per_second: float) -> Result:
+    """Each rank tests its part; sums are exchanged, so that the accuracy is exact whatever the parts' sizes."""
+    x, y = my_part(x, y, equal=False)
+    logs = model.evaluate(x, y, verbose=0, return_dict=True)
+    names = sorted(logs)
+    sums = hvd.allreduce(np.array([len(x), *(logs[n] * len(x) for n in names)], np.float64), op=hvd.Sum)
+    means = dict(zip(names, sums[1:] / sums[0], strict=True))
+    return Result(
+        loss=float(means["loss"]),
+        accuracy=float(means["accuracy"]) if "accuracy" in means else None,
+        samples_per_second=samples_per_second,
+        weights_sha256=hvd.assert_equal_weights(model),
+        ranks=hvd.size(),
+    )
+
+
+def _save(model: keras.Model, path: Path) -> None:
+    """Write the whole file beside its place, then move it there: a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.part.keras")
+    model.save(part)
+    os.replace(part, path)
+
+
+def _named(registry: Registry, name: str) -> Any:
+    """A registered thing, or the user's own, as ``module:function``."""
+    if ":" not in name:
+        return registry.resolve(name)
+    try:
+        return load(name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"{name!r} in the configuration does not load: {error}.",
+            fix="it is read as module:function, from the directory you are in or an installed package.",
+        ) from error
+
+
+def _built(kind: str, function: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return function(*args, **kwargs)
+    except UsageError:
+        raise  # says what to do already
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"The {kind} of the configuration cannot be made: {error}") from error
+
+
+def _optimizer(config: Config) -> keras.optimizers.Optimizer:
+    spec = {"class_name": config.optimizer.name, "config": config.optimizer.arguments()}
+    return _built("optimizer", keras.optimizers.get, spec)

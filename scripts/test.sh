@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Makes .venv where it is missing, builds Horovod where it is missing, and runs the tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+  cat <<'USAGE'
+Usage: scripts/test.sh [fast|dist|all] [pytest arguments]
+
+  fast   what needs no ranks: seconds to a minute
+  dist   what starts real ranks (horovodrun, mpirun)
+  all    both (the default)
+
+Example: scripts/test.sh dist -k proof
+USAGE
+}
+
+which=all
+case ${1:-} in
+  fast | dist | all) which=$1 && shift ;;
+  -h | --help) usage && exit 0 ;;
+  -* | '') ;;
+  *) printf 'error: unknown argument %s\n\n' "$1" >&2 && usage >&2 && exit 2 ;;
+esac
+
+. scripts/environment.sh
+extras=cpu,examples,dev
+with=()
+if command -v mpicxx >/dev/null || [ -x .venv/bin/mpicxx ] || [ "$(uname -s)" = Linux ]; then
+  command -v mpicxx >/dev/null || extras=$extras,mpi
+  with=(--with mpi) # mpirun is tested too
+fi
+prepare "$extras" "${with[@]}"
+
+marks=()
+case $which in
+  fast) marks=(-m "not dist") ;;
+  dist) marks=(-m dist) ;;
+esac
+say "pytest, $which"
+export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
+exec .venv/bin/python -m pytest "${marks[@]}" "$@"

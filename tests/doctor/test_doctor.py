@@ -1,0 +1,221 @@
+"""``hvdkit doctor`` in real environments: what it finds, how it says it, and its exit code."""
+
+import json
+import sys
+
+import pytest
+
+from hvdkit.doctor import CHECKS, Context, Finding, examine
+from hvdkit.doctor.probe import Probe, parse
+from hvdkit.horovod_build import framework, stamp
+from hvdkit.registry import load
+from tests.horovod_build.environments import Environment
+
+_TENSORFLOW = pytest.mark.skipif(framework.installed() is None, reason="no TensorFlow here")
+
+
+def diagnose(environment, **variables):
+    """Exit code and findings by name, of ``hvdkit doctor --json``."""
+    done = environment.hvdkit("doctor", "--json", **variables)
+    assert "Traceback" not in done.stderr
+    report = json.loads(done.stdout)  # stdout is JSON and nothing else
+    assert set(report) == {"schema", "hvdkit", "ok", "findings"}
+    assert report["schema"] == 1
+    for finding in report["findings"]:
+        assert set(finding) == {"name", "status", "detail", "fix"}
+        assert finding["status"] in ("ok", "info", "warn", "fail")
+        assert finding["fix"] or finding["status"] in ("ok", "info"), finding
+    failed = [finding for finding in report["findings"] if finding["status"] == "fail"]
+    assert report["ok"] == (not failed)
+    assert done.returncode == (1 if failed else 0)
+    return done.returncode, {finding["name"]: finding for finding in report["findings"]}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """This environment as it is."""
+    return Environment(tmp_path_factory.mktemp("whole"), ())
+
+
+@_TENSORFLOW
+@pytest.mark.skipif(stamp.installed() is None or stamp.problem() is not None, reason="no fitting Horovod here")
+def test_a_good_environment(whole):
+    code, found = diagnose(whole)
+    assert code == 0, found
+    assert found["horovod"]["status"] == "ok"
+    assert "gloo" in found["horovod"]["detail"]
+
+
+@_TENSORFLOW
+def test_without_horovod(tmp_path):
+    environment = Environment(tmp_path / "env", ("horovod",))
+    code, found = diagnose(environment)
+    assert code == 1
+    assert found["horovod"]["fix"] == "hvdkit install-horovod"
+    # the same, for people: the fix stands below the line
+    done = environment.hvdkit("doctor")
+    assert done.returncode == 1
+    assert "XX horovod" in done.stdout
+    assert "fix: hvdkit install-horovod" in done.stdout
+    assert "would fail" in done.stdout.splitlines()[-1]
+
+
+@_TENSORFLOW
+def test_horovod_built_for_another_tensorflow(tmp_path):
+    environment = Environment(tmp_path / "env", ("horovod",))
+    environment.add_horovod("2.13.0", key="0123456789abcdef")
+    code, found = diagnose(environment)
+    assert code == 1
+    assert (
+        f"built for TensorFlow 2.13.0, but {framework.installed().version} is installed" in found["horovod"]["detail"]
+    )
+    assert found["horovod"]["fix"] == "hvdkit install-horovod"
+
+
+@_TENSORFLOW
+def test_horovod_whose_library_is_broken(tmp_path):
+    environment = Environment(tmp_path / "env", ("horovod",))
+    environment.add_horovod(framework.installed().version, key="0123456789abcdef")
+    code, found = diagnose(environment)
+    assert code == 1
+    assert "does not load" in found["horovod"]["detail"]
+
+
+def test_without_tensorflow(tmp_path):
+    code, found = diagnose(Environment(tmp_path / "env", ("tensorflow", "horovod")))
+    assert code == 1
+    assert found["tensorflow"]["detail"] == "not installed"
+    assert "pip install" in found["tensorflow"]["fix"]
+
+
+@_TENSORFLOW
+@pytest.mark.parametrize(("variables", "name", "says"), [
+    ({"KERAS_BACKEND": "jax"}, "keras", "backend 'jax' (KERAS_BACKEND)"),
+    ({"TF_USE_LEGACY_KERAS": "1"}, "legacy keras", "TF_USE_LEGACY_KERAS"),
+])  # fmt: skip
+def test_the_wrong_keras(whole, variables, name, says):
+    code, found = diagnose(whole, **variables)
+    assert code == 1
+    assert says in found[name]["detail"]
+    assert found[name]["status"] == "fail"
+    if stamp.installed() and not stamp.problem():
+        assert found["horovod"]["status"] == "ok"  # it is Keras that is to be mended, not Horovod
+
+
+@_TENSORFLOW
+def test_an_old_keras_and_a_misfit(tmp_path):
+    environment = Environment(tmp_path / "env", ("keras",))
+    environment.add_distribution("keras", "3.9.0")
+    code, found = diagnose(environment)
+    assert code == 1
+    assert found["keras"]["status"] == "fail"
+    assert found["keras"]["detail"].startswith("3.9.0; hvdkit needs")
+    environment = Environment(tmp_path / "misfit", ("protobuf",))
+    environment.add_distribution("protobuf", "3.19.0")
+    _, found = diagnose(environment)
+    assert found["requirements"]["status"] == "warn"
+    assert found["requirements"]["detail"].endswith("3.19.0 is installed")
+
+
+@_TENSORFLOW
+def test_the_launcher_is_named(whole):
+    _, found = diagnose(whole, HOROVOD_RANK="1", HOROVOD_SIZE="2", HOROVOD_LOCAL_RANK="1", HOROVOD_LOCAL_SIZE="2")
+    assert found["launched by"]["detail"] == "horovodrun: rank 1 of 2"
+
+
+def test_help_documents_the_schema(whole):
+    said = whole.hvdkit("doctor", "-h").stdout
+    for word in ("--json", '"schema": 1', "findings", "Example:"):
+        assert word in said
+
+
+def test_a_check_that_crashes_is_a_finding(monkeypatch):
+    monkeypatch.setattr("hvdkit.doctor.machine.network", lambda context: 1 / 0)
+    (found,) = examine(["hvdkit.doctor.machine:network"])
+    assert found.status == "warn"
+    assert "ZeroDivisionError" in found.detail
+
+
+def test_every_check_can_be_loaded():
+    assert all(callable(load(check)) for check in CHECKS)
+
+
+def test_a_status_is_one_of_four():
+    with pytest.raises(ValueError, match="status"):
+        Finding("x", "bad", "y")
+
+
+def test_a_hanging_probe_is_ended_and_says_where(monkeypatch):
+    monkeypatch.setattr("hvdkit.doctor.probe._SCRIPT", """\
+import time
+print('hvdkit:{"tensorflow": {"version": "2.21.0"}}', flush=True)
+print('hvdkit:{"begin": "gpus"}', flush=True)
+time.sleep(60)
+""")  # fmt: skip
+    probe = Probe.run(seconds=2)
+    assert probe.error("tensorflow") is None
+    assert "hung" in probe.error("gpus")
+    assert probe.error("horovod") == "it was not reached"
+
+
+def test_a_crashing_probe_says_how_it_ended(monkeypatch):
+    monkeypatch.setattr("hvdkit.doctor.probe._SCRIPT", """\
+import os, signal
+print('hvdkit:{"begin": "horovod"}', flush=True)
+os.kill(os.getpid(), signal.SIGSEGV)
+""")  # fmt: skip
+    assert "signal 11" in Probe.run(seconds=30).error("horovod")
+
+
+@pytest.mark.parametrize(("cuda", "says"), [(None, "a CPU build"), ("12.5.1", "TensorFlow sees 0")])
+def test_gpus_that_tensorflow_does_not_see(tmp_path, monkeypatch, cuda, says):
+    """A driver with two GPUs, and a TensorFlow that sees none."""
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text("#!/bin/sh\necho 'NVIDIA A100, 580.1'\necho 'NVIDIA A100, 580.1'\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    there = framework.TensorFlow("tensorflow", "2.21.0", cuda=cuda)
+    monkeypatch.setattr(framework, "installed", lambda: there)
+    context = Context()
+    context.probe = Probe(parse('hvdkit:{"gpus": {"names": []}}'))
+    (found,) = load("hvdkit.doctor.machine:gpus")(context)
+    assert found.status == "warn"
+    assert says in found.detail
+    assert found.fix
+    fake.write_text("#!/bin/sh\nexit 9\n")
+    (found,) = load("hvdkit.doctor.machine:gpus")(context)
+    assert "driver is in trouble" in found.detail
+
+
+def test_the_bridge_of_docker_is_a_trap(monkeypatch):
+    import socket
+    from types import SimpleNamespace
+
+    import psutil
+
+    def address(ip):
+        return [SimpleNamespace(family=socket.AF_INET, address=ip)]
+
+    there = {"lo": address("127.0.0.1"), "docker0": address("172.17.0.1"), "ib0": address("10.1.2.3")}
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: there)
+    trap, rest = load("hvdkit.doctor.machine:network")(Context())
+    assert trap.status == "warn"
+    assert "docker0" in trap.detail
+    assert "--network-interfaces ib0" in trap.fix
+    assert (rest.status, rest.detail) == ("ok", "ib0 10.1.2.3")
+
+
+@pytest.mark.parametrize(("built_with", "flavour", "number", "same"), [
+    ("openmpi 5.0.11", "openmpi", "5.0.7", True),
+    ("openmpi 5.0.11", "openmpi", "4.1.4", False),
+    ("openmpi 5.0.11", "mpich", "4.2.1", False),
+])  # fmt: skip
+def test_the_same_mpi(built_with, flavour, number, same):
+    from hvdkit.doctor.ranks import _same
+
+    assert _same(built_with, flavour, number) is same
+
+
+def test_python_itself():
+    (found,) = load("hvdkit.doctor.software:python")(Context())
+    assert sys.executable in found.detail

@@ -1,0 +1,98 @@
+"""One training, described by a few words, that gives the same weights on N ranks and in one process."""
+
+from __future__ import annotations
+
+import itertools
+
+import keras
+import numpy as np
+
+import hvdkit as hvd
+
+STEPS, GLOBAL_BATCH = 20, 16
+OPTIMIZERS = {
+    "sgd": lambda **kw: keras.optimizers.SGD(0.05, momentum=0.9, **kw),
+    "adam": lambda **kw: keras.optimizers.Adam(1e-3, **kw),
+    "adamw": lambda **kw: keras.optimizers.AdamW(1e-3, weight_decay=0.01, **kw),
+    "rmsprop": lambda **kw: keras.optimizers.RMSprop(1e-3, **kw),
+    "adagrad": lambda **kw: keras.optimizers.Adagrad(0.01, **kw),
+    "lion": lambda **kw: keras.optimizers.Lion(1e-4, **kw),
+}
+# Small enough that each really clips.
+CLIPS = {"": {}, "clipnorm": {"clipnorm": 0.1}, "clipvalue": {"clipvalue": 0.02}, "global": {"global_clipnorm": 0.2}}
+EXTRAS = {
+    "sgd-decay": lambda: keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "adam-ema": lambda: keras.optimizers.Adam(1e-3, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=5),
+    "adam-scaled": lambda: keras.optimizers.Adam(1e-3, loss_scale_factor=128.0, global_clipnorm=0.2),
+    "adam-schedule": lambda: keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-2, 20)),
+    "adam-lossscale": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-3, global_clipnorm=0.2)),
+    "adam-lossscale-k2": lambda: keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.Adam(1e-3, clipnorm=0.1, gradient_accumulation_steps=2)
+    ),
+    "adam-lossscale-outside": lambda: keras.optimizers.Adam(1e-3, global_clipnorm=0.2),
+    "adam-lossscale-outside-k2": lambda: keras.optimizers.Adam(1e-3, gradient_accumulation_steps=2),
+}
+
+
+def names() -> list[str]:
+    """Every case: optimizer x clip x accumulation, and the special ones."""
+    grid = [
+        "-".join(filter(None, [optimizer, clip, f"k{k}"]))
+        for optimizer, clip, k in itertools.product(OPTIMIZERS, CLIPS, (1, 2, 4))
+    ]
+    models = [f"{optimizer}-{model}" for model, optimizer in itertools.product(("frozenbn", "embedding"), OPTIMIZERS)]
+    return [*grid, *EXTRAS, *models]
+
+
+def train(name: str) -> dict:
+    """Train a case on this rank's part of each global batch; the weights, and how often gradients were reduced."""
+    keras.utils.set_random_seed(1)
+    model, x, y = _model_and_data(name)
+    optimizer = hvd.DistributedOptimizer(_optimizer(name))
+    if name.startswith("adam-lossscale-outside"):
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    model.compile(optimizer, "mse")
+    mine = np.arange(len(x)).reshape(STEPS, hvd.size(), -1)[:, hvd.rank()].ravel()
+    model.fit(x[mine], y[mine], batch_size=GLOBAL_BATCH // hvd.size(), epochs=1, shuffle=False, verbose=0)
+    pipeline = getattr(optimizer, "inner_optimizer", optimizer)._hvdkit.pipeline
+    return {"weights": [np.asarray(w) for w in model.get_weights()], "reductions": int(pipeline.reductions)}
+
+
+def train_all(cases: list[str]) -> dict:
+    """Train several cases in one process, one after the other."""
+    results = {}
+    for name in cases:
+        results[name] = train(name)
+        keras.backend.clear_session()
+    return results
+
+
+def _optimizer(name: str) -> keras.optimizers.Optimizer:
+    if name in EXTRAS:
+        return EXTRAS[name]()
+    optimizer, *words = name.split("-")
+    arguments = {}
+    for word in words:
+        arguments |= CLIPS.get(word, {})
+        if word in ("k2", "k4"):
+            arguments["gradient_accumulation_steps"] = int(word[1])
+    return OPTIMIZERS[optimizer](**arguments)
+
+
+def _model_and_data(name: str):
+    rng = np.random.default_rng(3)
+    n = STEPS * GLOBAL_BATCH
+    if name.endswith("embedding"):
+        x = rng.integers(0, 40, size=(n, 5)).astype("int32")
+        y = np.sin(x.sum(1, keepdims=True) / 10).astype("float32")
+        layers = [keras.Input((5,), dtype="int32"), keras.layers.Embedding(50, 8)]
+        layers.append(keras.layers.GlobalAveragePooling1D())
+    else:
+        x = rng.normal(size=(n, 6)).astype("float32")
+        y = np.sin(x.sum(1, keepdims=True)).astype("float32")
+        layers = [keras.Input((6,))]
+    layers.append(keras.layers.Dense(12, activation="tanh"))
+    if name.endswith("frozenbn"):
+        layers.append(keras.layers.BatchNormalization(trainable=False))
+    layers += [keras.layers.Dense(8, activation="tanh"), keras.layers.Dense(1)]
+    return keras.Sequential(layers), x, y

@@ -1,0 +1,1 @@
+"""Tests of hvdkit.horovod_build."""

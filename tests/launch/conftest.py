@@ -1,0 +1,156 @@
+"""Real launches for the tests: start `hvdkit run` (or a raw launcher), and look for processes left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hvdkit.launch.found import executable, horovod_build
+
+MARK = "HVDKIT_TEST_MARK"
+# What every script of these tests begins with.
+PRELUDE = "import os, signal, sys, time\nfrom hvdkit.env import launch_info\nrank = launch_info().rank\n"
+
+
+@dataclass
+class Ended:
+    """A finished command."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+class Cluster:
+    """Starts commands that carry a mark of this test in their environment, which all their descendants inherit."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self.mark = uuid.uuid4().hex
+        self.temporary = directory / "tmp"
+        self.temporary.mkdir()
+
+    def script(self, text: str, name: str = "script.py") -> str:
+        """Write a script that knows its ``rank``."""
+        path = self.directory / name
+        path.write_text(PRELUDE + textwrap.dedent(text))
+        return str(path)
+
+    def environ(self, extra: dict[str, str] | None = None) -> dict[str, str]:
+        """An environment with the mark, and a private place for run directories."""
+        # Open MPI's sockets stand in its own directory, whose path must be short; only ours go to the test's.
+        return {**os.environ, MARK: self.mark, "TMPDIR": str(self.temporary), "PRTE_MCA_prte_tmpdir_base": "/tmp",
+                "TF_CPP_MIN_LOG_LEVEL": "2", **(extra or {})}  # fmt: skip
+
+    def start(self, words, env: dict[str, str] | None = None, **options) -> subprocess.Popen:
+        """Start a command."""
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **options}
+        return subprocess.Popen(list(words), env=self.environ(env), cwd=self.directory, **options)
+
+    def finish(self, process: subprocess.Popen, timeout: float = 120) -> Ended:
+        """Wait for a command; past ``timeout`` seconds it counts as hanging."""
+        began = time.monotonic()
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.kill_all()
+            out, err = process.communicate()
+            pytest.fail(f"still running after {timeout} s\n{out.decode()[-3000:]}\n{err.decode()[-3000:]}")
+        seconds = time.monotonic() - began
+        return Ended(
+            process.returncode, (out or b"").decode(errors="replace"), (err or b"").decode(errors="replace"), seconds
+        )
+
+    def command(self, *words, launcher: str | None = None) -> list[str]:
+        """The words of `hvdkit run ...`."""
+        chosen = ["--launcher", launcher] if launcher else []
+        return [sys.executable, "-m", "hvdkit", "run", *chosen, *map(str, words)]
+
+    def run(self, *words, launcher: str | None = None, env: dict[str, str] | None = None, **options) -> Ended:
+        """`hvdkit run ...`, to its end."""
+        return self.finish(self.start(self.command(*words, launcher=launcher), env, **options))
+
+    def processes(self) -> list[psutil.Process]:
+        """The living processes that carry the mark."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def gone(self, within: float = 0.0) -> bool:
+        """Whether no process of this test is left, now or within some seconds."""
+        until = time.monotonic() + within
+        while self.processes() and time.monotonic() < until:
+            time.sleep(0.2)
+        assert not self.processes()
+        return True
+
+    def tidy(self) -> bool:
+        """Whether no run directory is left."""
+        return not list(self.temporary.glob("hvdkit-run-*"))
+
+    def kill_all(self) -> None:
+        """End what a failing test left."""
+        for process in self.processes():
+            with suppress(psutil.Error):
+                process.kill()
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A place to launch from; whatever is left of it is killed afterwards."""
+    made = Cluster(tmp_path)
+    yield made
+    made.kill_all()
+
+
+def missing(launcher: str) -> str | None:
+    """Why a launcher cannot be used here."""
+    build = horovod_build()
+    if build is None:
+        return "Horovod is not installed"
+    if executable(launcher) is None:
+        return f"{launcher} is not installed"
+    if not (build.gloo if launcher == "horovodrun" else build.mpi):
+        return f"Horovod was built without what {launcher} needs"
+    return None
+
+
+@pytest.fixture(params=["horovodrun", "mpirun"])
+def launcher(request):
+    """Each launcher that can be used here."""
+    reason = missing(request.param)
+    if reason:
+        pytest.skip(reason)
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def mpirun_words():
+    """A raw mpirun that starts ranks on this machine, whoever we are and however few its cores."""
+    reason = missing("mpirun")
+    if reason:
+        pytest.skip(reason)
+    return [executable("mpirun"), *(["--allow-run-as-root"] if os.geteuid() == 0 else []), "--oversubscribe"]
+
+
+@pytest.fixture(scope="session")
+def horovodrun_words():
+    """A raw horovodrun over Gloo."""
+    reason = missing("horovodrun")
+    if reason:
+        pytest.skip(reason)
+    return [executable("horovodrun"), "--gloo"]

@@ -1,0 +1,35 @@
+"""What the machine has, and a printed reason to skip where it has not."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+
+@functools.cache
+def _why_no_mpi() -> str | None:
+    from hvdkit.comm.horovod import library_built
+    from hvdkit.launch import run
+
+    if not library_built("mpi"):
+        return "Horovod was built without MPI: hvdkit install-horovod --with mpi"
+    try:
+        run(["-c", "pass"], 2, launcher="mpirun", module="this", dry_run=True)
+    except Exception as error:
+        return str(error)
+    return None
+
+
+def needs_mpi() -> None:
+    """Skip where no MPI can start ranks."""
+    reason = _why_no_mpi()
+    if reason:
+        pytest.skip(reason)
+
+
+def launcher_of(name: str) -> str:
+    """``"mpirun"`` skips a test where no MPI can start ranks, ``"horovodrun"`` never."""
+    if name == "mpirun":
+        needs_mpi()
+    return name
