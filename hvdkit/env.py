@@ -103,6 +103,11 @@ def flag(name: str, default: bool) -> bool:
     raise ConfigError(f"{PREFIX}{name} should be 0 or 1. Received: {value!r}.")
 
 
+def text(name: str, default: str) -> str:
+    """A word of ours, ``HVDKIT_<NAME>``."""
+    return os.environ.get(PREFIX + name, "").strip() or default
+
+
 def number(name: str, default: float) -> float:
     """A number of ours, ``HVDKIT_<NAME>``.
 

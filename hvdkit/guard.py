@@ -91,6 +91,8 @@ def _fit(original, *, proof: bool):
         try:
             return original(*bound.args, **bound.kwargs)
         except tf.errors.OpError as error:
+            if world.engine().failure is not None:
+                raise world.engine().failure from None
             broken = _BROKEN_OFF.search(str(error))
             if broken is None:
                 raise

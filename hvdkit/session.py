@@ -17,6 +17,7 @@ def init(
     memory_growth: bool = True,
     proof: bool | None = None,
     deadline: float | None = None,
+    engine: str | None = None,
 ) -> None:
     """Enter the world that ``horovodrun``, ``mpirun`` or ``hvdkit run`` started; a second call does nothing.
 
@@ -32,6 +33,9 @@ def init(
             ``hvd.callbacks.CommunicationProof``). None means True, or what ``HVDKIT_PROOF`` says.
         deadline: seconds a rank waits for the others in one collective before the job ends with a message that names
             who is missing. None means 600, or what ``HVDKIT_DEADLINE`` says; 0 waits for ever.
+        engine: what moves the bytes: ``"horovod"`` (over Gloo, MPI or NCCL), ``"mpi"`` (mpi4py on host memory, much
+            faster on CPUs), or ``"auto"``: ``mpi`` where an MPI started the ranks and they have no GPU. None means
+            ``"auto"``, or what ``HVDKIT_ENGINE`` says; the same on every rank.
 
     Raises:
         HorovodMissingError: launched on several ranks, but there is no Horovod that loads.
@@ -52,14 +56,14 @@ def init(
         raise UsageError(f"`deadline` must be 0 or more seconds. Received: deadline={deadline}.")
     if memory_growth:  # TensorFlow reads it when it starts its GPUs
         env.set_default("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    engine = world.connect(deadline, comm, process_sets)
-    if engine.size > 1:
+    entered = world.connect(deadline, comm, process_sets, engine or env.text("ENGINE", "auto"))
+    if entered.size > 1:
         _check_backend()
         from hvdkit import guard
         from hvdkit.comm import devices
 
         if pin_gpus:
-            devices.pin(engine.local_rank, engine.local_size)
+            devices.pin(entered.local_rank, entered.local_size)
         guard.install(proof=proof)
 
 

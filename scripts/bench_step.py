@@ -80,6 +80,8 @@ def compiled(variant: str, workload: str):
 def _tape_model(model):
     import horovod.tensorflow as horovod
     import keras
+
+    horovod.init()  # beside hvdkit's engine; where that is Horovod, a second call does nothing
     import tensorflow as tf
 
     class TapeModel(keras.Model):
@@ -206,6 +208,7 @@ def main() -> None:
     parser.add_argument("--workloads", default="W1,W2,W3", help="default: %(default)s")
     parser.add_argument("--np", type=int, default=2, help="ranks (default: %(default)s)")
     parser.add_argument("--launcher", default="horovodrun", choices=["horovodrun", "mpirun"])
+    parser.add_argument("--engine", default="auto", help="auto, horovod or mpi (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=15, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=1.0, help="of one region (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of each process (default: %(default)s)")
@@ -218,7 +221,7 @@ def main() -> None:
         for ranks, variants, against in ((1, ONE, "keras"), (arguments.np, SEVERAL, "horovod tape")):
             print(f"{workload}, {ranks} rank(s): {', '.join(variants)} ...", file=sys.stderr, flush=True)
             settings = (list(variants), arguments.rounds, arguments.seconds, arguments.threads)
-            environ = {"OMP_NUM_THREADS": str(arguments.threads)}
+            environ = {"OMP_NUM_THREADS": str(arguments.threads), "HVDKIT_ENGINE": arguments.engine}
             done = run_ranks(
                 ranks, measure, workload, *settings, launcher=arguments.launcher, timeout=3600, environ=environ
             )

@@ -33,3 +33,14 @@ def launcher_of(name: str) -> str:
     if name == "mpirun":
         needs_mpi()
     return name
+
+
+# How the tests enter a world: the launcher, and what moves the bytes.
+WORLDS = ("gloo", "horovod-mpi", "mpi")
+
+
+def world(name: str) -> dict:
+    """The arguments of ``run_ranks`` for one of ``WORLDS``; skips a test where no MPI can start ranks."""
+    if name == "gloo":
+        return {"launcher": "horovodrun"}
+    return {"launcher": launcher_of("mpirun"), "environ": {"HVDKIT_ENGINE": "mpi" if name == "mpi" else "horovod"}}

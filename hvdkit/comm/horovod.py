@@ -11,13 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 from hvdkit import env
-from hvdkit.comm.protocol import ReduceOp
+from hvdkit.comm import bits
+from hvdkit.comm.fusion import BUCKET_BYTES, in_buckets
+from hvdkit.comm.protocol import ReduceOp, check_reducible
 from hvdkit.errors import HorovodMissingError, UsageError
 from hvdkit.horovod_build import stamp
 
-# What Horovod's all-reduce takes; bfloat16 and the small or unsigned integers are not among them.
-REDUCIBLE = ("uint8", "int8", "int32", "int64", "float16", "float32", "float64")
-
+# Horovod copies tensors into a buffer of its own: a second copy of more than this costs more than it saves.
+_ALONE_FROM = 2**16
 
 # What steps aside while the library is imported: hvdkit.compat has stand-ins under Horovod's name.
 standing_aside: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
@@ -71,6 +72,8 @@ class HorovodEngine:
     """
 
     name = "horovod"
+    takes_arrays = False
+    failure = None
 
     def __init__(self, deadline: float = 600.0, comm: Any = None, process_sets: Any = None):
         env.set_default("HOROVOD_STALL_CHECK_TIME_SECONDS", str(math.ceil(deadline / 10) or 60))
@@ -88,21 +91,22 @@ class HorovodEngine:
         self._ops = {op: getattr(hvd, op.name.title()) for op in ReduceOp}
         self._set = hvd.global_process_set
         self._together = False
+        self._limits: tuple[int, int] | None = None
 
     def allreduce(
         self, tensors: list, op: ReduceOp, names: list[str] | None, prescale: float = 1.0, postscale: float = 1.0
     ) -> list:
-        for i, tensor in enumerate(tensors):
-            if tensor.dtype.name not in REDUCIBLE:
-                what = names[i] if names else getattr(tensor, "name", "the tensor")
-                raise TypeError(
-                    f"Horovod cannot reduce {tensor.dtype.name} ({what}). It reduces {', '.join(REDUCIBLE)}: "
-                    "cast it first, e.g. bfloat16 to float32."
-                )
+        check_reducible(tensors, names)
         if op is ReduceOp.ADASUM:
             self._check_adasum()
         if self._together:
             return self._allreduce_together(tensors, op, names, prescale, postscale)
+        if self._limits and op is not ReduceOp.ADASUM:  # which looks at each tensor by itself
+            reduce = lambda some, their_names, _owned: self._allreduce_each(some, op, their_names, prescale, postscale)
+            return in_buckets(reduce, tensors, names, self._limits)
+        return self._allreduce_each(tensors, op, names, prescale, postscale)
+
+    def _allreduce_each(self, tensors: list, op: ReduceOp, names: list[str] | None, prescale, postscale) -> list:
         reduced = []
         for i, tensor in enumerate(tensors):
             wire_op, scale = self._divided_before(tensor, op, prescale)
@@ -168,6 +172,11 @@ class HorovodEngine:
         part._together = True
         return part
 
+    def fused(self, bucket_bytes: int | None) -> HorovodEngine:
+        part = copy.copy(self)
+        part._limits = (BUCKET_BYTES, _ALONE_FROM) if bucket_bytes is None else (bucket_bytes, max(bucket_bytes, 1))
+        return part
+
     def add_process_set(self, ranks: list[int]) -> int:
         try:
             return self._hvd.add_process_set(ranks).process_set_id
@@ -191,19 +200,19 @@ class HorovodEngine:
         self._hvd.stop_timeline()
 
     def allgather(self, tensor: Any, name: str | None) -> Any:
-        sent = _sendable(tensor)
+        sent = bits.sendable(tensor)
         sent = sent if sent.shape.rank != 0 else sent[None]
         received = self._hvd.allgather(
             sent, name=name and _op_name(name), ignore_name_scope=bool(name), process_set=self._set
         )
-        return _restored(received, tensor)
+        return bits.restored(received, tensor)
 
     def broadcast(self, tensor: Any, root_rank: int, name: str | None) -> Any:
-        sent = _sendable(tensor)
+        sent = bits.sendable(tensor)
         received = self._hvd.broadcast(
             sent, root_rank, name=name and _op_name(name), ignore_name_scope=bool(name), process_set=self._set
         )
-        return _restored(received, tensor)
+        return bits.restored(received, tensor)
 
     def alltoall(self, tensor: Any, splits: Any, name: str | None) -> tuple[Any, Any]:
         if splits is None:
@@ -255,23 +264,6 @@ class HorovodEngine:
 def _op_name(name: str) -> str:
     """A name TensorFlow accepts for an operation, without a scope."""
     return re.sub(r"[^A-Za-z0-9_.]", "_", name)
-
-
-# What Horovod does not know, as what it knows of the same size.
-_BITS = {"bfloat16": "uint16", "uint32": "int32", "uint64": "int64"}
-
-
-def _sendable(tensor: Any) -> Any:
-    """What moves and is not summed can be any bits."""
-    import tensorflow as tf
-
-    return tf.bitcast(tensor, _BITS[tensor.dtype.name]) if tensor.dtype.name in _BITS else tensor
-
-
-def _restored(received: Any, tensor: Any) -> Any:
-    import tensorflow as tf
-
-    return tf.bitcast(received, tensor.dtype) if tensor.dtype.name in _BITS else received
 
 
 def library_built(feature: str) -> bool:

@@ -93,7 +93,7 @@ def grouped_allreduce(  # noqa: PLR0917  as allreduce
         received = engine.allreduce(list(sent), op, names, prescale_factor, postscale_factor)
         return [wire.decompress(r, context) for r, context in zip(received, contexts, strict=True)]
 
-    return _call(engine, collective, list(values)) if values else []
+    return _call(engine, collective, list(values), arrays=wire is Compression.none) if values else []
 
 
 def _op(op: ReduceOp | str | None, average: bool | None) -> ReduceOp:
@@ -232,15 +232,18 @@ def _allgather_bytes(data: bytes, process_set: ProcessSet | None) -> list[bytes]
     return [everything[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
-def _call(engine: Engine, collective: Callable[[list], list], values: list) -> list:
-    """Hand tensors to the engine as TensorFlow's, and NumPy back to whom gave NumPy."""
+def _call(engine: Engine, collective: Callable[[list], list], values: list, *, arrays: bool = True) -> list:
+    """Hand tensors to the engine as TensorFlow's, and NumPy back to whom gave NumPy; ``arrays`` may go as they are."""
     values = [_unwrap(value) for value in values]
     in_tensorflow = any(_is_tensorflow(value) for value in values)
-    if isinstance(engine, SingleEngine) and not in_tensorflow:
+    tf = sys.modules.get("tensorflow")
+    eager = tf is None or tf.executing_eagerly()
+    direct = isinstance(engine, SingleEngine) or (engine.takes_arrays and arrays and eager)
+    if direct and not in_tensorflow:
         return [np.asarray(out) for out in collective([np.asarray(value) for value in values])]
     import tensorflow as tf
 
-    if in_tensorflow or not tf.executing_eagerly():
+    if in_tensorflow or not eager:
         return collective([tf.convert_to_tensor(value) for value in values])
     # Host data stays on the host: on a GPU build these would otherwise travel there and back.
     with tf.device("CPU:0"):

@@ -35,6 +35,25 @@ class ReduceOp(str, Enum):
             raise ValueError(f"`op` must be one of {known}. Received: op={op!r}") from None
 
 
+# What can be reduced by every engine; bfloat16 and the small or unsigned integers are not among them.
+REDUCIBLE = ("uint8", "int8", "int32", "int64", "float16", "float32", "float64")
+
+
+def check_reducible(tensors: list, names: list[str] | None) -> None:
+    """Refuse dtypes that no engine reduces.
+
+    Raises:
+        TypeError: there is one; it is named.
+    """
+    for i, tensor in enumerate(tensors):
+        if tensor.dtype.name not in REDUCIBLE:
+            what = names[i] if names else getattr(tensor, "name", "the tensor")
+            raise TypeError(
+                f"{tensor.dtype.name} cannot be reduced ({what}). What can is {', '.join(REDUCIBLE)}: cast it first, "
+                "e.g. bfloat16 to float32."
+            )
+
+
 @runtime_checkable
 class Engine(Protocol):
     """Moves bytes between ranks.
@@ -45,6 +64,10 @@ class Engine(Protocol):
     """
 
     name: str
+    takes_arrays: bool
+    """Whether the collectives also take and return NumPy arrays."""
+    failure: Exception | None
+    """What broke a collective off, where the engine knows it better than TensorFlow's error."""
     rank: int
     size: int
     local_rank: int
@@ -77,6 +100,13 @@ class Engine(Protocol):
 
     def grouped(self) -> Engine:
         """This engine, but that it moves the tensors of one ``allreduce`` call together or not at all."""
+
+    def fused(self, bucket_bytes: int | None) -> Engine:
+        """This engine, but that it moves small tensors of one ``allreduce`` call in flat buckets.
+
+        ``bucket_bytes`` is the size of a bucket, and from which a tensor travels alone; None is what was measured to be
+        best, 0 fuses nothing.
+        """
 
     def add_process_set(self, ranks: list[int]) -> int:
         """Make a process set; its number."""

@@ -14,6 +14,8 @@ class SingleEngine:
     """The engine of a process that nobody launched."""
 
     name = "single"
+    takes_arrays = True
+    failure = None
     rank = 0
     size = 1
     local_rank = 0
@@ -56,6 +58,9 @@ class SingleEngine:
         return self
 
     def grouped(self) -> SingleEngine:
+        return self
+
+    def fused(self, bucket_bytes: int | None) -> SingleEngine:
         return self
 
     def add_process_set(self, ranks: list[int]) -> int:

@@ -5,20 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from hvdkit import env
+from hvdkit.comm.engines import ENGINES, choose
 from hvdkit.comm.protocol import Engine
 from hvdkit.comm.single import SingleEngine
 from hvdkit.errors import LaunchError, NotInitializedError
+from hvdkit.log import get_logger
 
 _engine: Engine | None = None
 
 
-def connect(deadline: float, comm: Any = None, process_sets: Any = None) -> Engine:
+def connect(deadline: float, comm: Any = None, process_sets: Any = None, engine: str = "auto") -> Engine:
     """Enter the world that the launcher made, once; a second call returns the same engine.
 
     Args:
         deadline: seconds a rank waits for the others in one collective; 0 waits for ever.
         comm: an ``mpi4py`` communicator or a list of ranks, to be the world instead of all ranks that were launched.
         process_sets: the ``ProcessSet`` to bring to life, or ``"dynamic"``.
+        engine: a name in ``comm.engines``, or ``"auto"``.
 
     Raises:
         HorovodMissingError: several ranks were launched, but there is no Horovod that loads.
@@ -28,16 +31,17 @@ def connect(deadline: float, comm: Any = None, process_sets: Any = None) -> Engi
     if _engine is None:
         info = env.launch_info()
         sets = process_sets if isinstance(process_sets, str) else list(process_sets or ())
-        engine = SingleEngine(sets) if info.size == 1 else _connect_horovod(deadline, comm, sets)
-        _check_size(info, engine, info.size if comm is None else _size_of(comm))
-        _engine = engine
+        made = SingleEngine(sets) if info.size == 1 else _connect(engine, info, deadline, comm, sets)
+        _check_size(info, made, info.size if comm is None else _size_of(comm))
+        _engine = made
     return _engine
 
 
-def _connect_horovod(deadline: float, comm: Any, process_sets: Any) -> Engine:
-    from hvdkit.comm.horovod import HorovodEngine
-
-    return HorovodEngine(deadline, comm, process_sets)
+def _connect(wanted: str, info: env.LaunchInfo, deadline: float, comm: Any, process_sets: Any) -> Engine:
+    name, why = choose(wanted, info)
+    made = ENGINES.resolve(name)(deadline, comm, process_sets)
+    get_logger().info("engine %s: %s.", name, why.rstrip("."))
+    return made
 
 
 def _size_of(comm: Any) -> int:

@@ -29,6 +29,8 @@ class Arguments:
         process_set: the ranks that share these gradients; None means all.
         scale_local: divide the gradients of local variables by the number of ranks.
         device_dense, device_sparse: where dense and sparse gradients are reduced; "" leaves it to TensorFlow.
+        bucket_bytes: the size of the flat buffers that small gradients are moved in; None is what was measured to be
+            best, 0 moves each by itself.
     """
 
     reducer: reducers.Reducer
@@ -40,6 +42,7 @@ class Arguments:
     scale_local: bool = True
     device_dense: str = ""
     device_sparse: str = ""
+    bucket_bytes: int | None = None
 
 
 def check(
@@ -54,6 +57,7 @@ def check(
     scale_local_gradients: bool,
     device_dense: str,
     device_sparse: str,
+    bucket_bytes: int | None = None,
 ) -> Arguments:
     """Arguments in Horovod's names, as ``Arguments``.
 
@@ -72,6 +76,8 @@ def check(
         raise UsageError(
             f"`gradient_predivide_factor` splits an average, and op={op.name.title()} is none.", fix="op=hvd.Average."
         )
+    if bucket_bytes is not None and (not isinstance(bucket_bytes, int) or bucket_bytes < 0):
+        raise UsageError(f"`bucket_bytes` must be a whole number of bytes. Received: bucket_bytes={bucket_bytes!r}.")
     if num_groups:
         warnings.warn("`num_groups` is called `groups` now.", DeprecationWarning, stacklevel=4)
         groups = num_groups if groups is None else groups
@@ -87,4 +93,5 @@ def check(
         scale_local=bool(scale_local_gradients),
         device_dense=device_dense,
         device_sparse=device_sparse,
+        bucket_bytes=bucket_bytes,
     )

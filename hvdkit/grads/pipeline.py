@@ -105,7 +105,7 @@ class GradientPipeline:
         if not dense:
             return {}
         how = self.arguments
-        engine = self.engine if how.groups is None else self.engine.grouped()
+        engine = self.engine.fused(how.bucket_bytes) if how.groups is None else self.engine.grouped()
         with _on(how.device_dense):
             wire = [_sendable(g) if how.predivide == 1 else _sendable(g) / how.predivide for g in dense.values()]
             received = how.reducer.reduce(wire, [names[i] for i in dense], how.op, engine)

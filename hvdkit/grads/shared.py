@@ -56,7 +56,17 @@ def _key(how: Arguments) -> tuple:
     reducer = _kind(how.reducer)
     set_id = 0 if how.process_set is None else how.process_set.process_set_id
     devices = (how.device_dense, how.device_sparse)
-    return reducer, how.op, how.sparse_as_dense, how.predivide, groups, set_id, how.scale_local, *devices
+    return (
+        reducer,
+        how.op,
+        how.sparse_as_dense,
+        how.predivide,
+        groups,
+        set_id,
+        how.scale_local,
+        how.bucket_bytes,
+        *devices,
+    )
 
 
 def _kind(reducer: Any) -> Any:

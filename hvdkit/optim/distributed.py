@@ -37,6 +37,8 @@ def DistributedOptimizer(  # noqa: PLR0917  Horovod's arguments in Horovod's ord
     groups: Any = None,
     process_set: ProcessSet = global_process_set,
     scale_local_gradients: bool = True,
+    *,
+    bucket_bytes: int | None = None,
 ) -> Any:
     """Make a Keras optimizer reduce its gradients over all ranks before it clips and applies them.
 
@@ -98,6 +100,7 @@ def DistributedOptimizer(  # noqa: PLR0917  Horovod's arguments in Horovod's ord
         scale_local_gradients=scale_local_gradients,
         device_dense=device_dense,
         device_sparse=device_sparse,
+        bucket_bytes=bucket_bytes,
     )
     if is_distributed(optimizer):
         raise UsageError(f"This {type(optimizer).__name__} is already distributed.", fix="wrap an optimizer only once.")

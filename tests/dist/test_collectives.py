@@ -1,4 +1,4 @@
-"""Every collective against what it should give, on 2 and 3 ranks, with Gloo and with MPI."""
+"""Every collective against what it should give, on 2 and 3 ranks, with each engine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 import hvdkit as hvd
 from hvdkit.testing import run_ranks
-from tests.machine import needs_mpi
+from tests.machine import world
 
 pytestmark = pytest.mark.dist
 
@@ -43,6 +43,22 @@ def collectives() -> dict:
     def graph(x):
         return hvd.allreduce(x, op=hvd.Sum), hvd.allgather(x)
 
+    @tf.function
+    def branches(x):
+        total = tf.constant(0.0)
+        for _ in tf.range(3):
+            total += hvd.allreduce(x, op=hvd.Sum) if total < 2.5 * size else hvd.allgather(x[None])[-1]
+        return total
+
+    out["branches"] = float(branches(tf.constant(1.0)))
+    with tf.GradientTape() as tape:
+        w = tf.constant(mine)
+        tape.watch(w)
+        moved = [hvd.allreduce(w), hvd.allgather(w), hvd.broadcast(w, 0), hvd.alltoall(tf.tile(w[None], [size, 1]))]
+        total = tf.add_n([tf.reduce_sum(m) * (rank + 1.0) for m in moved])
+    out["gradient"] = np.asarray(tape.gradient(total, w))
+    out["empty"] = [hvd.allreduce(np.zeros((0, 2))), hvd.allgather(np.zeros((0, 2))), hvd.allgather(np.zeros((rank, 0)))]
+    out["large"] = hvd.allreduce(np.full(3_000_001, rank + 1.0, np.float32))[[0, 1_500_000, -1]]
     out["graph"] = [np.asarray(t) for t in graph(tf.constant(mine))]
     kinds = [hvd.allreduce(tf.constant(mine)), hvd.allreduce(tf.Variable(mine)), hvd.allreduce(mine)]
     out["kinds"] = [tf.is_tensor(kinds[0]), tf.is_tensor(kinds[1]), isinstance(kinds[2], np.ndarray)]
@@ -73,21 +89,19 @@ def _message(call) -> str:
     return "no error"
 
 
-@pytest.fixture(scope="module", params=[(2, "horovodrun"), (3, "horovodrun"), (2, "mpirun")], ids=str)
+@pytest.fixture(scope="module", params=[(2, "gloo"), (3, "gloo"), (2, "horovod-mpi"), (2, "mpi"), (3, "mpi")], ids=str)
 def ranks(request):
-    n, launcher = request.param
-    if launcher == "mpirun":
-        needs_mpi()
-    return launcher, run_ranks(n, collectives, launcher=launcher).values
+    n, name = request.param
+    return name, run_ranks(n, collectives, **world(name)).values
 
 
 def test_who_am_i(ranks):
-    launcher, values = ranks
+    name, values = ranks
     n = len(values)
     for rank, out in enumerate(values):
         assert (out["rank"], out["size"]) == (rank, n)
         assert out["local"] == [rank, n] and out["cross"] == [0, 1]
-        gloo = launcher == "horovodrun"
+        gloo = name == "gloo"
         assert out["probes"] == [True, gloo, not gloo, False, False]
 
 
@@ -111,6 +125,12 @@ def test_reductions(ranks):
         assert out["grouped"][1].tolist() == [[sum(range(n))]]
         np.testing.assert_allclose(out["graph"][0], expected["SUM"])
         np.testing.assert_allclose(out["graph"][1], np.concatenate([base * f for f in factors]))
+        assert out["branches"] == 3 * n
+        mean = (n + 1) / 2  # of allreduce, of allgather (Horovod averages), of a broadcast at its root, of all-to-all
+        at_root = mean if out["rank"] == 0 else 0
+        np.testing.assert_allclose(out["gradient"], [mean + mean + at_root + factors.sum()] * 4)
+        assert [a.shape for a in out["empty"]] == [(0, 2), (0, 2), (sum(range(n)), 0)]
+        np.testing.assert_allclose(out["large"], [mean] * 3)
         assert out["kinds"] == [True, True, True]
 
 

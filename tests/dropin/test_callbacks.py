@@ -14,7 +14,7 @@ import hvdkit as hvd
 from hvdkit.keras_model import underlying
 from hvdkit.testing import run_ranks
 from tests.dropin.linear import Rates, linear, xy
-from tests.machine import launcher_of
+from tests.machine import world
 
 callbacks = hvd.callbacks
 
@@ -204,10 +204,10 @@ def on_two_ranks(folder: str) -> dict:
     return {"broadcast": _broadcast(hvd.rank()), "warmup": _warmup(), "best": _best(folder), "devices": _devices()}
 
 
-@pytest.fixture(scope="module", params=["horovodrun", "mpirun"])
+@pytest.fixture(scope="module", params=["gloo", "mpi"])
 def two_ranks(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("best")
-    ranks = run_ranks(2, on_two_ranks, str(folder), launcher=launcher_of(request.param))
+    ranks = run_ranks(2, on_two_ranks, str(folder), **world(request.param))
     return SimpleNamespace(folder=folder, ranks=ranks)
 
 

@@ -1,4 +1,4 @@
-"""The surface of ``horovod.tensorflow.keras`` on real ranks: 2 and 3 over Gloo, 2 over MPI."""
+"""The surface of ``horovod.tensorflow.keras`` on real ranks, with each engine."""
 
 from __future__ import annotations
 
@@ -7,24 +7,18 @@ import pytest
 
 from hvdkit.testing import run_ranks
 from tests.dropin import on_ranks
-from tests.machine import needs_mpi
+from tests.machine import world
 
 pytestmark = pytest.mark.dist
 
-WORLDS = {
-    "gloo-2": (2, "horovodrun"),
-    "gloo-3": (3, "horovodrun"),
-    "mpi-2": (2, "mpirun"),
-}
+WORLDS = [(2, "gloo"), (3, "gloo"), (2, "horovod-mpi"), (2, "mpi"), (3, "mpi")]
 
 
-@pytest.fixture(scope="module", params=list(WORLDS.values()), ids=list(WORLDS))
+@pytest.fixture(scope="module", params=WORLDS, ids=lambda world: f"{world[1]}-{world[0]}")
 def ranks(request):
     """What every rank returned, by the name of the check."""
-    n, launcher = request.param
-    if launcher == "mpirun":
-        needs_mpi()
-    values = run_ranks(n, on_ranks.everything, launcher=launcher, timeout=500).values
+    n, name = request.param
+    values = run_ranks(n, on_ranks.everything, **world(name), timeout=500).values
 
     def of(name: str) -> list[dict]:
         results = [value[name] for value in values]
@@ -32,7 +26,7 @@ def ranks(request):
         assert not raised, "\n".join(f"rank {rank}: {text}" for rank, text in raised.items())
         return results
 
-    of.size, of.launcher = n, launcher
+    of.size, of.world = n, name
     return of
 
 
@@ -142,7 +136,7 @@ def test_compressions(ranks):
 
 def test_adasum(ranks):
     for result in ranks("adasum"):
-        if ranks.launcher == "horovodrun":
+        if ranks.size == 3 or ranks.world == "gloo":
             assert ("power of two" if ranks.size == 3 else "over MPI only") in result["error"]
         else:
             assert result["parallel"] == pytest.approx([1.0] * 4)

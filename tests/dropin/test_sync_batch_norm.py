@@ -13,12 +13,12 @@ import tensorflow as tf
 import hvdkit as hvd
 from hvdkit.testing import run_ranks
 from tests.dropin import batch_norm
-from tests.machine import launcher_of
+from tests.machine import world
 
 
-@pytest.fixture(scope="module", params=["horovodrun", "mpirun"])
+@pytest.fixture(scope="module", params=["gloo", "mpi"])
 def two_ranks(request):
-    return run_ranks(2, batch_norm.on_two_ranks, launcher=launcher_of(request.param)).values
+    return run_ranks(2, batch_norm.on_two_ranks, **world(request.param)).values
 
 
 @pytest.mark.dist

@@ -1,0 +1,283 @@
+"""The engine of ranks that an MPI started, on host memory: no negotiation, no thread of its own."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hvdkit.comm import bits
+from hvdkit.comm.fusion import BUCKET_BYTES, in_buckets
+from hvdkit.comm.mpi import in_graph
+from hvdkit.comm.mpi.library import load
+from hvdkit.comm.mpi.patience import Patience
+from hvdkit.comm.mpi.ranks import MpiRanks
+from hvdkit.comm.mpi.timeline import Timeline
+from hvdkit.comm.protocol import ReduceOp, check_reducible
+from hvdkit.errors import HvdkitError, UsageError
+
+# A tensor of so many bytes travels as it is: copying it into a bucket would cost more than a meeting of its own.
+_ALONE_FROM = 2**20
+
+
+class MpiEngine:
+    """The world that mpirun or srun started, through mpi4py.
+
+    Ranks recognise a collective by its place in the program, and check what is in it. Inside a host they reduce through
+    shared memory, between hosts by MPI.
+
+    Args:
+        deadline: seconds a rank waits for the others in one collective before the job is ended, naming who is
+            missing; 0 waits for ever.
+        comm: an ``mpi4py`` communicator or a list of ranks to be the world instead of all that were launched.
+        process_sets: the ``ProcessSet`` to bring to life, or ``"dynamic"``.
+    """
+
+    name = "mpi"
+    takes_arrays = True
+
+    def __init__(self, deadline: float = 600.0, comm: Any = None, process_sets: Any = None):
+        mpi = load()
+        chosen = mpi.COMM_WORLD if comm is None else comm
+        if not hasattr(chosen, "Get_rank"):
+            chosen = mpi.COMM_WORLD.Create_group(mpi.COMM_WORLD.group.Incl(sorted(chosen)))
+        self._ranks = MpiRanks(chosen, Patience(chosen.rank, deadline))
+        self.failure: HvdkitError | None = None
+        self._world, self._limits, self._timeline = self, None, Timeline()
+        self._sets: dict[int, tuple[list[int], MpiRanks | None]] = {}
+        self._dynamic, self._made = isinstance(process_sets, str), 0
+        self._adopt(self._ranks)
+        for process_set in () if self._dynamic else process_sets or ():
+            if process_set.ranks is None:
+                process_set.ranks = self._ranks_of(process_set.mpi_comm)
+            process_set.process_set_id = self._make_set(process_set.ranks)
+        atexit.register(self._leave)
+
+    def _adopt(self, ranks: MpiRanks) -> None:
+        self._ranks = ranks
+        self.rank, self.size = ranks.rank, ranks.size
+        self.local_rank, self.local_size = ranks.local_rank, ranks.local_size
+        self.cross_rank, self.cross_size = ranks.cross_rank, ranks.cross_size
+
+    def allreduce(
+        self, tensors: list, op: ReduceOp, names: list[str] | None, prescale: float = 1.0, postscale: float = 1.0
+    ) -> list:
+        check_reducible(tensors, names)
+        if op is ReduceOp.ADASUM:
+            self._check_adasum()
+
+        def reduce(some: list, their_names: list[str] | None, owned: bool) -> list:
+            named = their_names or [None] * len(some)
+            return [self._allreduce(t, op, n, prescale, postscale, owned) for t, n in zip(some, named, strict=True)]
+
+        arrays = all(isinstance(tensor, np.ndarray) for tensor in tensors)
+        if self._limits and not arrays and op is not ReduceOp.ADASUM:  # which looks at each tensor by itself
+            return in_buckets(reduce, tensors, names, self._limits)
+        return reduce(tensors, names, False)
+
+    def _allreduce(self, tensor: Any, op: ReduceOp, name: str | None, prescale, postscale, owned: bool) -> Any:
+        if _dtype(tensor) == "float16":  # summed in float32, which holds what the sum of halves may lose
+            wide = self._allreduce(bits.cast(tensor, "float32"), op, name, prescale, postscale, False)
+            return bits.cast(wide, "float16")
+        kind = f"allreduce {op.value}"
+
+        def collective(x: np.ndarray) -> list:
+            what = _what(kind, name, x, x.shape)
+            return [self._ranks.allreduce(x, op, prescale, postscale, in_place=owned, what=what)]
+
+        def backward(upstream: Any) -> Any:
+            return self._allreduce(upstream, op, None, prescale, postscale, False)
+
+        return self._run(kind, collective, [tensor], [tensor], backward)[0]
+
+    def _check_adasum(self) -> None:
+        if self._ranks is not self._world._ranks:
+            raise UsageError("Adasum works among all ranks, not in a process set.", fix="op=hvd.Average.")
+        if self.size & (self.size - 1):
+            raise UsageError(f"Adasum needs a power of two of ranks. There are {self.size}.", fix="op=hvd.Average.")
+
+    def allgather(self, tensor: Any, name: str | None) -> Any:
+        tensor = tensor if len(tensor.shape) else tensor[None]
+
+        def collective(x: np.ndarray) -> list:
+            what = _what("allgather", name, x, ("rows", *x.shape[1:]))
+            self._ranks.same(what)
+            return [self._ranks.allgather(x, what)]
+
+        def backward(upstream: Any) -> Any:  # Horovod's: the average, and of it this rank's rows
+            import tensorflow as tf
+
+            rows = self.allgather(tf.shape(tensor)[:1], None)
+            begin = tf.reduce_sum(rows[: self.rank])
+            return self._allreduce(upstream, ReduceOp.AVERAGE, None, 1.0, 1.0, False)[begin : begin + rows[self.rank]]
+
+        return self._run("allgather", collective, [tensor], [_any_rows(tensor)], backward)[0]
+
+    def broadcast(self, tensor: Any, root_rank: int, name: str | None) -> Any:
+        root = self._ranks.names.index(root_rank)
+
+        def collective(x: np.ndarray) -> list:
+            what = _what(f"broadcast from {root_rank}", name, x, x.shape)
+            self._ranks.same(what)
+            return [self._ranks.broadcast(x, root, what)]
+
+        def backward(upstream: Any) -> Any:
+            return self._allreduce(upstream, ReduceOp.AVERAGE, None, 1.0, 1.0, False) * (self.rank == root)
+
+        return self._run("broadcast", collective, [tensor], [tensor], backward)[0]
+
+    def alltoall(self, tensor: Any, splits: Any, name: str | None) -> tuple[Any, Any]:
+        def collective(x: np.ndarray, *given: np.ndarray) -> list:
+            what = _what("alltoall", name, x, ("rows", *x.shape[1:]))
+            self._ranks.same(what)
+            return list(self._ranks.alltoall(x, given[0] if given else _even(len(x), self.size), what))
+
+        def backward(upstream: Any, _rows: Any) -> Any:
+            return self.alltoall(upstream, received[1], None)[0]
+
+        if splits is None and tensor.shape[0] is not None:
+            _even(tensor.shape[0], self.size)  # a rest is an error now, not when the graph runs
+        given = [] if splits is None else [bits.cast(splits, "int32")]
+        like = [_any_rows(tensor), np.empty(self.size, np.int32)]
+        received = self._run("alltoall", collective, [tensor, *given], like, backward)
+        return received[0], received[1]
+
+    def reducescatter(self, tensor: Any, op: ReduceOp, name: str | None) -> Any:
+        reduced = self.allreduce([tensor], op, name and [name])[0]
+        rows = reduced.shape[0] if reduced.shape[0] is not None else _rows_of(reduced)
+        each, more = rows // self.size, rows % self.size
+        smaller = min if isinstance(rows, int) else _minimum
+        begin = self.rank * each + smaller(self.rank, more)
+        return reduced[begin : begin + each + (smaller(self.rank + 1, more) - smaller(self.rank, more))]
+
+    def barrier(self) -> None:
+        self._ranks.same("barrier")
+        self._ranks.barrier()
+
+    def within(self, process_set_id: int, ranks: list[int]) -> MpiEngine:
+        part = copy.copy(self)
+        part._adopt(self._world._sets[process_set_id][1])
+        return part
+
+    def grouped(self) -> MpiEngine:
+        return self.fused(2**62)  # one bucket per dtype
+
+    def fused(self, bucket_bytes: int | None) -> MpiEngine:
+        part = copy.copy(self)
+        limit = BUCKET_BYTES if bucket_bytes is None else bucket_bytes
+        part._limits = (limit, max(limit, 1) if bucket_bytes is not None else min(_ALONE_FROM, limit))
+        return part
+
+    def add_process_set(self, ranks: list[int]) -> int:
+        if not self._dynamic:
+            raise UsageError(
+                f"The process set {ranks} cannot be made: this world has those it began with.",
+                fix='hvd.init(process_sets="dynamic").',
+            )
+        return self._make_set(ranks)
+
+    def _make_set(self, ranks: list[int]) -> int:
+        if any(ranks == known for known, _ in self._sets.values()):
+            raise UsageError(f"The process set {ranks} cannot be made: there is one with these ranks.", fix="use it.")
+        self._made += 1
+        mine = self._ranks.part(ranks, ranks) if self.rank in ranks else None
+        self._sets[self._made] = (list(ranks), mine)
+        return self._made
+
+    def _ranks_of(self, comm: Any) -> list[int]:
+        return sorted(comm.group.Translate_ranks(None, self._ranks.comm.group))
+
+    def remove_process_set(self, process_set_id: int) -> bool:
+        return self._sets.pop(process_set_id, None) is not None
+
+    def start_timeline(self, file_path: str, mark_cycles: bool) -> None:
+        if self.rank == 0:
+            self._timeline.start(file_path)
+
+    def stop_timeline(self) -> None:
+        self._timeline.stop()
+
+    def enabled(self, feature: str) -> bool:
+        return feature in ("mpi", "mpi_threads")
+
+    def shutdown(self) -> None:
+        atexit.unregister(self._leave)
+        self._leave()
+
+    def _leave(self) -> None:
+        for _, part in [*self._sets.values(), (None, self._ranks)]:
+            if part is not None:
+                part.leave()
+
+    def _run(self, kind: str, collective: Callable, inputs: list, like: list, backward: Callable) -> list:
+        """A collective, now or in the graph; ``like`` tells the results' dtypes and shapes."""
+
+        def watched(*arrays: np.ndarray) -> list:
+            try:
+                with self._timeline.span(kind, sum(a.nbytes for a in arrays)):
+                    return collective(*arrays)
+            except HvdkitError as error:
+                self._world.failure = error  # TensorFlow would only show its text, in the middle of a stack
+                raise
+
+        if all(isinstance(value, np.ndarray) for value in inputs):
+            return watched(*inputs)
+        import tensorflow as tf
+
+        bitcast = bits.NAMES.get(inputs[0].dtype.name)
+
+        @tf.custom_gradient
+        def differentiable(*tensors: Any) -> tuple:
+            sent = [tf.bitcast(tensors[0], bitcast) if bitcast else tensors[0], *tensors[1:]]
+            dtypes = [sent[0].dtype, *(tf.as_dtype(_dtype(other)) for other in like[1:])]
+            made = in_graph.call(watched, sent, dtypes)
+            made[0] = tf.bitcast(made[0], tensors[0].dtype) if bitcast else made[0]
+            for out, shape in zip(made, like, strict=True):
+                if hasattr(out, "set_shape") and not tf.executing_eagerly():
+                    out.set_shape(_static_shape(shape))
+
+            def gradient(*upstream: Any) -> list:
+                return [backward(*upstream), *[None] * (len(tensors) - 1)]
+
+            return tuple(made), gradient
+
+        return list(differentiable(*[tf.convert_to_tensor(value) for value in inputs]))
+
+
+def _what(kind: str, name: str | None, x: np.ndarray, shape: tuple) -> str:
+    return f"{kind}{f' {name}' if name else ''}, {x.dtype} [{', '.join(map(str, shape))}]"
+
+
+def _dtype(value: Any) -> str:
+    return value.dtype.name
+
+
+def _any_rows(tensor: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) if not isinstance(tensor, np.ndarray) else tensor
+
+
+def _static_shape(like: Any) -> Any:
+    return like.shape
+
+
+def _even(rows: int, size: int) -> np.ndarray:
+    if rows % size:
+        raise ValueError(f"{rows} rows cannot be shared out over {size} ranks evenly: pass `splits`.")
+    return np.full(size, rows // size, np.int32)
+
+
+def _rows_of(tensor: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.shape(tensor)[0]
+
+
+def _minimum(a: Any, b: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.minimum(a, b)

@@ -1,0 +1,211 @@
+"""All-reduce among the ranks of one host, through memory they share.
+
+Each rank writes a piece of its values into its own area; each then joins one share of that piece over all areas, and
+all read the shares. Every byte is written once and joined once, by ``n`` ranks at the same time: the traffic of a ring,
+without a message. Ranks tell one another how far they are by counters in the same memory, a cache line each; so a rank
+that does not come is known by name. Beside the counters stands what the rank is about to do: ranks whose collectives
+differ end with an error, where they would join what does not belong together.
+
+Pieces are small enough to stay in the cache, and have two slots, so that one is filled while another is still read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hvdkit.comm.mpi.patience import Patience, broken_off, differ
+
+# Measured (docs/benchmarks.md): smaller pieces pay for their meetings, larger ones leave the cache.
+SLOT_BYTES = 4 * 2**20
+_CACHE_LINE = 64
+_ALIGNED = _CACHE_LINE // 4
+_ARRIVED, _REDUCED, _DONE, _LEFT = range(4)
+# Each rank's page of the book: the counters in a cache line of their own, then two places for what it is about to do.
+_PAGE, _TEXT = 512, 224
+_PER_PAGE = _PAGE // 8
+_LAST_WORDS_SECONDS = 2.0
+_lock = threading.Lock()
+
+
+class HostMemory:
+    """The memory that this host's ranks share.
+
+    Args:
+        host: an mpi4py communicator of the ranks on this host.
+        names: their ranks in the world.
+        owners: how many of them join shares; the first so many.
+        patience: how long to wait.
+    """
+
+    def __init__(self, memory: mmap.mmap, me: int, names: list[int], owners: int, patience: Patience):
+        self._memory, self._me, self._names, self._owners = memory, me, names, owners
+        self._patience = patience
+        self._size = len(names)
+        self._book = memoryview(memory)[: self._size * _PAGE]
+        self._counters = self._book.cast("q")
+        self._number = 0
+        self._gone_since: float | None = None
+
+    @classmethod
+    def shared(cls, host: Any, names: list[int], owners: int, patience: Patience) -> HostMemory | None:
+        """Memory for this host, the same answer on all its ranks: None where it cannot be shared."""
+        size = _begin(host.size) + 2 * SLOT_BYTES * host.size
+        descriptor, path = -1, None
+        if host.rank == 0:
+            with contextlib.suppress(OSError, AttributeError):
+                descriptor = os.memfd_create("hvdkit")
+                os.posix_fallocate(descriptor, 0, size)  # full memory is an error here, and would be a signal later
+                path = f"/proc/{os.getpid()}/fd/{descriptor}"
+        path = host.bcast(path)
+        memory = None
+        if path is not None:
+            with contextlib.suppress(OSError):
+                descriptor = descriptor if host.rank == 0 else os.open(path, os.O_RDWR)
+                memory = mmap.mmap(descriptor, size)
+        everyone = host.allreduce(int(memory is not None)) == host.size
+        if descriptor >= 0:
+            os.close(descriptor)
+        return cls(memory, host.rank, names, owners, patience) if everyone else None
+
+    def allreduce(
+        self, x: np.ndarray, out: np.ndarray, join: np.ufunc, before: float, finish: Callable | None, what: str
+    ) -> None:
+        """Join ``x`` of all ranks into ``out``, which may be the same array.
+
+        Args:
+            x, out: flat, contiguous, of one dtype and size on every rank.
+            join: ``np.add``, ``np.minimum``, ...
+            before: what each value is multiplied with first.
+            finish: called with each joined share, to change it in place: join it with those of other hosts, divide it.
+            what: what this is, for messages.
+        """
+        step = SLOT_BYTES // x.itemsize
+        for at in range(0, x.size, step):
+            piece = f"{what}, values {at} to {x.size}" if at else what
+            self._piece(x[at : at + step], out[at : at + step], join, before, finish, piece)
+
+    def agree(self, what: str) -> None:
+        """Meet, and check that every rank is here for the same; raises as ``MpiRanks.same``."""
+        number = self._number = self._number + 1
+        self._wait(_DONE, number - 2, what)
+        self._write(number, what)
+        self._meet(_ARRIVED, number, what)
+        self._compare(number)
+        self._tell(_REDUCED, number)
+        self._tell(_DONE, number)
+
+    def check_gone(self, what: str) -> bool:
+        """Asked again and again by a rank that waits: has another one left, and not just after its own part?
+
+        Raises:
+            CommunicationError: one has left; some time after it did, so that its own error comes first.
+        """
+        gone = [str(self._names[r]) for r in range(self._size) if self._counters[r * _PER_PAGE + _LEFT]]
+        if gone:
+            self._gone_since = self._gone_since or time.monotonic()
+            if time.monotonic() - self._gone_since > _LAST_WORDS_SECONDS:
+                raise broken_off(f"missing ranks: {', '.join(gone)}, ended before {what}", self._patience.rank)
+        return False
+
+    def _piece(self, x, out, join, before, finish, what) -> None:
+        number = self._number = self._number + 1
+        self._wait(_DONE, number - 2, what)
+        areas = [self._area(rank, number % 2, x) for rank in range(self._size)]
+        if before == 1.0:
+            np.copyto(areas[self._me], x)
+        else:
+            np.multiply(x, x.dtype.type(before), out=areas[self._me])
+        self._write(number, what)
+        self._meet(_ARRIVED, number, what)
+        self._compare(number)
+        shares = self._shares(x.size)
+        begin, end = shares[self._me]
+        if begin < end:
+            mine = areas[self._me][begin:end]
+            for rank, area in enumerate(areas):
+                if rank != self._me:
+                    join(mine, area[begin:end], out=mine)
+            if finish:
+                finish(mine)
+        self._meet(_REDUCED, number, what)
+        for area, (begin, end) in zip(areas, shares, strict=True):
+            np.copyto(out[begin:end], area[begin:end])
+        self._tell(_DONE, number)
+
+    def leave(self) -> None:
+        """Say that this rank will come to no other collective."""
+        self._tell(_LEFT, 1)
+
+    def _area(self, rank: int, slot: int, like: np.ndarray) -> np.ndarray:
+        offset = _begin(self._size) + (2 * rank + slot) * SLOT_BYTES
+        return np.frombuffer(self._memory, like.dtype, like.size, offset)
+
+    def _shares(self, size: int) -> list[tuple[int, int]]:
+        """Each rank's part of a piece, beginning where a cache line does."""
+        each = -(-size // (self._owners * _ALIGNED)) * _ALIGNED
+        ends = [min(owner * each, size) for owner in range(self._owners + 1)]
+        return [(ends[min(r, self._owners)], ends[min(r + 1, self._owners)]) for r in range(self._size)]
+
+    def _write(self, number: int, what: str) -> None:
+        text = what.encode()[: _TEXT - 1]
+        begin = self._me * _PAGE + _CACHE_LINE + number % 2 * _TEXT
+        self._book[begin : begin + len(text) + 1] = text + b"\0"
+
+    def _compare(self, number: int) -> None:
+        begins = [rank * _PAGE + _CACHE_LINE + number % 2 * _TEXT for rank in range(self._size)]
+        mine = bytes(self._book[begins[self._me] : begins[self._me] + _TEXT]).split(b"\0", 1)[0] + b"\0"
+        if all([self._book[begin : begin + len(mine)] == mine for begin in begins]):  # noqa: C419  as below
+            return
+        texts = [
+            bytes(self._book[begin : begin + _TEXT]).split(b"\0", 1)[0].decode("utf-8", "replace") for begin in begins
+        ]
+        raise differ(dict(zip(self._names, texts, strict=True)), self._patience.rank)
+
+    def _meet(self, counter: int, number: int, what: str) -> None:
+        self._tell(counter, number)
+        self._wait(counter, number, what)
+
+    def _tell(self, counter: int, number: int) -> None:
+        _fence()
+        self._counters[self._me * _PER_PAGE + counter] = number
+
+    def _wait(self, counter: int, number: int, what: str) -> None:
+        counters, ranks = self._counters, range(counter, self._size * _PER_PAGE, _PER_PAGE)
+
+        def ready() -> bool:
+            return all([counters[i] >= number for i in ranks])  # noqa: C419  a list is faster here
+
+        def missing() -> str:
+            return ", ".join(str(self._names[r]) for r, i in enumerate(ranks) if counters[i] < number)
+
+        def ready_or_gone() -> bool:
+            return ready() or self.check_gone(what)
+
+        if not ready():
+            self._patience.wait(ready_or_gone, missing, what)
+        _fence()
+
+
+def _begin(size: int) -> int:
+    """Where the areas begin, after the counters: on a page."""
+    return -(-size * _PAGE // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def _fence() -> None:
+    """Keep values before the counter that announces them. x86 does by itself; elsewhere a lock taken twice does."""
+    if _weakly_ordered:
+        for _ in range(2):
+            with _lock:
+                pass
+
+
+_weakly_ordered = platform.machine() not in ("x86_64", "AMD64", "i686")

@@ -1,0 +1,76 @@
+"""mpi4py: its beginning, and its end, where MPI would wait for ranks that never come."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+from typing import Any
+
+from hvdkit import env
+from hvdkit.errors import LaunchError
+
+_ends_watched = False
+
+
+def load() -> Any:
+    """The MPI module of mpi4py, initialized, for several threads.
+
+    Raises:
+        LaunchError: it is not installed, does not load, or its MPI does not know this job's ranks.
+    """
+    info = env.launch_info()
+    already = sys.modules.get("mpi4py.MPI")
+    try:
+        import mpi4py
+
+        if already is None:
+            mpi4py.rc.finalize = False
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise LaunchError(
+            f"engine='mpi' needs mpi4py, which does not load: {error}.",
+            fix="pip install mpi4py (with the mpirun of its MPI), or hvd.init(engine='horovod').",
+            rank=info.rank,
+        ) from error
+    if MPI.COMM_WORLD.size != info.size:
+        raise LaunchError(
+            f"{info.launcher} started {info.size} ranks, but mpi4py came up with a world of {MPI.COMM_WORLD.size}.",
+            fix="start with the mpirun of the MPI that mpi4py loads, or hvd.init(engine='horovod').",
+            rank=info.rank,
+        )
+    if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
+        raise LaunchError(
+            "This MPI may be called from one thread only, and TensorFlow has several.", fix="engine='horovod'."
+        )
+    if not _ends_watched:
+        _watch_the_end(MPI, ours=already is None)
+    return MPI
+
+
+def _watch_the_end(mpi: Any, *, ours: bool) -> None:
+    """Finalize MPI when the program ends well, and not after an exception.
+
+    MPI_Finalize returns when every rank has called it: a rank that failed would wait there for one that sleeps. Without
+    it, the launcher sees a rank that ended badly, and ends the others.
+
+    Args:
+        mpi: mpi4py's MPI.
+        ours: whether it leaves the finalizing to this; a program that imported it first has that done by mpi4py.
+    """
+    global _ends_watched
+    _ends_watched = True
+    shown, failed = sys.excepthook, []
+
+    def remember(kind, error, traceback):
+        failed.append(error)
+        shown(kind, error, traceback)
+
+    def end() -> None:
+        if failed and not ours:
+            sys.stderr.flush()
+            mpi.COMM_WORLD.Abort(1)
+        if ours and not failed and not mpi.Is_finalized():
+            mpi.Finalize()
+
+    sys.excepthook = remember
+    atexit.register(end)

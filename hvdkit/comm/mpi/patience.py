@@ -1,0 +1,76 @@
+"""Waiting for other ranks, with an end: MPI's own waiting has none, and names nobody."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from hvdkit.errors import CommunicationError
+from hvdkit.log import get_logger
+
+_yield = getattr(os, "sched_yield", lambda: time.sleep(0))
+# Up to here a wait spins, giving the core away at each turn; then it sleeps, so that the model's threads get the core.
+_SPIN_SECONDS = 0.0003
+_SHORTEST_SLEEP, _LONGEST_SLEEP = 0.00005, 0.002
+
+
+class Patience:
+    """How long this rank waits for the others.
+
+    Args:
+        rank: this rank in the world.
+        deadline: seconds; 0 waits for ever. A warning comes after a tenth of it.
+    """
+
+    def __init__(self, rank: int, deadline: float):
+        self.rank = rank
+        self.deadline = deadline
+
+    def wait(self, ready: Callable[[], bool], missing: Callable[[], str], what: str) -> None:
+        """Return when ``ready()``.
+
+        Args:
+            ready: asked again and again.
+            missing: the ranks that have not come, in words; asked when it takes long.
+            what: what they are waited for in.
+
+        Raises:
+            CommunicationError: the deadline has passed.
+        """
+        if ready():
+            return
+        begin = time.perf_counter()
+        while time.perf_counter() - begin < _SPIN_SECONDS:
+            _yield()
+            if ready():
+                return
+        warn_at = self.deadline / 10 or 60.0
+        while not ready():
+            waited = time.perf_counter() - begin
+            if self.deadline and waited > self.deadline:
+                raise broken_off(f"missing ranks: {missing()}, {what}, for {waited:.0f} s", self.rank)
+            if waited > warn_at:
+                get_logger().warning("waiting for %.0f s: %s.", waited, what)
+                warn_at *= 10
+            time.sleep(min(_LONGEST_SLEEP, max(_SHORTEST_SLEEP, waited / 50)))
+
+
+def broken_off(said: str, rank: int) -> CommunicationError:
+    """The error of a rank whose peers are gone or did not come."""
+    return CommunicationError(
+        f"A collective was broken off: another rank ended or did not come in time ({said}).",
+        fix="look for the rank whose own traceback comes first. If every rank says only this, one of them made fewer "
+        "steps than the others or stopped by itself, and none failed.",
+        rank=rank,
+    )
+
+
+def differ(everyones: dict[int, str], rank: int) -> CommunicationError:
+    """The error of ranks that make different collectives: what each is about to do, by its number in the world."""
+    said = "; ".join(f"rank {name}: {text}" for name, text in everyones.items())
+    return CommunicationError(
+        f"The ranks do not make the same collective: {said}.",
+        fix="make the same calls in the same order, with the same shapes and dtypes, on every rank.",
+        rank=rank,
+    )

@@ -1,0 +1,200 @@
+"""Collectives of NumPy arrays among the ranks of an mpi4py communicator, none of which waits for ever."""
+
+from __future__ import annotations
+
+import functools
+import time
+import zlib
+from typing import Any
+
+import numpy as np
+
+from hvdkit.comm.mpi.adasum import adasum
+from hvdkit.comm.mpi.buffers import Buffers
+from hvdkit.comm.mpi.host_memory import HostMemory
+from hvdkit.comm.mpi.patience import Patience, differ
+from hvdkit.comm.protocol import ReduceOp
+
+_JOIN = {
+    ReduceOp.AVERAGE: np.add,
+    ReduceOp.SUM: np.add,
+    ReduceOp.MIN: np.minimum,
+    ReduceOp.MAX: np.maximum,
+    ReduceOp.PRODUCT: np.multiply,
+}
+_ROLL_CALL_SECONDS = 3.0
+_HERE = 1  # the tag of "I am in this collective too"
+
+
+class MpiRanks:
+    """Some ranks, and what they exchange.
+
+    Every rank makes the same calls in the same order.
+
+    Args:
+        comm: an mpi4py communicator; a copy of it is used.
+        patience: how long to wait.
+        names: the ranks of the communicator in the world.
+    """
+
+    def __init__(self, comm: Any, patience: Patience, names: list[int] | None = None):
+        from mpi4py import MPI
+
+        self._mpi = MPI
+        self.comm, self._patience = comm.Dup(), patience
+        self.rank, self.size = comm.rank, comm.size
+        self.names = names or list(range(comm.size))
+        host = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank, self.local_size = host.rank, host.size
+        self._across = comm.Split(self.local_rank)
+        self.cross_rank, self.cross_size = self._across.rank, self._across.size
+        owners, largest = comm.allreduce(host.size, MPI.MIN), comm.allreduce(host.size, MPI.MAX)
+        self.hosts = comm.allreduce(int(host.rank == 0))
+        here = host.allgather(self.names[self.rank])
+        self._memory = HostMemory.shared(host, here, owners, patience) if largest > 1 else None
+        if not comm.allreduce(int(self._memory is not None or largest == 1), MPI.MIN):
+            self._memory = None  # on every host or on none
+        self._across_names = self._across.allgather(self.names[self.rank])
+        self._buffers = Buffers()
+        host.Free()
+
+    def allreduce(
+        self, x: np.ndarray, op: ReduceOp, prescale: float = 1.0, postscale: float = 1.0, *, in_place: bool, what: str
+    ) -> np.ndarray:
+        """Join an array over the ranks.
+
+        Args:
+            x: of one of ``protocol.REDUCIBLE``.
+            op: how.
+            prescale, postscale: multiply before and after.
+            in_place: the result may overwrite ``x``.
+            what: a name for messages.
+        """
+        flat = np.ascontiguousarray(x).reshape(-1)
+        divisor = (self.size if op is ReduceOp.AVERAGE else 1) / postscale
+        if flat.dtype.kind != "f":  # whole numbers are scaled in float64 and cut off, as Horovod does
+            wire = flat if prescale == 1.0 else (flat * prescale).astype(flat.dtype)
+            out = self._join(wire, op, 1.0, 1.0, in_place or wire is not flat, what)
+            return (out if divisor == 1.0 else (out / divisor).astype(out.dtype)).reshape(x.shape)
+        return self._join(flat, op, prescale, divisor, in_place, what).reshape(x.shape)
+
+    def _join(self, x: np.ndarray, op: ReduceOp, before: float, divisor: float, in_place: bool, what: str):
+        out = x if in_place and x.flags.writeable else self._buffers.take(x.dtype, x.size)
+        if self._memory and op is not ReduceOp.ADASUM:
+            finish = functools.partial(self._finish, op=op, divisor=divisor, what=what)
+            alone = self.hosts == 1 and divisor == 1.0
+            self._memory.allreduce(x, out, _JOIN[op], before, None if alone else finish, what)
+            return out
+        if before != 1.0:
+            np.multiply(x, x.dtype.type(before), out=out)
+        elif out is not x:
+            np.copyto(out, x)
+        if op is ReduceOp.ADASUM:
+            adasum(out, self.rank, self.size, self._swap)
+        else:
+            request = self.comm.Iallreduce(self._mpi.IN_PLACE, out, self._native(op))
+            self._wait(request, what, self.comm, self.names)
+        return out if divisor == 1.0 else np.divide(out, out.dtype.type(divisor), out=out)
+
+    def _finish(self, part: np.ndarray, op: ReduceOp, divisor: float, what: str) -> None:
+        if self.hosts > 1:
+            request = self._across.Iallreduce(self._mpi.IN_PLACE, part, self._native(op))
+            self._wait(request, what, self._across, self._across_names)
+        if divisor != 1.0:
+            np.divide(part, part.dtype.type(divisor), out=part)
+
+    def _native(self, op: ReduceOp) -> Any:
+        return {ReduceOp.MIN: self._mpi.MIN, ReduceOp.MAX: self._mpi.MAX, ReduceOp.PRODUCT: self._mpi.PROD}.get(
+            op, self._mpi.SUM
+        )
+
+    def _swap(self, mine: np.ndarray, other: int) -> np.ndarray:
+        theirs = np.empty_like(mine)
+        requests = [self.comm.Isend(mine, other), self.comm.Irecv(theirs, other)]
+        for request in requests:
+            self._wait(request, "Adasum", self.comm, self.names)
+        return theirs
+
+    def allgather(self, x: np.ndarray, what: str) -> np.ndarray:
+        """The ranks' rows, one after the other."""
+        x = np.ascontiguousarray(x)
+        rows = np.empty(self.size, np.int64)
+        self._wait(self.comm.Iallgather(np.array([len(x)], np.int64), rows), what, self.comm, self.names)
+        out = np.empty((int(rows.sum()), *x.shape[1:]), x.dtype)
+        counts = (rows * _row_bytes(x)).tolist()
+        self._wait(self.comm.Iallgatherv(_bytes(x), [_bytes(out), counts]), what, self.comm, self.names)
+        return out
+
+    def broadcast(self, x: np.ndarray, root: int, what: str) -> np.ndarray:
+        """The root's array."""
+        out = np.array(x, copy=True, order="C")
+        self._wait(self.comm.Ibcast(_bytes(out), root), what, self.comm, self.names)
+        return out
+
+    def alltoall(self, x: np.ndarray, splits: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+        """Send ``splits[r]`` rows to rank r; the received rows and how many came from each rank."""
+        x, splits = np.ascontiguousarray(x), np.ascontiguousarray(splits, np.int32)
+        received = np.empty(self.size, np.int32)
+        self._wait(self.comm.Ialltoall(splits, received), what, self.comm, self.names)
+        out = np.empty((int(received.sum()), *x.shape[1:]), x.dtype)
+        sent, taken = ((rows.astype(np.int64) * _row_bytes(x)).tolist() for rows in (splits, received))
+        self._wait(self.comm.Ialltoallv([_bytes(x), sent], [_bytes(out), taken]), what, self.comm, self.names)
+        return out, received
+
+    def barrier(self) -> None:
+        """Return when every rank is here."""
+        self._wait(self.comm.Ibarrier(), "a barrier", self.comm, self.names)
+
+    def same(self, what: str) -> None:
+        """Check that every rank is about to make the same collective.
+
+        Args:
+            what: its kind, dtype, shape, ... in words.
+
+        Raises:
+            CommunicationError: on every rank, with what each is about to do.
+        """
+        if self._memory and self.hosts == 1:
+            self._memory.agree(what)
+            return
+        marks = np.empty(self.size, np.uint32)
+        mine = np.array([zlib.crc32(what.encode())], np.uint32)
+        self._wait(self.comm.Iallgather(mine, marks), what, self.comm, self.names)
+        if (marks != marks[0]).any():
+            texts = self.allgather(np.frombuffer(f"{what}\n".encode(), np.uint8), what).tobytes().decode().splitlines()
+            raise differ(dict(zip(self.names, texts, strict=True)), self._patience.rank)
+
+    def part(self, members: list[int], names: list[int]) -> MpiRanks:
+        """Some of these ranks; called by them alone."""
+        group = self.comm.group.Incl(members)
+        return MpiRanks(self.comm.Create_group(group), self._patience, names)
+
+    def leave(self) -> None:
+        """Say that this rank will come to no other collective."""
+        if self._memory:
+            self._memory.leave()
+
+    def _wait(self, request: Any, what: str, comm: Any, names: list[int]) -> None:
+        def ready() -> bool:
+            return request.Test() or bool(self._memory and self._memory.check_gone(what))
+
+        self._patience.wait(ready, lambda: self._missing(comm, names), what)
+
+    def _missing(self, comm: Any, names: list[int]) -> str:
+        """A roll call, at the end of patience: the ranks from which nothing is heard, or which wait for others."""
+        token = np.zeros(1, np.uint8)
+        others = [rank for rank in range(comm.size) if rank != comm.rank]
+        sent = [comm.Isend(token, rank, _HERE) for rank in others]  # noqa: F841  kept alive until all have answered
+        missing, until = set(others), time.monotonic() + _ROLL_CALL_SECONDS
+        while missing and time.monotonic() < until:
+            missing -= {rank for rank in missing if comm.Iprobe(rank, _HERE)}
+            time.sleep(0.01)
+        return ", ".join(str(names[rank]) for rank in sorted(missing)) or "none of those asked, but they wait too"
+
+
+def _bytes(x: np.ndarray) -> np.ndarray:
+    return x.reshape(-1).view(np.uint8)
+
+
+def _row_bytes(x: np.ndarray) -> int:
+    return x.dtype.itemsize * int(np.prod(x.shape[1:], dtype=np.int64))
