@@ -49,6 +49,7 @@ class Config(_Section):
     model: Named = Field(Named(name="cnn"), description="`cnn`, `mlp`, or `module:function`; and its arguments.")
     optimizer: Named = Field(Named(name="adam"), description="Any Keras optimizer, and its arguments.")
     compression: str | Named = Field("none", description="How gradients travel: none, fp16.")
+    engine: Literal["auto", "horovod", "mpi"] = Field("auto", description="What moves the bytes between ranks.")
     strategy: str | Named = Field("horovod", description="A process' devices: horovod, mirrored, hybrid.")
     loss: str = Field("sparse_categorical_crossentropy", description="A Keras loss.")
     metrics: tuple[str, ...] = Field(("accuracy",), description="Keras metrics.")

@@ -88,6 +88,7 @@ def _fit(original, *, proof: bool):
             bound.arguments["callbacks"] = _with_proof(
                 self, bound.arguments["callbacks"], bound.arguments["initial_epoch"]
             )
+        world.engine().failure = None
         try:
             return original(*bound.args, **bound.kwargs)
         except tf.errors.OpError as error:

@@ -71,7 +71,8 @@ def train(config: Config) -> Result:
     """
     spec = config.strategy if isinstance(config.strategy, Named) else Named(name=config.strategy)
     make_strategy = _named(STRATEGIES, spec.name)
-    hvd.init(pin_gpus=getattr(make_strategy, "pin_gpus", True))
+    engine = None if config.engine == "auto" else config.engine  # HVDKIT_ENGINE may have a say
+    hvd.init(pin_gpus=getattr(make_strategy, "pin_gpus", True), engine=engine)
     hvd.set_seed(config.seed)
     data = _named(DATA, config.data.name)
     arguments = {"test_fraction": config.data.test_fraction} if config.data.name in DATA.names() else {}

@@ -62,10 +62,12 @@ def in_buckets(
             reduced[bucket[0]] = reduce([tensors[bucket[0]]], first, False)[0]
             continue
         parts = [tensors[i] for i in bucket]
-        flat = tf.concat([tf.reshape(part, [-1]) for part in parts], 0)
+        # A reshape costs as much as a small copy: most small tensors are flat as they are.
+        flat = tf.concat([part if part.shape.rank == 1 else tf.reshape(part, [-1]) for part in parts], 0)
         (flat,) = reduce([flat], first and [f"{first[0]}.bucket"], True)
         pieces = tf.split(flat, [part.shape.num_elements() for part in parts])
-        reduced |= {i: tf.reshape(piece, part.shape) for i, piece, part in zip(bucket, pieces, parts, strict=True)}
+        for i, piece, part in zip(bucket, pieces, parts, strict=True):
+            reduced[i] = piece if part.shape.rank == 1 else tf.reshape(piece, part.shape)
     return [reduced[i] for i in range(len(tensors))]
 
 

@@ -252,6 +252,9 @@ class HorovodEngine:
         with tf.device("CPU:0"):
             self.allreduce([tf.zeros([1])], ReduceOp.SUM, None)
 
+    def why_halves_are_slow(self) -> str | None:
+        return "Gloo sums halves one by one, in software" if self._hvd.gloo_enabled() else None
+
     def enabled(self, feature: str) -> bool:
         if feature == "mpi_threads":
             return bool(self._hvd.mpi_enabled() and self._hvd.mpi_threads_supported())

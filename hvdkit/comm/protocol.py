@@ -120,6 +120,9 @@ class Engine(Protocol):
     def stop_timeline(self) -> None:
         """End the recording and close its file."""
 
+    def why_halves_are_slow(self) -> str | None:
+        """Why float16 takes no less time than float32 here, in a few words; None where it is worth its rounding."""
+
     def enabled(self, feature: str) -> bool:
         """Whether this run uses ``gloo``, ``mpi``, or may call MPI from several threads (``mpi_threads``)."""
 

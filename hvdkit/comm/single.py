@@ -76,6 +76,9 @@ class SingleEngine:
     def stop_timeline(self) -> None:
         return None
 
+    def why_halves_are_slow(self) -> str | None:
+        return None
+
     def enabled(self, feature: str) -> bool:
         return False
 

@@ -90,6 +90,8 @@ class GradientPipeline:
         with self.turns.turn() as made:
             reduced = {i: self._gather(g, names[i]) for i, g in shared.items() if _is_sparse(g)}
             dense = [i for i in shared if i not in reduced]
+            if self.arguments.groups is None:  # the last layer's comes first: so the first bucket is soon full
+                dense.reverse()
             for group in partition(dense, variables, self.arguments.groups):
                 reduced |= self._reduce({i: shared[i] for i in group}, names)
             made.extend(reduced.values())

@@ -29,6 +29,8 @@ EXTRAS = {
     "adam-lossscale-k2": lambda: keras.optimizers.LossScaleOptimizer(
         keras.optimizers.Adam(1e-3, clipnorm=0.1, gradient_accumulation_steps=2)
     ),
+    "adam-together": lambda: keras.optimizers.Adam(1e-3, global_clipnorm=0.2),
+    "adam-together-k2": lambda: keras.optimizers.Adam(1e-3, gradient_accumulation_steps=2),
     "adam-lossscale-outside": lambda: keras.optimizers.Adam(1e-3, global_clipnorm=0.2),
     "adam-lossscale-outside-k2": lambda: keras.optimizers.Adam(1e-3, gradient_accumulation_steps=2),
 }
@@ -51,7 +53,7 @@ def train(name: str) -> dict:
     optimizer = hvd.DistributedOptimizer(_optimizer(name))
     if name.startswith("adam-lossscale-outside"):
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    model.compile(optimizer, "mse")
+    model.compile(optimizer, "mse", steps_per_execution=5 if "together" in name else 1)
     mine = np.arange(len(x)).reshape(STEPS, hvd.size(), -1)[:, hvd.rank()].ravel()
     model.fit(x[mine], y[mine], batch_size=GLOBAL_BATCH // hvd.size(), epochs=1, shuffle=False, verbose=0)
     pipeline = getattr(optimizer, "inner_optimizer", optimizer)._hvdkit.pipeline

@@ -7,6 +7,7 @@ import pytest
 
 import hvdkit as hvd
 from hvdkit.testing import run_ranks
+from tests import machine
 from tests.equivalence import strategy_cases as cases
 
 pytestmark = pytest.mark.dist
@@ -29,6 +30,11 @@ def two_by_two():
     return run_ranks(2, cases.train_on_replicas, NAMES, ["CPU:0", "CPU:1"], timeout=600).values
 
 
+@pytest.fixture(scope="module")
+def two_by_two_mpi():
+    return run_ranks(2, cases.train_on_replicas, NAMES[::3], ["CPU:0", "CPU:1"], **machine.world("mpi")).values
+
+
 def test_wrong_use_is_refused():
     (alone,) = run_ranks(1, cases.say_what_is_refused).values
     assert "no device 'CPU:7' here. Known: CPU:0, CPU:1" in alone["no such device"]
@@ -45,8 +51,10 @@ def test_horovod_runs_on_a_device_of_its_process():
     assert run_ranks(2, cases.horovod_operations).values == [["CPU:1", "CPU:1"]] * 2
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("world", ["one_by_two", "two_by_two"])
+@pytest.mark.parametrize(
+    ("world", "name"),
+    [*((w, n) for w in ("one_by_two", "two_by_two") for n in NAMES), *(("two_by_two_mpi", n) for n in NAMES[::3])],
+)
 @pytest.mark.timeout(900)
 def test_replicas_are_one_process(name, world, plain, request):
     ranks = request.getfixturevalue(world)

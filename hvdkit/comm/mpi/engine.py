@@ -70,26 +70,30 @@ class MpiEngine:
             self._check_adasum()
 
         def reduce(some: list, their_names: list[str] | None, owned: bool) -> list:
-            named = their_names or [None] * len(some)
-            return [self._allreduce(t, op, n, prescale, postscale, owned) for t, n in zip(some, named, strict=True)]
+            named = zip(some, their_names or [None] * len(some), strict=True)
+            return [self._allreduce(t, op, name, (prescale, postscale), owned=owned) for t, name in named]
 
         arrays = all(isinstance(tensor, np.ndarray) for tensor in tensors)
         if self._limits and not arrays and op is not ReduceOp.ADASUM:  # which looks at each tensor by itself
             return in_buckets(reduce, tensors, names, self._limits)
         return reduce(tensors, names, False)
 
-    def _allreduce(self, tensor: Any, op: ReduceOp, name: str | None, prescale, postscale, owned: bool) -> Any:
+    def _allreduce(
+        self, tensor: Any, op: ReduceOp, name: str | None = None, scales: tuple = (1.0, 1.0), *, owned: bool = False
+    ) -> Any:
         if _dtype(tensor) == "float16":  # summed in float32, which holds what the sum of halves may lose
-            wide = self._allreduce(bits.cast(tensor, "float32"), op, name, prescale, postscale, False)
+            wide = self._allreduce(bits.cast(tensor, "float32"), op, name, scales)
             return bits.cast(wide, "float16")
-        kind = f"allreduce {op.value}"
+        kind, eager = f"allreduce {op.value}", in_graph.eager()
 
         def collective(x: np.ndarray) -> list:
             what = _what(kind, name, x, x.shape)
-            return [self._ranks.allreduce(x, op, prescale, postscale, in_place=owned, what=what)]
+            if eager:  # a graph is the same on every rank, as the pipeline has made sure
+                self._ranks.same_on_hosts(what)
+            return [self._ranks.allreduce(x, op, *scales, in_place=owned, what=what)]
 
         def backward(upstream: Any) -> Any:
-            return self._allreduce(upstream, op, None, prescale, postscale, False)
+            return self._allreduce(upstream, op, None, scales)
 
         return self._run(kind, collective, [tensor], [tensor], backward)[0]
 
@@ -112,7 +116,7 @@ class MpiEngine:
 
             rows = self.allgather(tf.shape(tensor)[:1], None)
             begin = tf.reduce_sum(rows[: self.rank])
-            return self._allreduce(upstream, ReduceOp.AVERAGE, None, 1.0, 1.0, False)[begin : begin + rows[self.rank]]
+            return self._allreduce(upstream, ReduceOp.AVERAGE)[begin : begin + rows[self.rank]]
 
         return self._run("allgather", collective, [tensor], [_any_rows(tensor)], backward)[0]
 
@@ -125,7 +129,7 @@ class MpiEngine:
             return [self._ranks.broadcast(x, root, what)]
 
         def backward(upstream: Any) -> Any:
-            return self._allreduce(upstream, ReduceOp.AVERAGE, None, 1.0, 1.0, False) * (self.rank == root)
+            return self._allreduce(upstream, ReduceOp.AVERAGE) * (self.rank == root)
 
         return self._run("broadcast", collective, [tensor], [tensor], backward)[0]
 
@@ -199,6 +203,9 @@ class MpiEngine:
 
     def stop_timeline(self) -> None:
         self._timeline.stop()
+
+    def why_halves_are_slow(self) -> str | None:
+        return "the MPI engine sums halves as float32, and moves those"
 
     def enabled(self, feature: str) -> bool:
         return feature in ("mpi", "mpi_threads")

@@ -18,6 +18,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,27 @@ _LAST_WORDS_SECONDS = 2.0
 _lock = threading.Lock()
 
 
+@dataclass(frozen=True)
+class How:
+    """How values are joined.
+
+    Attributes:
+        join: ``np.add``, ``np.minimum``, ...
+        before: what each value is multiplied with first.
+        finish: called with each joined share, to change it in place: join it with those of other hosts, divide it.
+    """
+
+    join: np.ufunc
+    before: float = 1.0
+    finish: Callable[[np.ndarray], None] | None = None
+
+
 class HostMemory:
     """The memory that this host's ranks share.
 
     Args:
-        host: an mpi4py communicator of the ranks on this host.
+        memory: the memory.
+        me: this rank's number among them.
         names: their ranks in the world.
         owners: how many of them join shares; the first so many.
         patience: how long to wait.
@@ -57,7 +74,7 @@ class HostMemory:
 
     @classmethod
     def shared(cls, host: Any, names: list[int], owners: int, patience: Patience) -> HostMemory | None:
-        """Memory for this host, the same answer on all its ranks: None where it cannot be shared."""
+        """Memory for the ranks of ``host``, an mpi4py communicator; None on all of them where it cannot be shared."""
         size = _begin(host.size) + 2 * SLOT_BYTES * host.size
         descriptor, path = -1, None
         if host.rank == 0:
@@ -76,22 +93,18 @@ class HostMemory:
             os.close(descriptor)
         return cls(memory, host.rank, names, owners, patience) if everyone else None
 
-    def allreduce(
-        self, x: np.ndarray, out: np.ndarray, join: np.ufunc, before: float, finish: Callable | None, what: str
-    ) -> None:
+    def allreduce(self, x: np.ndarray, out: np.ndarray, how: How, what: str) -> None:
         """Join ``x`` of all ranks into ``out``, which may be the same array.
 
         Args:
             x, out: flat, contiguous, of one dtype and size on every rank.
-            join: ``np.add``, ``np.minimum``, ...
-            before: what each value is multiplied with first.
-            finish: called with each joined share, to change it in place: join it with those of other hosts, divide it.
-            what: what this is, for messages.
+            how: what is done with the values.
+            what: what this is, for messages; the same on every rank.
         """
         step = SLOT_BYTES // x.itemsize
         for at in range(0, x.size, step):
             piece = f"{what}, values {at} to {x.size}" if at else what
-            self._piece(x[at : at + step], out[at : at + step], join, before, finish, piece)
+            self._piece(x[at : at + step], out[at : at + step], how, piece)
 
     def agree(self, what: str) -> None:
         """Meet, and check that every rank is here for the same; raises as ``MpiRanks.same``."""
@@ -116,14 +129,14 @@ class HostMemory:
                 raise broken_off(f"missing ranks: {', '.join(gone)}, ended before {what}", self._patience.rank)
         return False
 
-    def _piece(self, x, out, join, before, finish, what) -> None:
+    def _piece(self, x: np.ndarray, out: np.ndarray, how: How, what: str) -> None:
         number = self._number = self._number + 1
         self._wait(_DONE, number - 2, what)
         areas = [self._area(rank, number % 2, x) for rank in range(self._size)]
-        if before == 1.0:
+        if how.before == 1.0:
             np.copyto(areas[self._me], x)
         else:
-            np.multiply(x, x.dtype.type(before), out=areas[self._me])
+            np.multiply(x, x.dtype.type(how.before), out=areas[self._me])
         self._write(number, what)
         self._meet(_ARRIVED, number, what)
         self._compare(number)
@@ -133,9 +146,9 @@ class HostMemory:
             mine = areas[self._me][begin:end]
             for rank, area in enumerate(areas):
                 if rank != self._me:
-                    join(mine, area[begin:end], out=mine)
-            if finish:
-                finish(mine)
+                    how.join(mine, area[begin:end], out=mine)
+            if how.finish:
+                how.finish(mine)
         self._meet(_REDUCED, number, what)
         for area, (begin, end) in zip(areas, shares, strict=True):
             np.copyto(out[begin:end], area[begin:end])
@@ -168,6 +181,8 @@ class HostMemory:
         texts = [
             bytes(self._book[begin : begin + _TEXT]).split(b"\0", 1)[0].decode("utf-8", "replace") for begin in begins
         ]
+        self._tell(_REDUCED, number)  # those who read on may go on, where a program goes on after the error
+        self._tell(_DONE, number)
         raise differ(dict(zip(self._names, texts, strict=True)), self._patience.rank)
 
     def _meet(self, counter: int, number: int, what: str) -> None:

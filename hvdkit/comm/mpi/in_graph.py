@@ -7,6 +7,7 @@ on each rank: a variable that each collective reads before and writes after keep
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,12 @@ def _order() -> Any:
 
     with tf.init_scope(), tf.device("CPU:0"):
         return tf.Variable(0, dtype=tf.int64, trainable=False, name="hvdkit_order")
+
+
+def eager() -> bool:
+    """Whether what is called now is done now; without TensorFlow everything is."""
+    tf = sys.modules.get("tensorflow")
+    return tf is None or tf.executing_eagerly()
 
 
 def call(function: Callable[..., list], tensors: list, dtypes: list) -> list:
@@ -35,7 +42,7 @@ def call(function: Callable[..., list], tensors: list, dtypes: list) -> list:
     import tensorflow as tf
 
     with tf.device("CPU:0"):
-        if tf.executing_eagerly():
+        if eager():
             return [tf.convert_to_tensor(a) for a in function(*[np.asarray(t) for t in tensors])]
         order = _order()
         with tf.control_dependencies([order.read_value()]):

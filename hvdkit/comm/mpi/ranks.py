@@ -11,7 +11,7 @@ import numpy as np
 
 from hvdkit.comm.mpi.adasum import adasum
 from hvdkit.comm.mpi.buffers import Buffers
-from hvdkit.comm.mpi.host_memory import HostMemory
+from hvdkit.comm.mpi.host_memory import HostMemory, How
 from hvdkit.comm.mpi.patience import Patience, differ
 from hvdkit.comm.protocol import ReduceOp
 
@@ -44,7 +44,7 @@ class MpiRanks:
         self.comm, self._patience = comm.Dup(), patience
         self.rank, self.size = comm.rank, comm.size
         self.names = names or list(range(comm.size))
-        host = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        host = host_of(comm)
         self.local_rank, self.local_size = host.rank, host.size
         self._across = comm.Split(self.local_rank)
         self.cross_rank, self.cross_size = self._across.rank, self._across.size
@@ -73,17 +73,20 @@ class MpiRanks:
         flat = np.ascontiguousarray(x).reshape(-1)
         divisor = (self.size if op is ReduceOp.AVERAGE else 1) / postscale
         if flat.dtype.kind != "f":  # whole numbers are scaled in float64 and cut off, as Horovod does
-            wire = flat if prescale == 1.0 else (flat * prescale).astype(flat.dtype)
-            out = self._join(wire, op, 1.0, 1.0, in_place or wire is not flat, what)
+            flat = flat if prescale == 1.0 else (flat * prescale).astype(flat.dtype)
+            out = self._join(flat, self._out(flat, in_place), op, (1.0, 1.0), what)
             return (out if divisor == 1.0 else (out / divisor).astype(out.dtype)).reshape(x.shape)
-        return self._join(flat, op, prescale, divisor, in_place, what).reshape(x.shape)
+        return self._join(flat, self._out(flat, in_place), op, (prescale, divisor), what).reshape(x.shape)
 
-    def _join(self, x: np.ndarray, op: ReduceOp, before: float, divisor: float, in_place: bool, what: str):
-        out = x if in_place and x.flags.writeable else self._buffers.take(x.dtype, x.size)
+    def _out(self, x: np.ndarray, in_place: bool) -> np.ndarray:
+        return x if in_place and x.flags.writeable else self._buffers.take(x.dtype, x.size)
+
+    def _join(self, x: np.ndarray, out: np.ndarray, op: ReduceOp, scales: tuple[float, float], what: str) -> np.ndarray:
+        before, divisor = scales
         if self._memory and op is not ReduceOp.ADASUM:
             finish = functools.partial(self._finish, op=op, divisor=divisor, what=what)
             alone = self.hosts == 1 and divisor == 1.0
-            self._memory.allreduce(x, out, _JOIN[op], before, None if alone else finish, what)
+            self._memory.allreduce(x, out, How(_JOIN[op], before, None if alone else finish), what)
             return out
         if before != 1.0:
             np.multiply(x, x.dtype.type(before), out=out)
@@ -164,6 +167,11 @@ class MpiRanks:
             texts = self.allgather(np.frombuffer(f"{what}\n".encode(), np.uint8), what).tobytes().decode().splitlines()
             raise differ(dict(zip(self.names, texts, strict=True)), self._patience.rank)
 
+    def same_on_hosts(self, what: str) -> None:
+        """``same``, of what the ranks of one host find out by themselves in their memory."""
+        if not self._memory or self.hosts > 1:
+            self.same(what)
+
     def part(self, members: list[int], names: list[int]) -> MpiRanks:
         """Some of these ranks; called by them alone."""
         group = self.comm.group.Incl(members)
@@ -194,6 +202,13 @@ class MpiRanks:
 
 def _bytes(x: np.ndarray) -> np.ndarray:
     return x.reshape(-1).view(np.uint8)
+
+
+def host_of(comm: Any) -> Any:
+    """The ranks of a communicator that are on this host."""
+    from mpi4py import MPI
+
+    return comm.Split_type(MPI.COMM_TYPE_SHARED)
 
 
 def _row_bytes(x: np.ndarray) -> int:

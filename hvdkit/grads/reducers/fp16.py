@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 from hvdkit.comm.protocol import Engine, ReduceOp
+from hvdkit.log import get_logger
+
+
+@functools.cache
+def _say(why: str) -> None:
+    get_logger().info('compression "fp16" saves no time here: %s.', why)
 
 
 class FP16Compression:
@@ -17,6 +25,8 @@ class FP16Compression:
     def reduce(self, gradients: list, names: list[str], op: ReduceOp, engine: Engine) -> list:
         import tensorflow as tf
 
+        if why := engine.why_halves_are_slow():
+            _say(why)
         wire_op = ReduceOp.SUM if op is ReduceOp.AVERAGE else op
         sent = []
         for gradient in gradients:
