@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,15 @@ def kept_and_mixed() -> dict:
     kept = [several(tf.fill([2**19], float(hvd.rank() + k))) for k in range(3)]
     out["kept"] = [[float(t[0]), float(t[-1])] for t in first]
     out["kept in graphs"] = [[float(t[-1]) for t in step] for step in kept]
+    def late(x, seconds):
+        return tf.ensure_shape(tf.numpy_function(lambda v: (time.sleep(seconds), v)[1], [x], tf.float32), [])
+
+    @tf.function
+    def race(x):  # the second value is there first on rank 0, the first on rank 1
+        first, second = late(x, 0.4 * (hvd.rank() == 0)), late(x + 10, 0.4 * (hvd.rank() == 1))
+        return hvd.allreduce(first), hvd.allreduce(second)
+
+    out["race"] = [float(t) for t in race(tf.constant(1.0))]
     horovod.init()
     out["horovod"] = float(horovod.allreduce(tf.constant(float(hvd.rank())), op=horovod.Sum))
     out["after"] = float(hvd.allreduce(float(hvd.rank()), op=hvd.Sum))
@@ -84,6 +95,7 @@ def test_results_are_kept_and_calls_that_differ_are_errors():
         assert value["engine"] == "mpi"
         assert value["kept"] == [[i + 0.5] * 2 for i in range(5)]
         assert value["kept in graphs"] == [[k + i + 0.5 for i in range(4)] for k in range(3)]
+        assert value["race"] == [1.0, 11.0]
         assert value["horovod"] == value["after"] == 1.0 and value["goes on"] == 2.0
         for what, mine, theirs in (
             ("shapes", "float32 [3]", "float32 [4]"),
