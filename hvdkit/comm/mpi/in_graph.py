@@ -1,25 +1,16 @@
 """NumPy functions as operations of a graph, one after the other in the order of the program.
 
-Without negotiation, ranks recognise a collective by its place. TensorFlow starts operations in any order, another one
-on each rank: a variable that each collective reads before and writes after keeps the program's, in branches and loops.
+Without negotiation, ranks recognise a collective by its place, so each rank must keep the program's order. In a
+``tf.function`` it does: ``tf.numpy_function`` is stateful, and automatic control dependencies let stateful operations run
+one after the other, in branches and loops too. A test lets two ranks disagree about which one is ready first.
 """
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-
-
-@functools.cache
-def _order() -> Any:
-    import tensorflow as tf
-
-    with tf.init_scope(), tf.device("CPU:0"):
-        return tf.Variable(0, dtype=tf.int64, trainable=False, name="hvdkit_order")
 
 
 def eager() -> bool:
@@ -32,7 +23,7 @@ def call(function: Callable[..., list], tensors: list, dtypes: list) -> list:
     """``function`` of the tensors' values, now or when the graph runs.
 
     Args:
-        function: takes NumPy arrays, which it must not change, and returns a list of NumPy arrays.
+        function: takes NumPy arrays and returns a list of NumPy arrays.
         tensors: its arguments.
         dtypes: of what it returns.
 
@@ -44,10 +35,5 @@ def call(function: Callable[..., list], tensors: list, dtypes: list) -> list:
     with tf.device("CPU:0"):
         if eager():
             return [tf.convert_to_tensor(a) for a in function(*[np.asarray(t) for t in tensors])]
-        order = _order()
-        with tf.control_dependencies([order.read_value()]):
-            made = tf.numpy_function(function, tensors, dtypes)
-        made = list(made) if isinstance(made, list | tuple) else [made]
-        with tf.control_dependencies(made):
-            order.assign_add(1)
-        return made
+        made = tf.numpy_function(function, tensors, dtypes, stateful=True)
+        return list(made) if isinstance(made, list | tuple) else [made]
