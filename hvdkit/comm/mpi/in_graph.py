@@ -1,7 +1,7 @@
 """NumPy functions as operations of a graph, one after the other in the order of the program.
 
-Without negotiation, ranks recognise a collective by its place, so each rank must keep the program's order. In a
-``tf.function`` it does: ``tf.numpy_function`` is stateful, and automatic control dependencies let stateful operations run
+Without negotiation, ranks recognise a collective by its place, so each rank must keep the program's order. Inside a
+``tf.function`` it does: ``tf.numpy_function`` is stateful, and automatic control dependencies run stateful operations
 one after the other, in branches and loops too. A test lets two ranks disagree about which one is ready first.
 """
 
