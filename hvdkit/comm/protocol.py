@@ -104,8 +104,8 @@ class Engine(Protocol):
     def fused(self, bucket_bytes: int | None) -> Engine:
         """This engine, but that it moves small tensors of one ``allreduce`` call in flat buckets.
 
-        ``bucket_bytes`` is the size of a bucket, and from which a tensor travels alone; None is what was measured to be
-        best, 0 fuses nothing.
+        ``bucket_bytes`` is the size of a bucket, and from which a tensor travels alone; None is the engine's own
+        choice, 0 fuses nothing.
         """
 
     def add_process_set(self, ranks: list[int]) -> int:

@@ -29,8 +29,8 @@ class Arguments:
         process_set: the ranks that share these gradients; None means all.
         scale_local: divide the gradients of local variables by the number of ranks.
         device_dense, device_sparse: where dense and sparse gradients are reduced; "" leaves it to TensorFlow.
-        bucket_bytes: the size of the flat buffers that small gradients are moved in; None is what was measured to be
-            best, 0 moves each by itself.
+        bucket_bytes: the size of the flat buffers that small gradients are moved in; None is the engine's own choice,
+            0 moves each by itself.
     """
 
     reducer: reducers.Reducer

@@ -81,7 +81,7 @@ class MpiEngine:
     def _allreduce(
         self, tensor: Any, op: ReduceOp, name: str | None = None, scales: tuple = (1.0, 1.0), *, owned: bool = False
     ) -> Any:
-        if _dtype(tensor) == "float16":  # summed in float32, which holds what the sum of halves may lose
+        if tensor.dtype.name == "float16":  # summed in float32, which holds what the sum of halves may lose
             wide = self._allreduce(bits.cast(tensor, "float32"), op, name, scales)
             return bits.cast(wide, "float16")
         kind, eager = f"allreduce {op.value}", in_graph.eager()
@@ -187,7 +187,7 @@ class MpiEngine:
         if any(ranks == known for known, _ in self._sets.values()):
             raise UsageError(f"The process set {ranks} cannot be made: there is one with these ranks.", fix="use it.")
         self._made += 1
-        mine = self._ranks.part(ranks, ranks) if self.rank in ranks else None
+        mine = self._ranks.part(ranks) if self.rank in ranks else None
         self._sets[self._made] = (list(ranks), mine)
         return self._made
 
@@ -239,12 +239,12 @@ class MpiEngine:
         @tf.custom_gradient
         def differentiable(*tensors: Any) -> tuple:
             sent = [tf.bitcast(tensors[0], bitcast) if bitcast else tensors[0], *tensors[1:]]
-            dtypes = [sent[0].dtype, *(tf.as_dtype(_dtype(other)) for other in like[1:])]
+            dtypes = [sent[0].dtype, *(tf.as_dtype(other.dtype.name) for other in like[1:])]
             made = in_graph.call(watched, sent, dtypes)
             made[0] = tf.bitcast(made[0], tensors[0].dtype) if bitcast else made[0]
-            for out, shape in zip(made, like, strict=True):
+            for out, known in zip(made, like, strict=True):
                 if hasattr(out, "set_shape") and not tf.executing_eagerly():
-                    out.set_shape(_static_shape(shape))
+                    out.set_shape(known.shape)
 
             def gradient(*upstream: Any) -> list:
                 return [backward(*upstream), *[None] * (len(tensors) - 1)]
@@ -258,18 +258,10 @@ def _what(kind: str, name: str | None, x: np.ndarray, shape: tuple) -> str:
     return f"{kind}{f' {name}' if name else ''}, {x.dtype} [{', '.join(map(str, shape))}]"
 
 
-def _dtype(value: Any) -> str:
-    return value.dtype.name
-
-
 def _any_rows(tensor: Any) -> Any:
     import tensorflow as tf
 
     return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) if not isinstance(tensor, np.ndarray) else tensor
-
-
-def _static_shape(like: Any) -> Any:
-    return like.shape
 
 
 def _even(rows: int, size: int) -> np.ndarray:

@@ -172,10 +172,10 @@ class MpiRanks:
         if not self._memory or self.hosts > 1:
             self.same(what)
 
-    def part(self, members: list[int], names: list[int]) -> MpiRanks:
-        """Some of these ranks; called by them alone."""
+    def part(self, members: list[int]) -> MpiRanks:
+        """Some of the world's ranks; called by them alone."""
         group = self.comm.group.Incl(members)
-        return MpiRanks(self.comm.Create_group(group), self._patience, names)
+        return MpiRanks(self.comm.Create_group(group), self._patience, members)
 
     def leave(self) -> None:
         """Say that this rank will come to no other collective."""
