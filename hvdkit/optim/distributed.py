@@ -70,6 +70,8 @@ def DistributedOptimizer(  # noqa: PLR0917  Horovod's arguments in Horovod's ord
         process_set: the ranks that share the gradients; a rank outside it trains by itself.
         scale_local_gradients: divide the gradients of local variables by the number of ranks, so that they weigh what
             they weigh in the mean.
+        bucket_bytes: the size in bytes of the flat buffers that small gradients travel in, and from which one travels
+            alone; None is the engine's own choice, 0 moves each by itself. ``groups`` goes before it.
 
     Returns:
         The same optimizer, distributed.
