@@ -1,7 +1,7 @@
 """What several ranks need of ``fit`` itself, where no callback reaches: Keras' entry points, wrapped while they train.
 
 - the model is built before the first step, so that rank 0's weights can be sent before it;
-- the train step is not compiled by XLA: Horovod's operations have no place inside it;
+- XLA compiles the train step but for the reduction, which has no place inside it;
 - the communication proof is part of every ``fit``;
 - ranks other than 0 are silent, unless ``verbose`` says otherwise;
 - a collective that was broken off says so, instead of showing this rank's graph.
@@ -56,7 +56,7 @@ def install(*, proof: bool) -> None:
         "fit": functools.partial(_fit, proof=proof),
         "evaluate": _quiet,
         "predict": _quiet,
-        "make_train_function": _without_xla,
+        "make_train_function": _around_xla,
         "_maybe_symbolic_build": _build_early,
     }
     for name, wrapper in wrappers.items():
@@ -141,20 +141,23 @@ def _with_proof(model: keras.Model, callbacks: Any, initial_epoch: int) -> Any:
     return callbacks
 
 
-def _without_xla(original):
+def _around_xla(original):
     def make_train_function(self, force=False):
         wanted = self.jit_compile
-        if not wanted or _local:
+        if not wanted or _local or (self.train_function is not None and not force):
             return original(self, force=force)
-        get_logger().info(
-            "jit_compile is off for the train step: Horovod's reduction cannot be compiled by XLA. "
-            "Evaluation and prediction keep it."
-        )
+        from hvdkit.optim import compiled
+
+        step = compiled.train_step(self)
         self.jit_compile = False
+        if step is not None:
+            vars(self)["train_step"] = step
         try:
             return original(self, force=force)
         finally:
             self.jit_compile = wanted
+            if step is not None:
+                del vars(self)["train_step"]
 
     return make_train_function
 

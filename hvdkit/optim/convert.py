@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,10 +30,22 @@ class Distribution:
     variables: list = field(default_factory=list)
     local: LocalVariables = field(default_factory=LocalVariables)
     sum_of_passes: int = 1
+    _passes_through: bool = False
 
     def reduce(self, gradients: list, variables: list, numbers: list[int] | None) -> list:
         """Run the pipeline over the gradients that are not local."""
+        if self._passes_through:
+            return list(gradients)
         return self.pipeline(list(gradients), list(variables), numbers, local=self.local)
+
+    @contextlib.contextmanager
+    def reduced_already(self) -> Iterator[None]:
+        """Inside, ``reduce`` gives back what it gets: it went through the pipeline before."""
+        self._passes_through = True
+        try:
+            yield
+        finally:
+            self._passes_through = False
 
 
 class Registering:

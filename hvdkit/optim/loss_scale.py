@@ -71,11 +71,11 @@ def install_adoption() -> None:
     @functools.wraps(made)
     def __init__(self, *args, **kwargs):
         made(self, *args, **kwargs)
-        _adopt_once(self)
+        adopt_once(self)
 
     @functools.wraps(applied)
     def apply(self, grads, trainable_variables=None):
-        if _adopt_once(self):
+        if adopt_once(self):
             self.apply(grads, trainable_variables)
         else:
             applied(self, grads, trainable_variables)
@@ -84,7 +84,8 @@ def install_adoption() -> None:
     keras.optimizers.LossScaleOptimizer.apply = apply
 
 
-def _adopt_once(outer: Any) -> bool:
+def adopt_once(outer: Any) -> bool:
+    """``adopt`` a ``LossScaleOptimizer`` that has not been, around a distributed optimizer; whether it needed it."""
     needed = hasattr(outer.inner_optimizer, "_hvdkit") and not hasattr(outer, "_hvdkit")
     if needed:
         adopt(outer)
