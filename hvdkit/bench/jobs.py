@@ -1,0 +1,208 @@
+"""The side of a benchmark that gives turns: one variant's processes run, all others are stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from hvdkit import env
+from hvdkit.errors import HvdkitError
+
+_START_SECONDS, _TURN_SECONDS = 300.0, 600.0
+#: The share of all cores' time that others may use in a turn.
+QUIET = 0.05
+_REPEATS = 4
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What takes turns.
+
+    ``command`` starts its ranks; each calls ``station.serve`` with the folder in ``HVDKIT_BENCH_FOLDER``. ``batch`` is
+    the number of samples in a step of one rank.
+    """
+
+    name: str
+    ranks: int
+    batch: int
+    command: tuple[str, ...]
+    environ: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What was measured: samples per second of all ranks together, CPU seconds per 1,000 samples, the largest peak of
+    a rank's memory so far, and the share of all cores' time that others used."""
+
+    rate: float
+    cpu: float
+    peak_bytes: int
+    foreign: float
+
+
+class Job:
+    """A variant's processes."""
+
+    def __init__(self, variant: Variant, folder: Path):
+        self.variant, self._folder, self._turn = variant, folder, 0
+        folder.mkdir()
+        self._log = (folder / "output.log").open("wb")
+        environ = env.child({**variant.environ, "HVDKIT_BENCH_FOLDER": str(folder)})
+        self._process = subprocess.Popen(
+            variant.command,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._wait("ready", _START_SECONDS)
+
+    def turn(self, steps: int) -> Turn:
+        """Let it make so many steps."""
+        self._turn += 1
+        with self._running() as processes:
+            before = _Load(processes)
+            (self._folder / f"turn-{self._turn}").write_text(json.dumps({"steps": steps}))
+            done = self._wait(f"done-{self._turn}", _TURN_SECONDS)
+            foreign = before.foreign_since()
+        samples = steps * self.variant.batch * self.variant.ranks
+        return Turn(
+            rate=samples / max(rank["wall"] for rank in done),
+            cpu=1000 * sum(rank["cpu"] for rank in done) / samples,
+            peak_bytes=max(rank["peak_bytes"] for rank in done),
+            foreign=foreign,
+        )
+
+    def freeze(self) -> None:
+        """Stop its processes, so that they use no processor."""
+        for process in self._processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGSTOP)
+
+    def end(self) -> None:
+        """End it."""
+        (self._folder / "end").touch()
+        processes = self._processes()
+        self._thaw(processes)
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            pass
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait()
+        self._log.close()
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[list[psutil.Process]]:
+        processes = self._processes()
+        self._thaw(processes)
+        try:
+            yield processes
+        finally:
+            self.freeze()
+
+    def _thaw(self, processes: list[psutil.Process]) -> None:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)
+
+    def _processes(self) -> list[psutil.Process]:
+        try:
+            launcher = psutil.Process(self._process.pid)
+            return [launcher, *launcher.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def _wait(self, what: str, seconds: float) -> list[dict]:
+        paths = [self._folder / f"{what}-{rank}" for rank in range(self.variant.ranks)]
+        deadline = time.monotonic() + seconds
+        while not all(path.exists() for path in paths):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                said = (self._folder / "output.log").read_text(errors="replace")[-3000:]
+                ended = f"ended with {self._process.returncode}" if self._process.poll() is not None else "took too long"
+                raise HvdkitError(f"The benchmark's variant {self.variant.name!r} {ended}. It said:\n{said}")
+            time.sleep(0.005)
+        return [json.loads(path.read_text()) for path in paths]
+
+
+class _Load:
+    """Who uses the processors."""
+
+    def __init__(self, processes: list[psutil.Process]):
+        self._ours = [*processes, psutil.Process()]
+        self._begin, self._busy, self._own = time.monotonic(), _busy_seconds(), self._own_seconds()
+
+    def foreign_since(self) -> float:
+        used = (_busy_seconds() - self._busy) - (self._own_seconds() - self._own)
+        return max(0.0, used / ((time.monotonic() - self._begin) * (psutil.cpu_count() or 1)))
+
+    def _own_seconds(self) -> float:
+        total = 0.0
+        for process in self._ours:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
+
+
+def _busy_seconds() -> float:
+    times = psutil.cpu_times()._asdict()
+    # Time of guests is in that of users already; stolen time is another machine's on the same cores.
+    return sum(seconds for kind, seconds in times.items() if kind not in ("idle", "iowait", "guest", "guest_nice"))
+
+
+def interleave(variants: list[Variant], rounds: int, seconds: float, say=lambda text: None) -> dict[str, list[Turn]]:
+    """Give each variant a turn of so many seconds, round after round.
+
+    Args:
+        variants: with different names.
+        rounds: how many turns each gets.
+        seconds: about how long a turn is.
+        say: told how far it is.
+
+    Returns:
+        Per variant its turns. One in which others used more than ``QUIET`` of the cores was repeated; after
+        ``_REPEATS`` such turns the quietest counts.
+
+    Raises:
+        HvdkitError: a variant's processes ended; with what they said.
+    """
+    turns: dict[str, list[Turn]] = {variant.name: [] for variant in variants}
+    with tempfile.TemporaryDirectory(prefix="hvdkit-bench-") as folder, contextlib.ExitStack() as stack:
+        jobs, steps = [], {}
+        for number, variant in enumerate(variants):
+            say(f"starting {variant.name}")
+            job = Job(variant, Path(folder, str(number)))
+            stack.callback(job.end)
+            job.turn(3)
+            samples = 30 * variant.batch * variant.ranks
+            took = samples / statistics.median(job.turn(30).rate for _ in range(2))
+            steps[variant.name] = max(5, round(seconds / took * 30))
+            jobs.append(job)
+        for number in range(rounds):
+            say(f"round {number + 1} of {rounds}")
+            for job in jobs:
+                turns[job.variant.name].append(_quiet_turn(job, steps[job.variant.name]))
+    return turns
+
+
+def _quiet_turn(job: Job, steps: int) -> Turn:
+    tried: list[Turn] = []
+    while len(tried) < _REPEATS:
+        tried.append(job.turn(steps))
+        if tried[-1].foreign <= QUIET:
+            break
+    return min(tried, key=lambda turn: turn.foreign)

@@ -1,0 +1,43 @@
+"""The side of a benchmark that trains: waits for its turn, makes so many steps, and says how long they took.
+
+Only the standard library, and nothing else of hvdkit: the peers' programs load this file in environments of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_POLL_SECONDS = 0.002
+
+
+def serve(folder: str, rank: int, measure: Callable[[int], tuple[float, float]]) -> None:
+    """Take turns until the end is announced.
+
+    Args:
+        folder: where turns are announced and answered, as small JSON files.
+        rank: this rank.
+        measure: makes so many steps, together with the other ranks; wall seconds and CPU seconds of this process.
+    """
+    place, turn = Path(folder), 0
+    _write(place / f"ready-{rank}", {})
+    while True:
+        turn += 1
+        announced = place / f"turn-{turn}"
+        while not announced.exists():
+            if (place / "end").exists():
+                return
+            time.sleep(_POLL_SECONDS)
+        wall, cpu = measure(json.loads(announced.read_text())["steps"])
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        _write(place / f"done-{turn}-{rank}", {"wall": wall, "cpu": cpu, "peak_bytes": peak})
+
+
+def _write(path: Path, content: dict) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(content))
+    part.replace(path)

@@ -1,0 +1,108 @@
+"""A training step: ``fit`` of a workload, plain and with hvdkit. Run as a module, it is one rank of a variant."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from hvdkit.bench import station
+from hvdkit.bench.jobs import Variant
+from hvdkit.bench.workloads import WORKLOADS, data, model
+
+#: What a variant's name may be made of: whether ranks exchange, what moves the bytes, and what is added.
+PLAIN, CEILING = "Keras", "no exchange"
+
+
+def variants(workload: str, ranks: int, threads: int, engines: dict[str, tuple[str, str]], extras: list) -> list[Variant]:
+    """What takes turns.
+
+    Args:
+        workload: one of ``WORKLOADS``.
+        ranks: how many ranks; 1 compares hvdkit in a world of one with plain Keras.
+        threads: of each rank.
+        engines: a name and its launcher and engine, e.g. ``{"mpi": ("mpirun", "mpi")}``.
+        extras: what is added to each engine besides nothing: ``"fp16"``, ``"xla"``.
+    """
+    if ranks == 1:
+        return [variant(name, workload, 1, threads) for name in (PLAIN, "hvdkit")]
+    launcher, engine = next(iter(engines.values()))
+    made = [variant(CEILING, workload, ranks, threads, launcher, engine)]
+    for name, (launcher, engine) in engines.items():
+        for extra in ("", *(f" {extra}" for extra in extras)):
+            made.append(variant(f"hvdkit {name}{extra}", workload, ranks, threads, launcher, engine))
+    return made
+
+
+def variant(name: str, workload: str, ranks: int, threads: int, launcher: str = "", engine: str = "auto") -> Variant:
+    """One of ``variants``."""
+    rank = ("-m", "hvdkit.bench.step", name, workload, str(threads))
+    start = ("-m", "hvdkit", "run", "-np", str(ranks), "--launcher", launcher) if launcher else ()
+    environ = {"HVDKIT_ENGINE": engine, "OMP_NUM_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    environ |= {"HOROVOD_GLOO_TIMEOUT_SECONDS": "86400", "HVDKIT_DEADLINE": "0"}  # stopped, it must not be taken for dead
+    return Variant(name, ranks, WORKLOADS[workload][1], (sys.executable, *start, *rank), environ)
+
+
+def compiled(name: str, workload: str) -> tuple[Any, Any]:
+    """A variant's compiled model, and its batch repeated for ever."""
+    import keras
+    import tensorflow as tf
+
+    import hvdkit as hvd
+
+    keras.utils.set_random_seed(1)
+    made, batch, words = model(workload, keras), data(workload), name.split()
+    optimizer = keras.optimizers.SGD(0.001, momentum=0.9)
+    if words[0] == "hvdkit":
+        optimizer = hvd.DistributedOptimizer(optimizer, compression="fp16" if "fp16" in words else None)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    made.compile(optimizer, loss, jit_compile="xla" in words)
+    return made, tf.data.Dataset.from_tensors(batch).repeat()
+
+
+def fitting(made: Any, dataset: Any, *, exchange: bool) -> Callable[[int], tuple[float, float]]:
+    """A function that fits so many steps; their wall and CPU seconds."""
+    import hvdkit as hvd
+
+    def measure(steps: int) -> tuple[float, float]:
+        watch = _stopwatch()
+        with contextlib.nullcontext() if exchange else hvd.local_training():
+            made.fit(dataset, steps_per_epoch=steps + 2, epochs=1, verbose=0, callbacks=[watch])
+        return watch.wall, watch.cpu
+
+    return measure
+
+
+def _stopwatch() -> Any:
+    """A callback that times the steps of a fit from the third to the end, and nothing that comes around them."""
+    import keras
+
+    class Stopwatch(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 2:  # the communication proof has looked at the first step
+                self.begin = time.perf_counter(), time.process_time()
+
+        def on_epoch_end(self, epoch, logs=None):  # before the proof's, which guards add at the end
+            self.wall = time.perf_counter() - self.begin[0]
+            self.cpu = time.process_time() - self.begin[1]
+
+    return Stopwatch()
+
+
+def _rank(name: str, workload: str, threads: str) -> None:
+    import tensorflow as tf
+
+    import hvdkit as hvd
+
+    tf.config.threading.set_intra_op_parallelism_threads(int(threads))
+    hvd.init()
+    made, dataset = compiled(name, workload)
+    measure = fitting(made, dataset, exchange=name.startswith("hvdkit"))
+    station.serve(os.environ["HVDKIT_BENCH_FOLDER"], hvd.rank(), measure)
+
+
+if __name__ == "__main__":
+    _rank(*sys.argv[1:])
