@@ -18,7 +18,7 @@ import psutil
 from hvdkit import env
 from hvdkit.errors import HvdkitError
 
-_START_SECONDS, _TURN_SECONDS = 300.0, 600.0
+_START_SECONDS, _TURN_SECONDS, _END_SECONDS = 300.0, 600.0, 5.0
 #: The share of all cores' time that others may use in a turn.
 QUIET = 0.05
 _REPEATS = 4
@@ -95,10 +95,8 @@ class Job:
         (self._folder / "end").touch()
         processes = self._processes()
         self._thaw(processes)
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            pass
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -132,7 +130,9 @@ class Job:
         while not all(path.exists() for path in paths):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 said = (self._folder / "output.log").read_text(errors="replace")[-3000:]
-                ended = f"ended with {self._process.returncode}" if self._process.poll() is not None else "took too long"
+                ended = (
+                    f"ended with {self._process.returncode}" if self._process.poll() is not None else "took too long"
+                )
                 raise HvdkitError(f"The benchmark's variant {self.variant.name!r} {ended}. It said:\n{said}")
             time.sleep(0.005)
         return [json.loads(path.read_text()) for path in paths]

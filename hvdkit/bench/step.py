@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 from hvdkit.bench import station
@@ -17,7 +17,9 @@ from hvdkit.bench.workloads import WORKLOADS, data, model
 PLAIN, CEILING = "Keras", "no exchange"
 
 
-def variants(workload: str, ranks: int, threads: int, engines: dict[str, tuple[str, str]], extras: list) -> list[Variant]:
+def variants(
+    workload: str, ranks: int, threads: int, engines: dict[str, tuple[str, str]], extras: list
+) -> list[Variant]:
     """What takes turns.
 
     Args:
@@ -29,20 +31,23 @@ def variants(workload: str, ranks: int, threads: int, engines: dict[str, tuple[s
     """
     if ranks == 1:
         return [variant(name, workload, 1, threads) for name in (PLAIN, "hvdkit")]
-    launcher, engine = next(iter(engines.values()))
-    made = [variant(CEILING, workload, ranks, threads, launcher, engine)]
-    for name, (launcher, engine) in engines.items():
-        for extra in ("", *(f" {extra}" for extra in extras)):
-            made.append(variant(f"hvdkit {name}{extra}", workload, ranks, threads, launcher, engine))
+    made = [variant(CEILING, workload, ranks, threads, next(iter(engines.values())))]
+    for name, by in engines.items():
+        names = [f"hvdkit {name}", *(f"hvdkit {name} {extra}" for extra in extras)]
+        made += [variant(full, workload, ranks, threads, by) for full in names]
     return made
 
 
-def variant(name: str, workload: str, ranks: int, threads: int, launcher: str = "", engine: str = "auto") -> Variant:
-    """One of ``variants``."""
+def variant(name: str, workload: str, ranks: int, threads: int, by: tuple[str, str] = ("", "auto")) -> Variant:
+    """One of ``variants``; ``by`` is its launcher, "" for none, and its engine."""
+    launcher, engine = by
     rank = ("-m", "hvdkit.bench.step", name, workload, str(threads))
     start = ("-m", "hvdkit", "run", "-np", str(ranks), "--launcher", launcher) if launcher else ()
     environ = {"HVDKIT_ENGINE": engine, "OMP_NUM_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "2"}
-    environ |= {"HOROVOD_GLOO_TIMEOUT_SECONDS": "86400", "HVDKIT_DEADLINE": "0"}  # stopped, it must not be taken for dead
+    environ |= {
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": "86400",
+        "HVDKIT_DEADLINE": "0",
+    }  # stopped, it must not be taken for dead
     return Variant(name, ranks, WORKLOADS[workload][1], (sys.executable, *start, *rank), environ)
 
 
@@ -63,17 +68,11 @@ def compiled(name: str, workload: str) -> tuple[Any, Any]:
     return made, tf.data.Dataset.from_tensors(batch).repeat()
 
 
-def fitting(made: Any, dataset: Any, *, exchange: bool) -> Callable[[int], tuple[float, float]]:
-    """A function that fits so many steps; their wall and CPU seconds."""
-    import hvdkit as hvd
-
-    def measure(steps: int) -> tuple[float, float]:
-        watch = _stopwatch()
-        with contextlib.nullcontext() if exchange else hvd.local_training():
-            made.fit(dataset, steps_per_epoch=steps + 2, epochs=1, verbose=0, callbacks=[watch])
-        return watch.wall, watch.cpu
-
-    return measure
+def timed_fit(made: Any, dataset: Any, steps: int) -> tuple[float, float]:
+    """Wall and CPU seconds of so many steps of a fit."""
+    watch = _stopwatch()
+    made.fit(dataset, steps_per_epoch=steps + 2, epochs=1, verbose=0, callbacks=[watch])
+    return watch.wall, watch.cpu
 
 
 def _stopwatch() -> Any:
@@ -100,8 +99,10 @@ def _rank(name: str, workload: str, threads: str) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(int(threads))
     hvd.init()
     made, dataset = compiled(name, workload)
-    measure = fitting(made, dataset, exchange=name.startswith("hvdkit"))
-    station.serve(os.environ["HVDKIT_BENCH_FOLDER"], hvd.rank(), measure)
+    exchange = contextlib.nullcontext() if name.startswith("hvdkit") else hvd.local_training()
+    with exchange:
+        measure = functools.partial(timed_fit, made, dataset)
+        station.serve(os.environ["HVDKIT_BENCH_FOLDER"], hvd.rank(), measure)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from hvdkit.errors import CommunicationError
 from hvdkit.log import get_logger
 
 _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
-# Up to here a wait spins, giving the core to whoever wants it at each turn; then it sleeps. Sleeping from 0.3 ms on cost
-# a step of many small tensors a sixth of its speed, and was no faster with two ranks on each core (docs/benchmarks.md).
+# Up to here a wait spins, giving the core to whoever wants it at each turn; then it sleeps. To sleep from 0.3 ms on
+# cost a step of many small tensors a sixth of its speed, and gained nothing with two ranks on a core.
 _SPIN_SECONDS = 0.01
 _SHORTEST_SLEEP, _LONGEST_SLEEP = 0.00005, 0.002
 

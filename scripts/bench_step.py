@@ -1,0 +1,80 @@
+"""How fast is a training step? hvdkit beside plain Keras, no exchange at all, and the peers.
+
+    python scripts/bench_step.py                     without the peers: what `hvdkit bench step` does
+    scripts/bench_setup.sh .peers && python scripts/bench_step.py --peers .peers --json step.json --plot step.png
+
+Each variant runs in processes of its own, which stand still while another has its turn. Ratios are of turns of the same
+round; a turn in which others used the machine is repeated. "no exchange" is what the ranks reach when they do not
+communicate: the ceiling.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from hvdkit.bench import jobs, report, step
+from hvdkit.bench.workloads import WORKLOADS
+
+_HERE = Path(__file__).parent / "peers"
+ENGINES = {"mpi": ("mpirun", "mpi"), "gloo": ("horovodrun", "horovod")}
+
+
+def peers(folder: Path, workload: str, ranks: int, threads: int) -> list[jobs.Variant]:
+    """The peers' variants; ``folder`` is what bench_setup.sh made."""
+    keras2, torch = (folder.absolute() / name / "bin" for name in ("keras2", "torch"))
+    here = Path(sys.executable).parent
+    environ = step.variant("", workload, ranks, threads).environ
+    mpirun = ("mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", str(ranks))
+    last = (workload, str(threads))
+    commands = {}
+    for name, bin_, program in (("tape", here, "horovod_tape.py"), ("Keras 2", keras2, "horovod_keras2.py")):
+        rank = (str(bin_ / "python"), str(_HERE / program), *last)
+        commands[f"Horovod {name} gloo"] = (str(bin_ / "horovodrun"), "--gloo", "-np", str(ranks), *rank)
+        commands[f"Horovod {name} mpi"] = (str(bin_ / mpirun[0]), *mpirun[1:], *rank)
+    commands["DDP gloo"] = (str(torch / "python"), str(_HERE / "ddp.py"), str(ranks), *last)
+    commands["MultiWorkerMirrored"] = (str(here / "python"), str(_HERE / "multiworker.py"), str(ranks), *last)
+    batch, made = WORKLOADS[workload][1], []
+    for name, command in commands.items():
+        path = f"{Path(command[0]).parent}:{Path(__file__).parents[1]}"
+        more = {"PATH": f"{Path(command[0]).parent}:/usr/local/bin:/usr/bin:/bin"}
+        more["PYTHONPATH"] = path.rpartition(":")[2]
+        made.append(jobs.Variant(name, ranks, batch, command, {**environ, **more}))
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workloads", default="W1,W2,W3", help="default: %(default)s")
+    parser.add_argument("--np", type=int, default=2, help="ranks; 1 compares with plain Keras (default: %(default)s)")
+    parser.add_argument("--peers", type=Path, help="the folder that bench_setup.sh made")
+    parser.add_argument("--extras", default="fp16,xla", help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of one turn (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of each rank (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="write everything here")
+    parser.add_argument("--plot", type=Path, help="draw the ratios here (.png, .svg)")
+    arguments = parser.parse_args()
+
+    results, turns = [], {}
+    against = step.PLAIN if arguments.np == 1 else step.CEILING
+    for workload in arguments.workloads.split(","):
+        extras = [extra for extra in arguments.extras.split(",") if extra]
+        variants = step.variants(workload, arguments.np, arguments.threads, ENGINES, extras)
+        if arguments.peers and arguments.np > 1:
+            variants += peers(arguments.peers, workload, arguments.np, arguments.threads)
+        say = lambda text, workload=workload: print(f"{workload}: {text}", file=sys.stderr, flush=True)
+        turns[workload] = jobs.interleave(variants, arguments.rounds, arguments.seconds, say)
+        results += report.rows({"workload": workload, "ranks": arguments.np}, turns[workload], against)
+        print(report.table(results), flush=True)
+        if arguments.json:
+            report.save(arguments.json, vars(arguments), results, turns)
+    if arguments.plot:
+        report.plot(arguments.plot, turns, dict.fromkeys(turns, against))
+
+
+if __name__ == "__main__":
+    main()
