@@ -16,11 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from hvdkit.bench import jobs, report, step
+from hvdkit.bench import engines, jobs, step
 from hvdkit.bench.workloads import WORKLOADS
 
 _HERE = Path(__file__).parent / "peers"
-ENGINES = {"mpi": ("mpirun", "mpi"), "gloo": ("horovodrun", "horovod")}
 
 
 def peers(folder: Path, workload: str, ranks: int, threads: int) -> list[jobs.Variant]:
@@ -51,29 +50,21 @@ def main() -> None:
     parser.add_argument("--workloads", default="W1,W2,W3", help="default: %(default)s")
     parser.add_argument("--np", type=int, default=2, help="ranks; 1 compares with plain Keras (default: %(default)s)")
     parser.add_argument("--peers", type=Path, help="the folder that bench_setup.sh made")
-    parser.add_argument("--extras", default="fp16,xla", help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
+    parser.add_argument("--extras", default="", help="fp16,xla: each engine also with these")
+    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=5.0, help="of one turn (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of each rank (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write everything here")
+    parser.add_argument("--json", dest="save_as", type=Path, help="write everything here")
     parser.add_argument("--plot", type=Path, help="draw the ratios here (.png, .svg)")
-    arguments = parser.parse_args()
+    options = vars(parser.parse_args())
+    workloads, ranks, folder = options.pop("workloads").split(","), options.pop("np"), options.pop("peers")
+    extras = [extra for extra in options.pop("extras").split(",") if extra]
 
-    results, turns = [], {}
-    against = step.PLAIN if arguments.np == 1 else step.CEILING
-    for workload in arguments.workloads.split(","):
-        extras = [extra for extra in arguments.extras.split(",") if extra]
-        variants = step.variants(workload, arguments.np, arguments.threads, ENGINES, extras)
-        if arguments.peers and arguments.np > 1:
-            variants += peers(arguments.peers, workload, arguments.np, arguments.threads)
-        say = lambda text, workload=workload: print(f"{workload}: {text}", file=sys.stderr, flush=True)
-        turns[workload] = jobs.interleave(variants, arguments.rounds, arguments.seconds, say)
-        results += report.rows({"workload": workload, "ranks": arguments.np}, turns[workload], against)
-        print(report.table(results), flush=True)
-        if arguments.json:
-            report.save(arguments.json, vars(arguments), results, turns)
-    if arguments.plot:
-        report.plot(arguments.plot, turns, dict.fromkeys(turns, against))
+    def variants(workload: str) -> list[jobs.Variant]:
+        ours = step.variants(workload, ranks, options["threads"], engines.here() if ranks > 1 else {}, extras)
+        return [*ours, *(peers(folder, workload, ranks, options["threads"]) if folder and ranks > 1 else [])]
+
+    step.report_on(workloads, variants, ranks, **options)
 
 
 if __name__ == "__main__":

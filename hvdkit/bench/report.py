@@ -6,10 +6,14 @@ import datetime
 import json
 import platform
 import statistics
+import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import click
 
 from hvdkit.bench.jobs import QUIET, Turn
 from hvdkit.errors import UsageError
@@ -53,6 +57,11 @@ def table(all_rows: list[dict[str, Any]]) -> str:
     return "\n".join(
         [line(head), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *(line(r.values()) for r in all_rows)]
     )
+
+
+def progress(about: str) -> Callable[[str], None]:
+    """A function that says how far it is on the terminal, and nothing where there is none."""
+    return lambda text: click.echo(f"{about}: {text}", err=True) if sys.stderr.isatty() else None
 
 
 def versions() -> dict[str, str]:

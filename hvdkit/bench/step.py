@@ -7,13 +7,17 @@ import functools
 import os
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from hvdkit.bench import station
-from hvdkit.bench.jobs import Variant
+import click
+
+from hvdkit.bench import report, station
+from hvdkit.bench.jobs import Variant, interleave
 from hvdkit.bench.workloads import WORKLOADS, data, model
 
-#: What a variant's name may be made of: whether ranks exchange, what moves the bytes, and what is added.
+#: What others are compared to: with one rank, and with several.
 PLAIN, CEILING = "Keras", "no exchange"
 
 
@@ -49,6 +53,40 @@ def variant(name: str, workload: str, ranks: int, threads: int, by: tuple[str, s
         "HVDKIT_DEADLINE": "0",
     }  # stopped, it must not be taken for dead
     return Variant(name, ranks, WORKLOADS[workload][1], (sys.executable, *start, *rank), environ)
+
+
+def report_on(
+    workloads: list[str],
+    variants_of: Callable[[str], list[Variant]],
+    ranks: int,
+    *,
+    rounds: int,
+    seconds: float,
+    threads: int,
+    save_as: Path | None,
+    plot: Path | None,
+) -> None:
+    """Measure workloads one after the other, and print the table so far after each.
+
+    Args:
+        workloads: of ``WORKLOADS``.
+        variants_of: the variants of a workload; one is what the others are compared to.
+        ranks: how many ranks they have.
+        rounds, seconds: how many turns, and how long.
+        threads: of each rank; for the report.
+        save_as: a JSON file for everything.
+        plot: an image file for the ratios.
+    """
+    against, rows, turns = PLAIN if ranks == 1 else CEILING, [], {}
+    for workload in workloads:
+        turns[workload] = interleave(variants_of(workload), rounds, seconds, report.progress(workload))
+        rows += report.rows({"workload": workload, "ranks": ranks}, turns[workload], against)
+        click.echo(report.table(rows))
+        if save_as:
+            how = {"ranks": ranks, "rounds": rounds, "seconds": seconds, "threads": threads}
+            report.save(save_as, how, rows, turns)
+    if plot:
+        report.plot(plot, turns, dict.fromkeys(turns, against))
 
 
 def compiled(name: str, workload: str) -> tuple[Any, Any]:

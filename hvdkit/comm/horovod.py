@@ -16,6 +16,7 @@ from hvdkit.comm.fusion import BUCKET_BYTES, in_buckets
 from hvdkit.comm.protocol import ReduceOp, check_reducible
 from hvdkit.errors import HorovodMissingError, UsageError
 from hvdkit.horovod_build import stamp
+from hvdkit.horovod_build.recipe import REVISION
 
 # Horovod copies tensors into a buffer of its own: a second copy of more than this costs more than it saves.
 _ALONE_FROM = 2**16
@@ -78,7 +79,9 @@ class HorovodEngine:
     def __init__(self, deadline: float = 600.0, comm: Any = None, process_sets: Any = None):
         env.set_default("HOROVOD_STALL_CHECK_TIME_SECONDS", str(math.ceil(deadline / 10) or 60))
         env.set_default("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(math.ceil(deadline)))
-        env.set_default("HOROVOD_TIMELINE", "DYNAMIC")  # nothing is written before start_timeline
+        build = stamp.installed()
+        if build and build.parts.get("revision") == REVISION:  # another build's waiting for a start takes a whole core
+            env.set_default("HOROVOD_TIMELINE", "DYNAMIC")
         self._hvd = hvd = load()
         dynamic = isinstance(process_sets, str)
         native = process_sets if dynamic else [hvd.ProcessSet(s.mpi_comm or s.ranks) for s in process_sets or ()]

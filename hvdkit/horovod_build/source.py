@@ -1,4 +1,4 @@
-"""Horovod's sources: downloaded by pip, checked against their known hash, unpacked, edited in four places."""
+"""Horovod's sources: downloaded by pip, checked against their known hash, unpacked, edited in five places."""
 
 from __future__ import annotations
 
@@ -70,6 +70,12 @@ EDITS = (
         _STREAM_DECLARED,
         _STREAM_DEFINED,
         "GPU builds: TensorFlow no longer has the function for a stream's CUDA handle; the stream itself does",
+    ),
+    Edit(
+        "horovod/common/timeline.cc",
+        "std::this_thread::yield();",
+        "std::this_thread::sleep_for(std::chrono::milliseconds(10));",
+        "with HOROVOD_TIMELINE=DYNAMIC a thread of rank 0 took a whole core, also while no timeline was written",
     ),
     Edit(
         "horovod/runner/mpi_run.py",

@@ -22,7 +22,7 @@ def make_tree(folder, times):
 def test_each_edit_is_made_and_reported(tmp_path):
     tree = make_tree(tmp_path, 1)
     said = source.patch(tree)
-    assert len(said) == len(source.EDITS) == 4
+    assert len(said) == len(source.EDITS) == 5
     for edit, line in zip(source.EDITS, said, strict=True):
         assert (tree / edit.file).read_text() == f"before\n  {edit.new}\nafter\n"
         assert edit.file in line

@@ -1,0 +1,53 @@
+"""How much of what more ranks could reach, they do: 1, 2, 3, ... ranks, each beside as many that do not communicate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from hvdkit.bench import report, step
+from hvdkit.bench.jobs import interleave
+
+
+def report_on(
+    workloads: list[str],
+    most: int,
+    by: tuple[str, str],
+    *,
+    rounds: int,
+    seconds: float,
+    threads: int,
+    save_as: Path | None,
+    plot: Path | None,
+) -> None:
+    """Measure workloads one after the other with 1 to ``most`` ranks, and print the table so far after each.
+
+    Args:
+        workloads: of ``workloads.WORKLOADS``.
+        most: how many ranks at most.
+        by: their launcher and engine.
+        rounds, seconds: how many turns, and how long.
+        threads: of each rank.
+        save_as: a JSON file for everything.
+        plot: an image file for the ratios.
+    """
+    rows, turns, against = [], {}, {}
+    for workload in workloads:
+        pairs = {
+            ranks: [step.variant(name, workload, ranks, threads, by) for name in (step.CEILING, "hvdkit")]
+            for ranks in range(1, most + 1)
+        }
+        all_of_them = [replace(v, name=f"{v.name}, {ranks}") for ranks, pair in pairs.items() for v in pair]
+        done = interleave(all_of_them, rounds, seconds, report.progress(workload))
+        for ranks, pair in pairs.items():
+            key = f"{workload}, {ranks} ranks" if ranks > 1 else f"{workload}, 1 rank"
+            turns[key], against[key] = {v.name: done[f"{v.name}, {ranks}"] for v in pair}, step.CEILING
+            rows += report.rows({"workload": workload, "ranks": ranks}, turns[key], step.CEILING)
+        click.echo(report.table(rows))
+        if save_as:
+            how = {"most": most, "rounds": rounds, "seconds": seconds, "threads": threads, "by": by}
+            report.save(save_as, how, rows, turns)
+    if plot:
+        report.plot(plot, turns, against)

@@ -1,0 +1,121 @@
+"""``hvdkit bench``: how fast it is on this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hvdkit import env
+
+_EPILOG = """\b
+Examples:
+  hvdkit bench step                           a training step on 2 ranks of this host, with each engine there is
+  hvdkit bench step -np 1                     what hvdkit costs where there is nothing to share
+  hvdkit bench scaling -np 4 --workloads W2   1, 2, 3 and 4 ranks
+  hvdkit bench allreduce -np 4                all-reduce alone
+  mpirun -np 64 hvdkit bench allreduce        the same, among ranks that are launched already
+
+Variants take turns, and ratios are of turns of one round: they hold on a machine that others use too. A turn in which
+others took more than a twentieth of the cores is repeated.
+"""
+
+
+def _shared(command: Any) -> Any:
+    for option in (
+        click.option(
+            "-np", "--num-proc", "np", type=click.IntRange(min=1), default=2, show_default=True, help="Ranks."
+        ),
+        click.option(
+            "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns of each variant."
+        ),
+        click.option("--engines", default="", metavar="LIST", help="mpi, gloo, horovod-mpi [default: mpi,gloo]."),
+    ):
+        command = option(command)
+    return command
+
+
+def _of_steps(command: Any) -> Any:
+    for option in (
+        click.option("--plot", type=click.Path(path_type=Path), help="Draw the ratios here (.png, .svg)."),
+        click.option("--json", "save_as", type=click.Path(path_type=Path), help="Write everything here."),
+        click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each rank."),
+        click.option("--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Of one turn."),
+        click.option("--workloads", default="W1,W2,W3", show_default=True, callback=_workloads, help="See below."),
+    ):
+        command = option(command)
+    return _shared(command)
+
+
+def _workloads(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
+    from hvdkit.bench.workloads import WORKLOADS
+
+    names = [name.strip() for name in value.split(",")]
+    unknown = [name for name in names if name not in WORKLOADS]
+    if unknown:
+        known = "; ".join(f"{name}: {what}" for name, (what, _) in WORKLOADS.items())
+        raise click.BadParameter(f"no workload {', '.join(unknown)}. Known: {known}.")
+    return names
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Measure hvdkit on this machine.
+
+    \b
+    Workloads: W1  an MLP of 10 M parameters: many bytes
+               W2  a small CNN: much to compute
+               W3  242 small tensors
+    "no exchange" is what the ranks reach when they do not communicate: the ceiling.
+    """
+
+
+@command.command()
+@_of_steps
+@click.option("--extras", default="", metavar="LIST", help="fp16, xla: each also with these.")
+def step(np: int, engines: str, workloads: list[str], extras: str, **options: Any) -> None:
+    """A training step, beside no exchange at all (with -np 1: beside plain Keras)."""
+    from hvdkit.bench import step as steps
+    from hvdkit.bench.engines import here
+
+    ways = here(engines) if np > 1 else {}
+    words = [word.strip() for word in extras.split(",") if word.strip()]
+    steps.report_on(workloads, lambda w: steps.variants(w, np, options["threads"], ways, words), np, **options)
+
+
+@command.command()
+@_of_steps
+def scaling(np: int, engines: str, workloads: list[str], **options: Any) -> None:
+    """1 to NP ranks, each beside as many that do not communicate."""
+    from hvdkit.bench import scaling as scalings
+    from hvdkit.bench.engines import here
+
+    by = next(iter(here(engines).values()))
+    scalings.report_on(workloads, np, by, **options)
+
+
+@command.command()
+@_shared
+def allreduce(np: int, rounds: int, engines: str) -> None:
+    """All-reduce of NumPy arrays, beside raw mpi4py where an MPI launches the ranks."""
+    if env.launch_info().launcher == "none":
+        from hvdkit import launch
+        from hvdkit.bench.engines import here
+
+        words = ["bench", "allreduce", "--rounds", str(rounds)]
+        for name, (launcher, engine) in here(engines).items():
+            click.echo(f"{name}, {np} ranks", err=True)
+            code = launch.run(words, np, launcher=launcher, module="hvdkit", environ={"HVDKIT_ENGINE": engine})
+            if code:
+                sys.exit(code)
+        return
+    import hvdkit as hvd
+    from hvdkit.bench import allreduce as reductions
+    from hvdkit.bench import report
+
+    hvd.init()
+    taken = reductions.measure(rounds)
+    if hvd.rank() == 0:
+        click.echo(report.table(reductions.rows(taken)))
