@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from hvdkit.bench import engines, jobs, step
+from hvdkit.bench import engines, jobs, report, step
 from hvdkit.bench.workloads import WORKLOADS
 
 _HERE = Path(__file__).parent / "peers"
@@ -56,15 +56,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of each rank (default: %(default)s)")
     parser.add_argument("--json", dest="save_as", type=Path, help="write everything here")
     parser.add_argument("--plot", type=Path, help="draw the ratios here (.png, .svg)")
-    options = vars(parser.parse_args())
-    workloads, ranks, folder = options.pop("workloads").split(","), options.pop("np"), options.pop("peers")
-    extras = [extra for extra in options.pop("extras").split(",") if extra]
+    how = vars(parser.parse_args())
+    workloads, ranks, folder = how.pop("workloads").split(","), how.pop("np"), how.pop("peers")
+    extras, save_as, plot = [e for e in how.pop("extras").split(",") if e], how.pop("save_as"), how.pop("plot")
 
-    def variants(workload: str) -> list[jobs.Variant]:
-        ours = step.variants(workload, ranks, options["threads"], engines.here() if ranks > 1 else {}, extras)
-        return [*ours, *(peers(folder, workload, ranks, options["threads"]) if folder and ranks > 1 else [])]
+    def measure(workload: str) -> dict:
+        ours = step.variants(workload, ranks, how["threads"], engines.here() if ranks > 1 else {}, extras)
+        theirs = peers(folder, workload, ranks, how["threads"]) if folder and ranks > 1 else []
+        return jobs.interleave([*ours, *theirs], how["rounds"], how["seconds"], report.progress(workload))
 
-    step.report_on(workloads, variants, ranks, **options)
+    step.report_on(workloads, measure, {"ranks": ranks, **how}, save_as=save_as, plot=plot)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,17 @@ class Turn:
     rate: float
     cpu: float
     peak_bytes: int
-    foreign: float
+    foreign: float = 0.0
+
+    @classmethod
+    def of(cls, done: list[dict], samples: int, foreign: float = 0.0) -> Turn:
+        """From what each rank said (``station.timed``), and the samples of all ranks together."""
+        return cls(
+            rate=samples / max(rank["wall"] for rank in done),
+            cpu=1000 * sum(rank["cpu"] for rank in done) / samples,
+            peak_bytes=max(rank["peak_bytes"] for rank in done),
+            foreign=foreign,
+        )
 
 
 class Job:
@@ -76,13 +86,7 @@ class Job:
             (self._folder / f"turn-{self._turn}").write_text(json.dumps({"steps": steps}))
             done = self._wait(f"done-{self._turn}", _TURN_SECONDS)
             foreign = before.foreign_since()
-        samples = steps * self.variant.batch * self.variant.ranks
-        return Turn(
-            rate=samples / max(rank["wall"] for rank in done),
-            cpu=1000 * sum(rank["cpu"] for rank in done) / samples,
-            peak_bytes=max(rank["peak_bytes"] for rank in done),
-            foreign=foreign,
-        )
+        return Turn.of(done, steps * self.variant.batch * self.variant.ranks, foreign)
 
     def freeze(self) -> None:
         """Stop its processes, so that they use no processor."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,12 +16,10 @@ def report_on(
     workloads: list[str],
     most: int,
     by: tuple[str, str],
+    how: dict[str, Any],
     *,
-    rounds: int,
-    seconds: float,
-    threads: int,
-    save_as: Path | None,
-    plot: Path | None,
+    save_as: Path | None = None,
+    plot: Path | None = None,
 ) -> None:
     """Measure workloads one after the other with 1 to ``most`` ranks, and print the table so far after each.
 
@@ -28,26 +27,24 @@ def report_on(
         workloads: of ``workloads.WORKLOADS``.
         most: how many ranks at most.
         by: their launcher and engine.
-        rounds, seconds: how many turns, and how long.
-        threads: of each rank.
+        how: ``rounds``, ``seconds`` of a turn and ``threads`` of a rank.
         save_as: a JSON file for everything.
         plot: an image file for the ratios.
     """
     rows, turns, against = [], {}, {}
     for workload in workloads:
         pairs = {
-            ranks: [step.variant(name, workload, ranks, threads, by) for name in (step.CEILING, "hvdkit")]
+            ranks: [step.variant(name, workload, ranks, how["threads"], by) for name in (step.CEILING, "hvdkit")]
             for ranks in range(1, most + 1)
         }
         all_of_them = [replace(v, name=f"{v.name}, {ranks}") for ranks, pair in pairs.items() for v in pair]
-        done = interleave(all_of_them, rounds, seconds, report.progress(workload))
+        done = interleave(all_of_them, how["rounds"], how["seconds"], report.progress(workload))
         for ranks, pair in pairs.items():
-            key = f"{workload}, {ranks} ranks" if ranks > 1 else f"{workload}, 1 rank"
+            key = f"{workload}, {ranks} rank{'s' * (ranks > 1)}"
             turns[key], against[key] = {v.name: done[f"{v.name}, {ranks}"] for v in pair}, step.CEILING
             rows += report.rows({"workload": workload, "ranks": ranks}, turns[key], step.CEILING)
         click.echo(report.table(rows))
         if save_as:
-            how = {"most": most, "rounds": rounds, "seconds": seconds, "threads": threads, "by": by}
-            report.save(save_as, how, rows, turns)
+            report.save(save_as, {"most": most, "by": by, **how}, rows, turns)
     if plot:
         report.plot(plot, turns, against)

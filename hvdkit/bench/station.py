@@ -32,9 +32,13 @@ def serve(folder: str, rank: int, measure: Callable[[int], tuple[float, float]])
             if (place / "end").exists():
                 return
             time.sleep(_POLL_SECONDS)
-        wall, cpu = measure(json.loads(announced.read_text())["steps"])
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        _write(place / f"done-{turn}-{rank}", {"wall": wall, "cpu": cpu, "peak_bytes": peak})
+        _write(place / f"done-{turn}-{rank}", timed(measure, json.loads(announced.read_text())["steps"]))
+
+
+def timed(measure: Callable[[int], tuple[float, float]], steps: int) -> dict[str, float]:
+    """What a rank says of its turn: seconds of wall clock and CPU, and the most memory it ever had."""
+    wall, cpu = measure(steps)
+    return {"wall": wall, "cpu": cpu, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
 def _write(path: Path, content: dict) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from hvdkit.bench import report, station
-from hvdkit.bench.jobs import Variant, interleave
+from hvdkit.bench.jobs import Turn, Variant
 from hvdkit.bench.workloads import WORKLOADS, data, model
 
 #: What others are compared to: with one rank, and with several.
@@ -31,7 +31,8 @@ def variants(
         ranks: how many ranks; 1 compares hvdkit in a world of one with plain Keras.
         threads: of each rank.
         engines: a name and its launcher and engine, e.g. ``{"mpi": ("mpirun", "mpi")}``.
-        extras: what is added to each engine besides nothing: ``"fp16"``, ``"xla"``.
+        extras: what is added to each engine besides nothing: ``"fp16"``, ``"xla"``, ``"bucket=65536"``
+            (``bucket_bytes``).
     """
     if ranks == 1:
         return [variant(name, workload, 1, threads) for name in (PLAIN, "hvdkit")]
@@ -57,36 +58,59 @@ def variant(name: str, workload: str, ranks: int, threads: int, by: tuple[str, s
 
 def report_on(
     workloads: list[str],
-    variants_of: Callable[[str], list[Variant]],
-    ranks: int,
+    measure: Callable[[str], dict[str, list[Turn]]],
+    how: dict[str, Any],
     *,
-    rounds: int,
-    seconds: float,
-    threads: int,
-    save_as: Path | None,
-    plot: Path | None,
+    save_as: Path | None = None,
+    plot: Path | None = None,
 ) -> None:
     """Measure workloads one after the other, and print the table so far after each.
 
     Args:
         workloads: of ``WORKLOADS``.
-        variants_of: the variants of a workload; one is what the others are compared to.
-        ranks: how many ranks they have.
-        rounds, seconds: how many turns, and how long.
-        threads: of each rank; for the report.
+        measure: the turns of a workload's variants.
+        how: for the report: ``ranks``, and whatever else.
         save_as: a JSON file for everything.
         plot: an image file for the ratios.
     """
-    against, rows, turns = PLAIN if ranks == 1 else CEILING, [], {}
+    rows, turns, against = [], {}, {}
     for workload in workloads:
-        turns[workload] = interleave(variants_of(workload), rounds, seconds, report.progress(workload))
-        rows += report.rows({"workload": workload, "ranks": ranks}, turns[workload], against)
+        turns[workload] = measure(workload)
+        against[workload] = CEILING if CEILING in turns[workload] else PLAIN
+        rows += report.rows({"workload": workload, "ranks": how["ranks"]}, turns[workload], against[workload])
         click.echo(report.table(rows))
         if save_as:
-            how = {"ranks": ranks, "rounds": rounds, "seconds": seconds, "threads": threads}
             report.save(save_as, how, rows, turns)
     if plot:
-        report.plot(plot, turns, dict.fromkeys(turns, against))
+        report.plot(plot, turns, against)
+
+
+def among_ranks(workload: str, rounds: int, seconds: float) -> dict[str, list[Turn]]:
+    """As ``jobs.interleave``, of hvdkit and no exchange, among ranks that are launched already: in each process both.
+
+    Every rank calls it, and all get the same. What others use of the cores is not known then. Horovod's thread, where
+    it moves the bytes, slows down both.
+    """
+    import hvdkit as hvd
+
+    fits = {name: functools.partial(timed_fit, *compiled(name, workload)) for name in (CEILING, "hvdkit")}
+
+    def turn(name: str, steps: int) -> Turn:
+        hvd.barrier()
+        with hvd.local_training() if name == CEILING else contextlib.nullcontext():
+            done = station.timed(fits[name], steps)
+        return Turn.of(hvd.allgather_object(done), steps * WORKLOADS[workload][1] * hvd.size())
+
+    steps = {}
+    for name in fits:
+        turn(name, 3)
+        per_step = WORKLOADS[workload][1] * hvd.size() / turn(name, 30).rate
+        steps[name] = max(5, round(seconds / per_step))
+    turns: dict[str, list[Turn]] = {name: [] for name in fits}
+    for _ in range(rounds):
+        for name, its in turns.items():
+            its.append(turn(name, steps[name]))
+    return turns
 
 
 def compiled(name: str, workload: str) -> tuple[Any, Any]:
@@ -100,7 +124,9 @@ def compiled(name: str, workload: str) -> tuple[Any, Any]:
     made, batch, words = model(workload, keras), data(workload), name.split()
     optimizer = keras.optimizers.SGD(0.001, momentum=0.9)
     if words[0] == "hvdkit":
-        optimizer = hvd.DistributedOptimizer(optimizer, compression="fp16" if "fp16" in words else None)
+        bucket_bytes = next((int(word[7:]) for word in words if word.startswith("bucket=")), None)
+        compression = "fp16" if "fp16" in words else None
+        optimizer = hvd.DistributedOptimizer(optimizer, compression=compression, bucket_bytes=bucket_bytes)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     made.compile(optimizer, loss, jit_compile="xla" in words)
     return made, tf.data.Dataset.from_tensors(batch).repeat()

@@ -16,7 +16,7 @@ Examples:
   hvdkit bench step -np 1                     what hvdkit costs where there is nothing to share
   hvdkit bench scaling -np 4 --workloads W2   1, 2, 3 and 4 ranks
   hvdkit bench allreduce -np 4                all-reduce alone
-  mpirun -np 64 hvdkit bench allreduce        the same, among ranks that are launched already
+  mpirun -np 64 hvdkit bench step --workloads W1      among ranks that are launched already, on any hosts
 
 Variants take turns, and ratios are of turns of one round: they hold on a machine that others use too. A turn in which
 others took more than a twentieth of the cores is repeated.
@@ -43,7 +43,9 @@ def _of_steps(command: Any) -> Any:
         click.option("--json", "save_as", type=click.Path(path_type=Path), help="Write everything here."),
         click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each rank."),
         click.option("--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Of one turn."),
-        click.option("--workloads", default="W1,W2,W3", show_default=True, callback=_workloads, help="See below."),
+        click.option(
+            "--workloads", default="W1,W2,W3", show_default=True, callback=_workloads, help="See hvdkit bench --help."
+        ),
     ):
         command = option(command)
     return _shared(command)
@@ -74,26 +76,51 @@ def command() -> None:
 
 @command.command()
 @_of_steps
-@click.option("--extras", default="", metavar="LIST", help="fp16, xla: each also with these.")
-def step(np: int, engines: str, workloads: list[str], extras: str, **options: Any) -> None:
+@click.option("--extras", default="", metavar="LIST", help="fp16, xla, bucket=BYTES: each also with these.")
+def step(*, np: int, engines: str, workloads: list[str], extras: str, save_as: Path, plot: Path, **how: Any) -> None:
     """A training step, beside no exchange at all (with -np 1: beside plain Keras)."""
+    from hvdkit.bench import jobs, report
     from hvdkit.bench import step as steps
     from hvdkit.bench.engines import here
 
+    if env.launch_info().launcher != "none":
+        _among_ranks(workloads, how)
+        return
     ways = here(engines) if np > 1 else {}
     words = [word.strip() for word in extras.split(",") if word.strip()]
-    steps.report_on(workloads, lambda w: steps.variants(w, np, options["threads"], ways, words), np, **options)
+
+    def measure(workload: str) -> dict:
+        variants = steps.variants(workload, np, how["threads"], ways, words)
+        return jobs.interleave(variants, how["rounds"], how["seconds"], report.progress(workload))
+
+    steps.report_on(workloads, measure, {"ranks": np, **how}, save_as=save_as, plot=plot)
+
+
+def _among_ranks(workloads: list[str], how: dict[str, Any]) -> None:
+    import tensorflow as tf
+
+    import hvdkit as hvd
+    from hvdkit.bench import report
+    from hvdkit.bench import step as steps
+
+    tf.config.threading.set_intra_op_parallelism_threads(how["threads"])
+    hvd.init()
+    for workload in workloads:
+        turns = steps.among_ranks(workload, how["rounds"], how["seconds"])
+        if hvd.rank() == 0:
+            rows = report.rows({"workload": workload, "ranks": hvd.size()}, turns, steps.CEILING)
+            click.echo(report.table(rows))
 
 
 @command.command()
 @_of_steps
-def scaling(np: int, engines: str, workloads: list[str], **options: Any) -> None:
+def scaling(*, np: int, engines: str, workloads: list[str], save_as: Path, plot: Path, **how: Any) -> None:
     """1 to NP ranks, each beside as many that do not communicate."""
     from hvdkit.bench import scaling as scalings
     from hvdkit.bench.engines import here
 
     by = next(iter(here(engines).values()))
-    scalings.report_on(workloads, np, by, **options)
+    scalings.report_on(workloads, np, by, how, save_as=save_as, plot=plot)
 
 
 @command.command()
