@@ -76,7 +76,11 @@ class Job:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        self._wait("ready", _START_SECONDS)
+        try:
+            self._wait("ready", _START_SECONDS)
+        except BaseException:
+            self.end()
+            raise
 
     def turn(self, steps: int) -> Turn:
         """Let it make so many steps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ def command() -> None:
                W3  242 small tensors
     "no exchange" is what the ranks reach when they do not communicate: the ceiling.
     """
+    # Ended by a batch system, it takes its processes along as it does at Ctrl-C; some of them stand still.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 @command.command()

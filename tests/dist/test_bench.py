@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 from hvdkit import env
@@ -42,3 +44,28 @@ def test_allreduce():
     said = _bench("allreduce", "-np", "2", "--rounds", "2", "--engines", "mpi,gloo")
     assert said.count("| 40 MB") == 2
     assert said.count("raw mpi4py, us") == 1  # beside the engine that an MPI started
+
+
+def test_ended_it_leaves_nobody_behind():
+    command = [sys.executable, "-m", "hvdkit", "bench", "step", "--workloads", "W1", "--engines", "gloo"]
+    bench = subprocess.Popen(command, env=env.child(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started: set[psutil.Process] = set()
+    deadline = time.monotonic() + 200
+    # Until there is a process that stands still, and another variant is being started.
+    while not any(_state(process) == psutil.STATUS_STOPPED for process in started):
+        assert time.monotonic() < deadline
+        assert bench.poll() is None
+        started |= set(psutil.Process(bench.pid).children(recursive=True))
+        time.sleep(0.1)
+    bench.terminate()
+    assert bench.wait(60) == 143
+    gone, alive = psutil.wait_procs(started, timeout=30)
+    assert gone
+    assert not alive
+
+
+def _state(process: psutil.Process) -> str | None:
+    try:
+        return process.status()
+    except psutil.NoSuchProcess:
+        return None

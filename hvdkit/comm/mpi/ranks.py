@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 import zlib
 from typing import Any
@@ -76,6 +77,10 @@ class MpiRanks:
             flat = flat if prescale == 1.0 else (flat * prescale).astype(flat.dtype)
             out = self._join(flat, self._out(flat, in_place), op, (1.0, 1.0), what)
             return (out if divisor == 1.0 else (out / divisor).astype(out.dtype)).reshape(x.shape)
+        if (
+            math.frexp(divisor)[0] == 0.5
+        ):  # by a power of two it is exact before, too, and costs nothing beside the copy
+            prescale, divisor = prescale / divisor, 1.0
         return self._join(flat, self._out(flat, in_place), op, (prescale, divisor), what).reshape(x.shape)
 
     def _out(self, x: np.ndarray, in_place: bool) -> np.ndarray:
