@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from hvdkit import env
+from hvdkit.bench import station
 from hvdkit.errors import HvdkitError
 
 _START_SECONDS, _TURN_SECONDS, _END_SECONDS = 300.0, 600.0, 5.0
@@ -87,7 +88,7 @@ class Job:
         self._turn += 1
         with self._running() as processes:
             before = _Load(processes)
-            (self._folder / f"turn-{self._turn}").write_text(json.dumps({"steps": steps}))
+            station.write(self._folder / f"turn-{self._turn}", {"steps": steps})
             done = self._wait(f"done-{self._turn}", _TURN_SECONDS)
             foreign = before.foreign_since()
         return Turn.of(done, steps * self.variant.batch * self.variant.ranks, foreign)

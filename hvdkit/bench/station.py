@@ -24,7 +24,7 @@ def serve(folder: str, rank: int, measure: Callable[[int], tuple[float, float]])
         measure: makes so many steps, together with the other ranks; wall seconds and CPU seconds of this process.
     """
     place, turn = Path(folder), 0
-    _write(place / f"ready-{rank}", {})
+    write(place / f"ready-{rank}", {})
     while True:
         turn += 1
         announced = place / f"turn-{turn}"
@@ -32,7 +32,7 @@ def serve(folder: str, rank: int, measure: Callable[[int], tuple[float, float]])
             if (place / "end").exists():
                 return
             time.sleep(_POLL_SECONDS)
-        _write(place / f"done-{turn}-{rank}", timed(measure, json.loads(announced.read_text())["steps"]))
+        write(place / f"done-{turn}-{rank}", timed(measure, json.loads(announced.read_text())["steps"]))
 
 
 def timed(measure: Callable[[int], tuple[float, float]], steps: int) -> dict[str, float]:
@@ -41,7 +41,8 @@ def timed(measure: Callable[[int], tuple[float, float]], steps: int) -> dict[str
     return {"wall": wall, "cpu": cpu, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
-def _write(path: Path, content: dict) -> None:
+def write(path: Path, content: dict) -> None:
+    """A small JSON file that is there as a whole or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(json.dumps(content))
     part.replace(path)

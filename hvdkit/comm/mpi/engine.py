@@ -16,7 +16,7 @@ from hvdkit.comm.mpi.library import load
 from hvdkit.comm.mpi.patience import Patience
 from hvdkit.comm.mpi.ranks import MpiRanks
 from hvdkit.comm.mpi.timeline import Timeline
-from hvdkit.comm.protocol import ReduceOp, check_reducible
+from hvdkit.comm.protocol import ReduceOp, check_reducible, name_of
 from hvdkit.errors import HvdkitError, UsageError
 
 # A tensor of so many bytes travels as it is: copying it into a bucket would cost more than a meeting of its own.
@@ -81,7 +81,7 @@ class MpiEngine:
     def _allreduce(
         self, tensor: Any, op: ReduceOp, name: str | None = None, scales: tuple = (1.0, 1.0), *, owned: bool = False
     ) -> Any:
-        if tensor.dtype.name == "float16":  # summed in float32, which holds what the sum of halves may lose
+        if name_of(tensor.dtype) == "float16":  # summed in float32, which holds what the sum of halves may lose
             wide = self._allreduce(bits.cast(tensor, "float32"), op, name, scales)
             return bits.cast(wide, "float16")
         kind, eager = f"allreduce {op.value}", in_graph.eager()
@@ -255,7 +255,7 @@ class MpiEngine:
 
 
 def _what(kind: str, name: str | None, x: np.ndarray, shape: tuple) -> str:
-    return f"{kind}{f' {name}' if name else ''}, {x.dtype} [{', '.join(map(str, shape))}]"
+    return f"{kind}{f' {name}' if name else ''}, {name_of(x.dtype)} [{', '.join(map(str, shape))}]"
 
 
 def _any_rows(tensor: Any) -> Any:

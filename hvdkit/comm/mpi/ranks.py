@@ -89,9 +89,8 @@ class MpiRanks:
     def _join(self, x: np.ndarray, out: np.ndarray, op: ReduceOp, scales: tuple[float, float], what: str) -> np.ndarray:
         before, divisor = scales
         if self._memory and op is not ReduceOp.ADASUM:
-            finish = functools.partial(self._finish, op=op, divisor=divisor, what=what)
-            alone = self.hosts == 1 and divisor == 1.0
-            self._memory.allreduce(x, out, How(_JOIN[op], before, None if alone else finish), what)
+            across = functools.partial(self._join_across, op=op, what=what) if self.hosts > 1 else None
+            self._memory.allreduce(x, out, How(_JOIN[op], before, across, divisor), what)
             return out
         if before != 1.0:
             np.multiply(x, x.dtype.type(before), out=out)
@@ -104,12 +103,9 @@ class MpiRanks:
             self._wait(request, what, self.comm, self.names)
         return out if divisor == 1.0 else np.divide(out, out.dtype.type(divisor), out=out)
 
-    def _finish(self, part: np.ndarray, op: ReduceOp, divisor: float, what: str) -> None:
-        if self.hosts > 1:
-            request = self._across.Iallreduce(self._mpi.IN_PLACE, part, self._native(op))
-            self._wait(request, what, self._across, self._across_names)
-        if divisor != 1.0:
-            np.divide(part, part.dtype.type(divisor), out=part)
+    def _join_across(self, part: np.ndarray, op: ReduceOp, what: str) -> None:
+        request = self._across.Iallreduce(self._mpi.IN_PLACE, part, self._native(op))
+        self._wait(request, what, self._across, self._across_names)
 
     def _native(self, op: ReduceOp) -> Any:
         return {ReduceOp.MIN: self._mpi.MIN, ReduceOp.MAX: self._mpi.MAX, ReduceOp.PRODUCT: self._mpi.PROD}.get(
