@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 
 import click
 
+from hvdkit import env
 from hvdkit.bench import report, station
 from hvdkit.bench.jobs import Turn, Variant
 from hvdkit.bench.workloads import WORKLOADS, data, model
@@ -166,7 +166,7 @@ def _rank(name: str, workload: str, threads: str) -> None:
     exchange = contextlib.nullcontext() if name.startswith("hvdkit") else hvd.local_training()
     with exchange:
         measure = functools.partial(timed_fit, made, dataset)
-        station.serve(os.environ["HVDKIT_BENCH_FOLDER"], hvd.rank(), measure)
+        station.serve(env.get("HVDKIT_BENCH_FOLDER"), hvd.rank(), measure)
 
 
 if __name__ == "__main__":
