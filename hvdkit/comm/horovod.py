@@ -16,7 +16,6 @@ from hvdkit.comm.fusion import BUCKET_BYTES, in_buckets
 from hvdkit.comm.protocol import ReduceOp, check_reducible
 from hvdkit.errors import HorovodMissingError, UsageError
 from hvdkit.horovod_build import stamp
-from hvdkit.horovod_build.recipe import REVISION
 
 # Horovod copies tensors into a buffer of its own: a second copy of more than this costs more than it saves.
 _ALONE_FROM = 2**16
@@ -79,9 +78,6 @@ class HorovodEngine:
     def __init__(self, deadline: float = 600.0, comm: Any = None, process_sets: Any = None):
         env.set_default("HOROVOD_STALL_CHECK_TIME_SECONDS", str(math.ceil(deadline / 10) or 60))
         env.set_default("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(math.ceil(deadline)))
-        build = stamp.installed()
-        if build and build.parts.get("revision") == REVISION:  # another build's waiting for a start takes a whole core
-            env.set_default("HOROVOD_TIMELINE", "DYNAMIC")
         self._hvd = hvd = load()
         dynamic = isinstance(process_sets, str)
         native = process_sets if dynamic else [hvd.ProcessSet(s.mpi_comm or s.ranks) for s in process_sets or ()]
@@ -197,6 +193,13 @@ class HorovodEngine:
         return native
 
     def start_timeline(self, file_path: str, mark_cycles: bool) -> None:
+        # Not set for everybody: while it is, ranks exchange a word more in every cycle, also when nothing is written.
+        if not env.get("HOROVOD_TIMELINE"):
+            raise UsageError(
+                "Horovod records a timeline only where it was told so at the start.",
+                fix="set HOROVOD_TIMELINE=DYNAMIC in the environment of every rank (hvdkit run -x HOROVOD_TIMELINE=DYNAMIC "
+                "...), or use the MPI engine, which needs nothing.",
+            )
         self._hvd.start_timeline(file_path, mark_cycles)
 
     def stop_timeline(self) -> None:

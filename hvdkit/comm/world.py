@@ -161,6 +161,9 @@ def start_timeline(file_path: str, mark_cycles: bool = False) -> None:
     Args:
         file_path: a JSON file, written anew.
         mark_cycles: also mark each cycle of Horovod's background thread.
+
+    Raises:
+        UsageError: Horovod moves the bytes, and ``HOROVOD_TIMELINE=DYNAMIC`` was not set when it started.
     """
     engine().start_timeline(str(file_path), mark_cycles)
 

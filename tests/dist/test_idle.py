@@ -1,4 +1,4 @@
-"""Ranks that wait for something else use no core: the model's threads need it."""
+"""Ranks that wait for something else use no core: the model's threads need it. Also not while a timeline is to come."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import hvdkit as hvd
 from hvdkit.testing import run_ranks
 from tests.machine import world
 
@@ -34,4 +35,19 @@ def _ticks() -> dict[str, int]:
 @pytest.mark.parametrize("which", ["gloo", "mpi"])
 def test_waiting_takes_no_core(which):
     # Horovod's own thread wakes every millisecond: a tenth to a third of a core.
-    assert max(run_ranks(2, busiest_thread, **world(which)).values) < 0.7
+    how = world(which)
+    how["environ"] = {**how.get("environ", {}), "HOROVOD_TIMELINE": "DYNAMIC"}
+    assert max(run_ranks(2, busiest_thread, **how).values) < 0.7
+
+
+def without_a_word_at_the_start() -> str:
+    try:
+        hvd.start_timeline("timeline.json")
+    except hvd.errors.UsageError as error:
+        return str(error)
+    return "nothing"
+
+
+def test_a_timeline_that_cannot_start_says_what_to_set():
+    for said in run_ranks(2, without_a_word_at_the_start).values:
+        assert "HOROVOD_TIMELINE=DYNAMIC" in said
