@@ -197,8 +197,8 @@ class HorovodEngine:
         if not env.get("HOROVOD_TIMELINE"):
             raise UsageError(
                 "Horovod records a timeline only where it was told so at the start.",
-                fix="set HOROVOD_TIMELINE=DYNAMIC in the environment of every rank (hvdkit run -x HOROVOD_TIMELINE=DYNAMIC "
-                "...), or use the MPI engine, which needs nothing.",
+                fix="set HOROVOD_TIMELINE=DYNAMIC for every rank before it starts, or use the MPI engine, which needs "
+                "nothing.",
             )
         self._hvd.start_timeline(file_path, mark_cycles)
 
