@@ -38,9 +38,8 @@ def peers(folder: Path, workload: str, ranks: int, threads: int) -> list[jobs.Va
     commands["MultiWorkerMirrored"] = (str(here / "python"), str(_HERE / "multiworker.py"), str(ranks), *last)
     batch, made = WORKLOADS[workload][1], []
     for name, command in commands.items():
-        path = f"{Path(command[0]).parent}:{Path(__file__).parents[1]}"
-        more = {"PATH": f"{Path(command[0]).parent}:/usr/local/bin:/usr/bin:/bin"}
-        more["PYTHONPATH"] = path.rpartition(":")[2]
+        own = Path(command[0]).parent
+        more = {"PATH": f"{own}:/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[1])}
         made.append(jobs.Variant(name, ranks, batch, command, {**environ, **more}))
     return made
 

@@ -41,6 +41,19 @@ def timed(measure: Callable[[int], tuple[float, float]], steps: int) -> dict[str
     return {"wall": wall, "cpu": cpu, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
+def loop(step: Callable[[], object]) -> Callable[[int], tuple[float, float]]:
+    """What ``serve`` measures of a training loop of one's own; two steps go before."""
+
+    def measure(steps: int) -> tuple[float, float]:
+        step(), step()
+        begin = time.perf_counter(), time.process_time()
+        for _ in range(steps):
+            step()
+        return time.perf_counter() - begin[0], time.process_time() - begin[1]
+
+    return measure
+
+
 def write(path: Path, content: dict) -> None:
     """A small JSON file that is there as a whole or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}")

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from hvdkit import env
+from hvdkit.errors import UsageError
 
 _EPILOG = """\b
 Examples:
@@ -87,7 +88,9 @@ def step(*, np: int, engines: str, workloads: list[str], extras: str, save_as: P
     from hvdkit.bench.engines import here
 
     if env.launch_info().launcher != "none":
-        _among_ranks(workloads, how)
+        if engines or extras:
+            raise UsageError("--engines and --extras start ranks, and these are launched already.", fix="HVDKIT_ENGINE")
+        _among_ranks(workloads, how, save_as=save_as, plot=plot)
         return
     ways = here(engines) if np > 1 else {}
     words = [word.strip() for word in extras.split(",") if word.strip()]
@@ -99,20 +102,23 @@ def step(*, np: int, engines: str, workloads: list[str], extras: str, save_as: P
     steps.report_on(workloads, measure, {"ranks": np, **how}, save_as=save_as, plot=plot)
 
 
-def _among_ranks(workloads: list[str], how: dict[str, Any]) -> None:
+def _among_ranks(workloads: list[str], how: dict[str, Any], **files: Path | None) -> None:
     import tensorflow as tf
 
     import hvdkit as hvd
-    from hvdkit.bench import report
     from hvdkit.bench import step as steps
 
     tf.config.threading.set_intra_op_parallelism_threads(how["threads"])
     hvd.init()
-    for workload in workloads:
-        turns = steps.among_ranks(workload, how["rounds"], how["seconds"])
-        if hvd.rank() == 0:
-            rows = report.rows({"workload": workload, "ranks": hvd.size()}, turns, steps.CEILING)
-            click.echo(report.table(rows))
+
+    def measure(workload: str) -> dict:
+        return steps.among_ranks(workload, how["rounds"], how["seconds"])
+
+    if hvd.rank() == 0:
+        steps.report_on(workloads, measure, {"ranks": hvd.size(), **how}, **files)
+    else:
+        for workload in workloads:
+            measure(workload)
 
 
 @command.command()
@@ -122,6 +128,10 @@ def scaling(*, np: int, engines: str, workloads: list[str], save_as: Path, plot:
     from hvdkit.bench import scaling as scalings
     from hvdkit.bench.engines import here
 
+    if env.launch_info().launcher != "none":
+        raise UsageError(
+            "`hvdkit bench scaling` starts ranks, and these are launched already.", fix="hvdkit bench step"
+        )
     by = next(iter(here(engines).values()))
     scalings.report_on(workloads, np, by, how, save_as=save_as, plot=plot)
 

@@ -5,7 +5,6 @@ import itertools
 import os
 import socket
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -45,14 +44,7 @@ def rank(number: int, ranks: int, port: int, workload: str, threads: int) -> Non
         loss_of(model(inputs), labels).backward()
         optimizer.step()
 
-    def measure(steps: int) -> tuple[float, float]:
-        step(), step()
-        begin = time.perf_counter(), time.process_time()
-        for _ in range(steps):
-            step()
-        return time.perf_counter() - begin[0], time.process_time() - begin[1]
-
-    station.serve(os.environ["HVDKIT_BENCH_FOLDER"], number, measure)
+    station.serve(os.environ["HVDKIT_BENCH_FOLDER"], number, station.loop(step))
 
 
 def main(ranks: str, workload: str, threads: str) -> None:

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 
 
 def rank(workload: str, threads: str) -> None:
@@ -38,15 +37,8 @@ def rank(workload: str, threads: str) -> None:
 
         strategy.run(one)
 
-    def measure(steps: int) -> tuple[float, float]:
-        step(), step()
-        begin = time.perf_counter(), time.process_time()
-        for _ in range(steps):
-            step()
-        return time.perf_counter() - begin[0], time.process_time() - begin[1]
-
     number = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
-    station.serve(os.environ["HVDKIT_BENCH_FOLDER"], number, measure)
+    station.serve(os.environ["HVDKIT_BENCH_FOLDER"], number, station.loop(step))
 
 
 def main(ranks: str, workload: str, threads: str) -> None:

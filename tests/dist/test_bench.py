@@ -33,6 +33,16 @@ def test_step(tmp_path):
     assert turn["peak_bytes"] > 50 * 2**20
 
 
+def test_step_among_ranks_that_are_launched_already(tmp_path):
+    saved = tmp_path / "step.json"
+    words = ("-m", "hvdkit", "bench", "step", "--workloads", "W1", "--rounds", "1", "--seconds", "0.1", "--json", str(saved))
+    command = [sys.executable, "-m", "hvdkit", "run", "-np", "2", "--launcher", "horovodrun", *words]
+    done = subprocess.run(command, env=env.child(), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("| W1 ") == 2  # said once: no exchange, and hvdkit
+    assert {row["ranks"] for row in json.loads(saved.read_text())["rows"]} == {2}
+
+
 def test_scaling():
     said = _bench("scaling", "--workloads", "W1", "--rounds", "1", "--seconds", "0.1", "-np", "1")
     rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in said.splitlines()[2:]]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from hvdkit.bench import jobs, report
@@ -70,11 +71,24 @@ def test_a_turn_knows_who_else_used_the_cores(tmp_path):
     job = jobs.Job(_variant("a", quiet), tmp_path / "a")
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        assert job.turn(100).foreign > jobs.QUIET / 2
+        assert job.turn(100).foreign > 0.3 / psutil.cpu_count()
     finally:
         busy.kill()
         busy.wait()
         job.end()
+
+
+@pytest.mark.parametrize(
+    ("foreign", "counts"), [([0.0], 0.0), ([0.5, 0.04, 0.0], 0.04), ([0.5, 0.4, 0.2, 0.3, 0.0], 0.2)]
+)
+def test_a_disturbed_turn_is_repeated_and_then_the_quietest_counts(foreign, counts):
+    class Disturbed:
+        turns = iter([jobs.Turn(1.0, 1.0, 1, share) for share in foreign])
+
+        def turn(self, steps: int) -> jobs.Turn:
+            return next(self.turns)
+
+    assert jobs._quiet_turn(Disturbed(), 5).foreign == counts
 
 
 def test_a_variant_that_ends_is_named_with_its_words():

@@ -2,7 +2,7 @@
 
 Each rank writes a piece of its values into its own area; each then joins one share of that piece over all areas, and
 all read the shares. Every byte is written once and joined once, by ``n`` ranks at the same time: the traffic of a ring,
-without a message. A small piece each rank joins by itself: that takes less than to wait for the shares of others. Ranks
+without a message. A small piece each rank joins by itself, which saves the wait for the shares of others. Ranks
 tell one another how far they are by counters in the same memory, a cache line each; so a rank that does not come is
 known by name. Beside the counters stands what a rank is about to do: ranks whose collectives differ end with an error,
 where they would join what does not belong together.
