@@ -6,6 +6,10 @@ The command line prints them as they are, without a traceback, and exits with 1.
 
 from __future__ import annotations
 
+# A training that was preempted, has saved and wants to be started again ends with this code on every rank. It is
+# EX_TEMPFAIL of sysexits.h, "try again later"; Python, shells and Horovod end with it for no reason of their own.
+REQUEUE_EXIT_CODE = 75
+
 
 class HvdkitError(Exception):
     """What happened, on which rank, and the way out.

@@ -13,10 +13,16 @@ Examples:
   hvdkit run -np 2 train.py --lr 0.1             two ranks on this host
   hvdkit run -H gpu1:4,gpu2:4 train.py           four ranks on each of two hosts
   hvdkit run -np 2 -m mypackage.train --lr 0.1   a module, as with python -m
+  hvdkit run -np 2 --max-restarts 3 train.py     after a failure start all ranks again, at most three times
   hvdkit run -np 2 --dry-run train.py            print the command and start nothing
 
 The exit code is that of the rank that failed first, and its traceback is the last thing shown. Lines of every rank
 but 0 begin with the rank's number. HVDKIT_GRACE_SECONDS (15) is how long the other ranks may live on after a failure.
+
+SIGTERM and SIGUSR1 are passed on to the ranks, which have HVDKIT_PREEMPT_SECONDS (120) to save and end. Where they end
+with 75, the exit code is 75: the job has saved and wants to be started again (sbatch --requeue, a restart policy).
+--max-restarts does so itself where nobody else does: after 75 and after any failure, never after a signal to hvdkit
+run. The ranks see in HVDKIT_RESTART how often it did; a script goes on where it was by loading its last checkpoint.
 """
 
 
@@ -32,6 +38,9 @@ but 0 begin with the rank's number. HVDKIT_GRACE_SECONDS (15) is how long the ot
 @click.option("--network-interfaces", "interfaces", metavar="IF,...", help="Network interfaces to use, e.g. eth0.")
 @click.option("-x", "forward", multiple=True, metavar="NAME[=VALUE]", help="A variable that must reach every rank.")
 @click.option("-m", "--module", "is_module", is_flag=True, help="SCRIPT is a module's name, as with python -m.")
+@click.option(
+    "--max-restarts", type=click.IntRange(min=0), default=0, metavar="N", help="Start a failed job again, N times."
+)
 @click.option("--dry-run", is_flag=True, help="Print the launcher, the command and why; start nothing.")
 @click.argument("script", metavar="SCRIPT")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")

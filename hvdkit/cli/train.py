@@ -7,20 +7,30 @@ from pathlib import Path
 
 import click
 
+_EPILOG = """\b
+Examples:
+  hvdkit train configs/digits.yaml -np 2 --set epochs=5
+  hvdkit train configs/digits.yaml -np 2 --max-restarts 3   after a failure start all ranks again, at most three times
+"""
 
-@click.command(name="train", epilog="Example: hvdkit train configs/digits.yaml -np 2 --set epochs=5")
+
+@click.command(name="train", epilog=_EPILOG)
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. --set epochs=5.")
 @click.option("-np", "np_", type=click.IntRange(min=1), help="Ranks to start; default: launch.np of the file.")
+@click.option(
+    "--max-restarts", type=click.IntRange(min=0), default=0, metavar="N", help="Start failed ranks again, N times."
+)
 @click.option("--dry-run", is_flag=True, help="Check the configuration and show it; train nothing.")
-def command(config: Path, overrides: tuple[str, ...], np_: int | None, dry_run: bool) -> None:
+def command(config: Path, overrides: tuple[str, ...], np_: int | None, max_restarts: int, dry_run: bool) -> None:
     """Train the model that CONFIG, a YAML file, describes.
 
     Started by a launcher (horovodrun, mpirun, srun) it is one of its ranks; started by hand it launches `launch.np`
-    ranks itself. Every key is explained in configs/digits.yaml.
+    ranks itself, as `hvdkit run` does. Every key is explained in configs/digits.yaml.
     """
     from hvdkit import config as configuration
     from hvdkit import env
+    from hvdkit.errors import UsageError
 
     settings = configuration.load(config, overrides)
     if dry_run:
@@ -29,11 +39,18 @@ def command(config: Path, overrides: tuple[str, ...], np_: int | None, dry_run: 
         click.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False).rstrip())
         return
     ranks = np_ or settings.launch.np
-    if env.launch_info().launcher == "none" and ranks > 1:
+    by_hand = env.launch_info().launcher == "none"
+    if max_restarts and not by_hand:
+        raise UsageError(
+            "--max-restarts is for the process that starts the ranks, and this is one of them.",
+            fix="give it to `hvdkit run` or to an `hvdkit train` that is started by hand",
+        )
+    if by_hand and (ranks > 1 or max_restarts):  # a single rank, too, cannot start itself again
         from hvdkit import launch
 
         words = ["train", str(config), *(word for o in overrides for word in ("--set", o))]
-        sys.exit(launch.run(words, ranks, launcher=settings.launch.launcher, module="hvdkit"))
+        options = {"launcher": settings.launch.launcher, "max_restarts": max_restarts}
+        sys.exit(launch.run(words, ranks, module="hvdkit", **options))
     sys.path.insert(0, "")  # `module:function` in the file is looked for where the user is
     from hvdkit.train import train
 

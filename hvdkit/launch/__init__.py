@@ -1,7 +1,8 @@
 """Starting the ranks: a plan made of plain data, one file per launcher, and a supervisor that leaves nobody behind.
 
 ``plan`` decides, ``found`` looks at the machine for it, ``supervise`` starts the launcher, ``worker`` is the small
-parent of each rank, ``records`` says who failed first. Nothing here imports TensorFlow, Keras or Horovod.
+parent of each rank, ``records`` says who failed first, ``restarts`` starts it all again after that. Nothing here
+imports TensorFlow, Keras or Horovod.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ def run(
     forward: Sequence[str] = (),
     module: str | None = None,
     environ: Mapping[str, str] | None = None,
+    max_restarts: int = 0,
     dry_run: bool = False,
     stdout: BinaryIO | None = None,
     stderr: BinaryIO | None = None,
@@ -37,12 +39,16 @@ def run(
         forward: names of variables, or ``NAME=VALUE``, that must reach the ranks on other hosts too.
         module: run this module, as ``python -m`` does.
         environ: variables to set for the ranks, on top of this process's environment.
+        max_restarts: after an end with anything but 0, start all ranks again, at most so many times; not after a signal
+            to this process. The ranks read in ``HVDKIT_RESTART`` how many restarts there were, and go on from their
+            checkpoint.
         dry_run: print the plan and start nothing.
         stdout, stderr: binary files for the ranks' output; by default this process's own.
 
     Returns:
         The exit code of the rank that failed first, 128 + N where signal N ended it; 0 where all went well. The last
-        thing on ``stderr`` is that rank's traceback.
+        thing on ``stderr`` is that rank's traceback. It is 75 (``hvdkit.errors.REQUEUE_EXIT_CODE``) where the ranks
+        were preempted, saved, and want to be started again.
 
     Raises:
         UsageError: an argument that cannot be used: a script that does not exist, an unknown host, too few slots.
@@ -51,11 +57,14 @@ def run(
 
     Example: ``hvdkit.launch.run(["train.py", "--lr", "0.1"], np=2)``
     """
+    import sys
+
     from hvdkit import env
     from hvdkit.errors import LaunchError, UsageError
-    from hvdkit.launch import found, program, supervise
+    from hvdkit.launch import found, program, restarts, streams
     from hvdkit.launch.hosts import parse_hosts, read_hostfile
     from hvdkit.launch.plan import Request, make_plan
+    from hvdkit.launch.signals import Signals
 
     info = env.launch_info()
     if info.size > 1:
@@ -65,13 +74,17 @@ def run(
         )
     if hosts is not None and hostfile is not None:
         raise UsageError("Hosts are given twice, by -H and by --hostfile.", fix="give one of them")
+    if max_restarts < 0:
+        raise UsageError(f"max_restarts must be at least 0. Received: {max_restarts}.", fix="--max-restarts 3")
     listed = parse_hosts(hosts) if hosts is not None else read_hostfile(hostfile) if hostfile else ()
     words = program.module_program(module, args) if module is not None else program.script_program(args)
     extra = [f"{name}={value}" for name, value in (environ or {}).items()]
+    extra.append(f"{restarts.RESTART}=0")
     request = Request(words, np, launcher, listed, tuple(interfaces), (*forward, *extra))
-    with supervise.Signals() as signals:
+    with Signals() as signals:
         plan = make_plan(request, found.look(request))
         if dry_run:
             print(plan)  # noqa: T201  what was asked for
             return 0
-        return supervise.supervise(plan, signals, stdout=stdout, stderr=stderr)
+        sinks = {"stdout": stdout or streams.binary(sys.stdout), "stderr": stderr or streams.binary(sys.stderr)}
+        return restarts.supervise_with_restarts(plan, signals, max_restarts, **sinks)

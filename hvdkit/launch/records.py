@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from hvdkit.errors import REQUEUE_EXIT_CODE
+
 # A record sent as a line is cut to this: mpirun may mix the lines of two ranks when they are longer than its buffer.
 _LINE_TAIL = 2500
 # What the ranks say that merely lost the one that failed.
@@ -62,6 +64,11 @@ class Record:
         return self.code not in (None, 0)
 
     @property
+    def saved(self) -> bool:
+        """Whether it was preempted, has saved and wants to be started again."""
+        return self.code == REQUEUE_EXIT_CODE
+
+    @property
     def raised(self) -> bool:
         """Whether it ended by an exception of its own, even if it was told to end while Python was still shutting down.
 
@@ -73,7 +80,7 @@ class Record:
     @property
     def told_to_end(self) -> bool:
         """Whether it was ended by a signal from outside, and by nothing of its own."""
-        ended = bool(self.ordered) or self.signal in (signal.SIGTERM, signal.SIGINT)
+        ended = bool(self.ordered) or self.signal in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
         return ended and not self.raised
 
     @property
@@ -131,6 +138,9 @@ def from_line(run_id: str, line: bytes) -> Record | None:
 def first_failure(records: Iterable[Record]) -> Record | None:
     """The rank that failed first, as a cause: before those that lost it, and before those that were told to end.
 
+    One that saved and left takes those with it that the launcher's clean-up met on their way out. It is no cause where
+    another had an exception of its own: then what was saved may not be whole.
+
     Example:
 
     >>> lost = Record(0, "a", "a", 1, code=1, ended=5.0, tail="HorovodInternalError: ...")
@@ -141,12 +151,14 @@ def first_failure(records: Iterable[Record]) -> Record | None:
     failed = sorted((record for record in records if record.failed), key=lambda record: record.ended)
     if not failed:
         return None
-    return min(failed, key=lambda record: (_distance(record, failed[0].ended), record.ended))
+    blamed = min(failed, key=lambda record: (_distance(record, failed[0].ended), record.ended))
+    raised = [record for record in failed if record.raised and not record.saved and not record.signal]
+    return raised[0] if blamed.saved and raised else blamed
 
 
 def _distance(record: Record, first: float) -> int:
     """How far a failure is from being the cause: 0 itself, 1 lost a peer, 2 told to end."""
-    if record.raised:
+    if record.raised or record.saved:
         return 0
     if record.told_to_end:
         return 2

@@ -170,6 +170,13 @@ def flushed(sink: BinaryIO) -> Callable[[bytes], None]:
     return write
 
 
+def say(sink: BinaryIO, text: str) -> None:
+    """A line of our own; nothing where there is no text, or nobody to read it."""
+    if text:
+        with contextlib.suppress(OSError, ValueError):
+            flushed(sink)(f"{text}\n".encode())
+
+
 class _Encoded:
     """Bytes into a text stream that has no bytes side, such as a notebook's."""
 

@@ -3,7 +3,8 @@
 This is the only starter of processes outside the ranks. What it promises: the exit code and the traceback of the rank
 that failed first; everything else ended within ``HVDKIT_GRACE_SECONDS`` (15) and the few seconds SIGTERM takes; no
 orphans, also when a launcher hangs or dies, on Ctrl-C, on SIGTERM, and when this process itself is killed (then
-``caretaker`` does the sweeping).
+``caretaker`` does the sweeping). On SIGTERM and SIGUSR1 the ranks of this host get the signal before the launcher does,
+and ``HVDKIT_PREEMPT_SECONDS`` (120) to save: a launcher that is told to end ends its ranks within seconds.
 """
 
 from __future__ import annotations
@@ -20,22 +21,21 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from types import FrameType
 from typing import BinaryIO
 
 import psutil
 
 from hvdkit import env
-from hvdkit.errors import LaunchError
+from hvdkit.errors import REQUEUE_EXIT_CODE, LaunchError
 from hvdkit.launch import records, streams
 from hvdkit.launch.plan import RUN_DIR, RUN_ID, LaunchPlan
+from hvdkit.launch.signals import PREEMPTIONS, Signals
 from hvdkit.launch.sweep import sweep
 from hvdkit.launch.worker import PRIVATE_FILE, PRIVATE_NAMES
 
 _POLL = 0.2
 # How long processes may take over SIGTERM before SIGKILL.
 _PATIENCE = 5.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def output_of(argv: list[str], timeout: float = 20.0) -> str:
@@ -47,38 +47,22 @@ def output_of(argv: list[str], timeout: float = 20.0) -> str:
     return done.stdout.decode("utf-8", "replace")
 
 
-class Signals:
-    """Collects SIGINT, SIGTERM and SIGHUP while a run is on, and puts the old handlers back at its end."""
-
-    def __init__(self) -> None:
-        self.received: list[int] = []
-        self._old: dict[int, object] = {}
-
-    def __enter__(self) -> Signals:
-        if threading.current_thread() is threading.main_thread():  # Python takes handlers nowhere else
-            self._old = {number: signal.signal(number, self._note) for number in _SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.received.append(number)
-
-
 def supervise(
     plan: LaunchPlan, signals: Signals, *, stdout: BinaryIO | None = None, stderr: BinaryIO | None = None
 ) -> int:
     """Carry out a plan and return the exit code: of the rank that failed first, or 128 + the signal that ended it all.
 
+    It is 75 where the ranks saved and left, whether a signal of ``signals`` asked them to or something else did.
+
     Args:
         plan: what to start.
-        signals: the signals collected so far; the first one ends the run in order, the second at once.
+        signals: the signals collected so far. SIGTERM and SIGUSR1 let the ranks save first, and repeating them changes
+            nothing; Ctrl-C and SIGHUP end the run in order, and what comes after them at once.
         stdout, stderr: where the ranks' output goes; this process's own by default.
     """
-    grace = env.number("GRACE_SECONDS", 15.0)
-    run = _Run(plan, signals, grace, stdout or streams.binary(sys.stdout), stderr or streams.binary(sys.stderr))
+    sinks = stdout or streams.binary(sys.stdout), stderr or streams.binary(sys.stderr)
+    patience = env.number("GRACE_SECONDS", 15.0), env.number("PREEMPT_SECONDS", 120.0)
+    run = _Run(plan, signals, sinks, patience)
     try:
         run.start()
         run.watch()
@@ -90,12 +74,19 @@ def supervise(
 class _Run:
     """One launch, from its run directory to its exit code."""
 
-    def __init__(self, plan: LaunchPlan, signals: Signals, grace: float, stdout: BinaryIO, stderr: BinaryIO):
+    def __init__(
+        self, plan: LaunchPlan, signals: Signals, sinks: tuple[BinaryIO, BinaryIO], patience: tuple[float, float]
+    ):
         self.plan = plan
         self.signals = signals
-        self.grace = grace
-        self.stdout = stdout
-        self.stderr = stderr
+        self.heeded = 0  # how many of the signals have been acted on
+        self.asked: set[int] = set()  # the preemptions that came
+        self.told: dict[int, set[int]] = {}  # rank -> those that were passed on to it
+        self.save_by = float("inf")
+        self.stopping = False  # Ctrl-C or SIGHUP came
+        self.ending = False  # the launcher was told to end
+        self.stdout, self.stderr = sinks
+        self.grace, self.preempt = patience
         self.id = secrets.token_hex(8)
         self.directory = tempfile.mkdtemp(prefix="hvdkit-run-")  # private: mode 0700
         self.place = records.place()
@@ -154,24 +145,54 @@ class _Run:
 
     def watch(self) -> None:
         """Wait for the launcher's end, a failure's deadline or a signal."""
-        told = 0
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.launcher.wait(_POLL)
                 return
             self._collect()
-            if len(self.signals.received) > told:
-                told = len(self.signals.received)
-                if told > 1:
-                    self.deadline = 0.0
-                else:
-                    # SIGTERM for Ctrl-C too: both launchers pass it on, and horovodrun answers SIGINT with a traceback.
-                    self.launcher.send_signal(signal.SIGTERM)
-                    self._hurry()
+            self._heed()
             if any(record.failed for record in self.ended.values()) or len(self.ended) == self.plan.np:
                 self._hurry()
             if time.monotonic() > self.deadline:
                 return
+
+    def _heed(self) -> None:
+        """Act on the signals that came: let the ranks save, then end the run in order, or at once."""
+        for number in self.signals.received[self.heeded :]:
+            self.heeded += 1
+            if number in PREEMPTIONS and not self.stopping:
+                self.asked.add(number)  # schedulers repeat it, so it is never a reason to hurry
+            elif self.stopping:
+                self.deadline = 0.0
+            else:
+                self.stopping = True
+                self._end_in_order()
+        if self.asked and not self.ending:
+            self._ask_to_save()
+            if time.monotonic() > self.save_by:
+                self._end_in_order()
+
+    def _ask_to_save(self) -> None:
+        """Pass the preemption on to the workers of this host; at every poll, for those that started meanwhile."""
+        here = [me for rank, me in self.started.items() if me.place == self.place and rank not in self.ended]
+        for me in here:
+            for number in self.asked - self.told.setdefault(me.rank, set()):
+                self.told[me.rank].add(number)
+                with contextlib.suppress(OSError):
+                    os.kill(me.pid, number)
+        if self.save_by < float("inf"):
+            return
+        self.save_by = time.monotonic() + self.preempt
+        if not here and self.plan.launcher == "mpirun" and signal.SIGTERM not in self.asked:
+            self.launcher.send_signal(signal.SIGUSR1)  # mpirun passes this one on and lives on; horovodrun dies of it
+        elif not here:
+            self._end_in_order()
+
+    def _end_in_order(self) -> None:
+        self.ending = True
+        # SIGTERM for Ctrl-C too: both launchers pass it on, and horovodrun answers SIGINT with a traceback.
+        self.launcher.send_signal(signal.SIGTERM)
+        self._hurry()
 
     def _hurry(self) -> None:
         self.deadline = min(self.deadline, time.monotonic() + self.grace)
@@ -205,11 +226,15 @@ class _Run:
         return self._verdict(code if code >= 0 else 128 - code, hung)
 
     def _verdict(self, code: int, hung: bool) -> int:
-        if self.signals.received:
-            name = signal.Signals(self.signals.received[0]).name
-            self._say(f"hvdkit: ended by {'Ctrl-C' if name == 'SIGINT' else name}; all {self.plan.np} ranks are gone.")
-            return 128 + self.signals.received[0]
         blamed = records.first_failure(self.ended.values())
+        came = bool(self.signals.received)
+        if blamed is not None and blamed.saved and (self.signals.preempted or not came):
+            why = f"ended by {self.signals.name}: " if came else ""
+            self._say(f"hvdkit: {why}the ranks saved and want to be started again (exit code {REQUEUE_EXIT_CODE}).")
+            return REQUEUE_EXIT_CODE
+        if came:
+            self._say(f"hvdkit: ended by {self.signals.name}; all {self.plan.np} ranks are gone.")
+            return 128 + self.signals.received[0]
         if blamed is not None and not (blamed.told_to_end and code > 128):
             self._say(records.explain(blamed, self.ended, self.plan.np))
             return blamed.exit_code
@@ -225,9 +250,7 @@ class _Run:
         return code
 
     def _say(self, text: str) -> None:
-        if text:
-            with contextlib.suppress(OSError, ValueError):
-                streams.flushed(self.stderr)(f"{text}\n".encode())
+        streams.say(self.stderr, text)
 
     def close(self) -> None:
         """Let the caretaker go and remove the run directory; after an exception, end everything first."""

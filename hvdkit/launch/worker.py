@@ -1,7 +1,7 @@
 """``python -m hvdkit.launch.worker SCRIPT ARGS``: the small parent process of one rank.
 
 A launcher starts it in the rank's place, and it starts ``python SCRIPT ARGS`` as its child: passes output on, passes
-SIGTERM and SIGINT on, and records how the rank ended, with the last lines of its standard error. The child dies with
+signals on, and records how the rank ended, with the last lines of its standard error. The child dies with
 it, the child's own children die with the child, and the exit code is the child's (128 + N for signal N). Nothing heavy
 is imported here: it costs a rank about a tenth of a second.
 """
@@ -31,10 +31,12 @@ PRIVATE_NAMES = "HVDKIT_PRIVATE_VARIABLES"
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LINUX = sys.platform == "linux"
-_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 # How long the rank's own children (data loaders) may outlive it, and a rank the launcher that started it; in seconds.
 _AFTERLIFE = 2.0
 _OBEY = 5.0
+# How long one rank that saved and left waits for the others; less than the grace `hvdkit run` gives them.
+_COMPANY = 10.0
 
 
 def main(program: list[str]) -> int:
@@ -69,6 +71,8 @@ def main(program: list[str]) -> int:
             streams.write_all(2)(records.to_line(run_id, record))
     for pump in pumps:
         pump.join()
+    if record.saved:
+        _leave_together(run_dir, ordered)
     return record.code
 
 
@@ -132,7 +136,8 @@ def _pumps(child: subprocess.Popen, info: env.LaunchInfo, tail: streams.Tail) ->
 
 
 def _pass_on(child: subprocess.Popen, number: int, ordered: list[int]) -> None:
-    ordered.append(number)
+    if number != signal.SIGUSR1:  # asks a rank to save (or for what its program pleases), and orders no end
+        ordered.append(number)
     with contextlib.suppress(OSError):
         child.send_signal(number)
 
@@ -152,6 +157,18 @@ def _watch_launcher(child: subprocess.Popen, ordered: list[int]) -> None:
     time.sleep(_OBEY)
     with contextlib.suppress(OSError):
         child.kill()
+
+
+def _leave_together(run_dir: str, ordered: list[int]) -> None:
+    """After a save, end when all ranks of the run directory have: at the first one's end the launcher kills the rest.
+
+    They are on their way out too, but their Python still takes itself down, flushes logs, or removes old checkpoints.
+    """
+    until, orders = time.monotonic() + _COMPANY, len(ordered)
+    while time.monotonic() < until and len(ordered) == orders:
+        if not records.read(run_dir, "started").keys() - records.read(run_dir, "ended").keys():
+            return
+        time.sleep(0.1)
 
 
 def _end_descendants() -> None:

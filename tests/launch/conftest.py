@@ -21,6 +21,38 @@ MARK = "HVDKIT_TEST_MARK"
 # What every script of these tests begins with.
 PRELUDE = "import os, signal, sys, time\nfrom hvdkit.env import launch_info\nrank = launch_info().rank\n"
 
+# Starts two ranks; when one fails or SIGTERM comes, SIGTERM to all and a second later SIGKILL. Exits with 1 after that.
+LAUNCHER = """
+import subprocess
+told = []
+signal.signal(signal.SIGTERM, lambda number, _: obeys and told.append(number))
+signal.signal(signal.SIGUSR1, lambda number, _: [rank.send_signal(number) for rank in ranks])
+words = [*before, sys.executable, "-m", "hvdkit.launch.worker", *sys.argv[1:]]
+world = [{**os.environ, "HOROVOD_RANK": str(i), "HOROVOD_SIZE": "2"} for i in range(2)]
+ranks = [subprocess.Popen(words, env=env) for env in world]
+while not told and any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
+    time.sleep(0.05)
+if told or any(rank.returncode for rank in ranks):
+    for do in ("terminate", "kill"):
+        for rank in ranks:
+            getattr(rank, do)()
+        until = time.monotonic() + 1
+        while any(rank.poll() is None for rank in ranks) and time.monotonic() < until:
+            time.sleep(0.05)
+    sys.exit(1)
+"""
+# `hvdkit run`, with the light launcher: its name, the restarts, the launcher's file and what the ranks run.
+DRIVER = """
+from hvdkit.launch import streams
+from hvdkit.launch.plan import LaunchPlan
+from hvdkit.launch.restarts import supervise_with_restarts
+from hvdkit.launch.signals import Signals
+plan = LaunchPlan(sys.argv[1], "it was made for this", (sys.executable, *sys.argv[3:]), 2)
+sinks = {"stdout": streams.binary(sys.stdout), "stderr": streams.binary(sys.stderr)}
+with Signals() as signals:
+    sys.exit(supervise_with_restarts(plan, signals, int(sys.argv[2]), **sinks))
+"""
+
 
 @dataclass
 class Ended:
@@ -81,6 +113,21 @@ class Cluster:
         """`hvdkit run ...`, to its end."""
         return self.finish(self.start(self.command(*words, launcher=launcher), env, **options))
 
+    def ready(self, words, env: dict[str, str] | None = None) -> subprocess.Popen:
+        """A launch whose two ranks have said that they are ready."""
+        process = self.start(words, env, bufsize=0)
+        for _ in range(2):
+            assert b"ready" in process.stdout.readline()
+        return process
+
+    def signalled(self, words, numbers, env: dict[str, str] | None = None, apart: float = 0.7) -> Ended:
+        """A launch to its end after some signals."""
+        process = self.ready(words, env)
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(apart)
+        return self.finish(process, 60)
+
     def processes(self) -> list[psutil.Process]:
         """The living processes that carry the mark."""
         found = []
@@ -115,6 +162,18 @@ def cluster(tmp_path):
     made = Cluster(tmp_path)
     yield made
     made.kill_all()
+
+
+@pytest.fixture
+def light(cluster):
+    """The words of a supervised launch by the light launcher."""
+
+    def words(script: str, restarts: int = 0, *, name: str = "light", before=(), obeys: bool = True) -> list[str]:
+        launcher = cluster.script(f"before, obeys = {list(before)}, {obeys}\n{LAUNCHER}", "launcher.py")
+        program = [sys.executable, cluster.script(DRIVER, "driver.py"), name, str(restarts)]
+        return [*program, launcher, cluster.script(script)]
+
+    return words
 
 
 def missing(launcher: str) -> str | None:
