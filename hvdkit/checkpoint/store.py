@@ -1,0 +1,171 @@
+"""A directory of checkpoints: writing a new one, finding the newest whole one, removing old ones."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hvdkit.checkpoint import disk
+from hvdkit.checkpoint.draft import DAMAGED, DELETING, INCOMING, CheckpointWriteError, Draft, check_run_id, writing
+from hvdkit.checkpoint.format import DamagedCheckpointError, damage, step_name, step_of
+from hvdkit.checkpoint.keep import Keep
+from hvdkit.checkpoint.reader import Checkpoint
+
+__all__ = ["Checkpoint", "CheckpointWriteError", "DamagedCheckpointError", "Draft", "Keep", "Store"]
+
+_LEFT_OVER = re.compile(
+    rf"(?P<kind>{re.escape(INCOMING)}|{re.escape(DAMAGED)}|{re.escape(DELETING)})step-\d{{9,12}}(-(?P<run>.+))?",
+    re.ASCII,
+)
+
+
+class Store:
+    """A directory of checkpoints.
+
+    Every state of it, also after a crash or a power loss between any two operations, has each committed checkpoint
+    whole under its name, or not at all.
+
+    Args:
+        directory: where they are; it is made when the first one is written.
+
+    Example:
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> store = Store(tempfile.mkdtemp())
+    >>> for step in (10, 20):
+    ...     draft = store.draft(step, run_id="a")
+    ...     _ = draft.write("common", {"x": np.full(3, step)})
+    ...     _ = draft.commit(["common"], epoch=1, world_size=1)
+    >>> store.steps(), store.newest_valid().get("common", "x").tolist()
+    ([20, 10], [20, 20, 20])
+    >>> store.prune(Keep(last=1))
+    [10]
+    """
+
+    def __init__(self, directory: str | os.PathLike):
+        self.directory = Path(os.path.abspath(directory))
+
+    def path(self, step: int) -> Path:
+        """The directory of a step's checkpoint."""
+        return self.directory / step_name(step)
+
+    def draft(self, step: int, run_id: str) -> Draft:
+        """A new checkpoint to write; all processes of a run that name the same step write the same one.
+
+        Raises:
+            UsageError: a step or a run_id that cannot be part of a directory's name.
+            CheckpointWriteError: the directory cannot be made.
+        """
+        return Draft(self.directory, step, run_id)
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, newest first; whether they are whole is another question."""
+        found = (step_of(name) for name in self._names())
+        return sorted((step for step in found if step is not None), reverse=True)
+
+    def open(self, step: int) -> Checkpoint:
+        """A step's checkpoint, its manifest and the lengths of its files checked: quick, whatever its size.
+
+        Raises:
+            DamagedCheckpointError: it is not there, or not what was written.
+        """
+        return Checkpoint(self.path(step))
+
+    def verify(self, step: int) -> Checkpoint:
+        """A step's checkpoint, every byte of it checked.
+
+        Raises:
+            DamagedCheckpointError: it is not there, or not what was written; the message names the file.
+        """
+        return self.open(step).verify()
+
+    def newest_valid(self, skipped: Callable[[int, DamagedCheckpointError], None] | None = None) -> Checkpoint | None:
+        """The newest checkpoint of which every byte is right; None where there is none.
+
+        Args:
+            skipped: told each newer step that is damaged, and how.
+        """
+        for step in self.steps():
+            try:
+                return self.verify(step)
+            except DamagedCheckpointError as error:
+                if skipped is not None:
+                    skipped(step, error)
+        return None
+
+    def clean(self, run_id: str) -> list[str]:
+        """Remove what other runs left half done; for the one job that owns the directory, at its start.
+
+        Args:
+            run_id: this run; its own drafts stay.
+
+        Returns:
+            The names that were removed.
+
+        Raises:
+            CheckpointWriteError: something could not be removed.
+        """
+        check_run_id(run_id)
+        removed = []
+        for name in self._names():
+            match = _LEFT_OVER.fullmatch(name)
+            if match and not (match["kind"] == INCOMING and match["run"] == run_id):
+                with writing("What another run left could not be removed", self.directory):
+                    disk.remove_tree(self.directory / name)
+                removed.append(name)
+        return removed
+
+    def prune(self, keep: Keep, *, dry_run: bool = False) -> list[int]:
+        """Remove the checkpoints that ``keep`` does not keep; the newest valid one always stays.
+
+        Where none is valid, nothing is removed. To know that the newest one is valid, all of it is read, and of older
+        ones where it is not.
+
+        Args:
+            keep: which ones stay.
+            dry_run: only say which would go.
+
+        Returns:
+            The steps that went, newest first.
+
+        Raises:
+            CheckpointWriteError: one could not be removed.
+        """
+        steps = self.steps()
+        gone = [step for step in steps if step not in keep.choose(steps, self._metrics)]
+        if not gone:
+            return []
+        newest = self.newest_valid()
+        if newest is None:  # perhaps the disk is what is wrong
+            return []
+        gone = [step for step in gone if step != newest.manifest.step]
+        if not gone or dry_run:
+            return gone
+        with writing("Old checkpoints could not be removed", self.directory):
+            aside = [self._set_aside(step) for step in gone]
+            # Before the first file goes, no crash may bring a name back.
+            disk.sync_directory(self.directory)
+            for path in aside:
+                disk.remove_tree(path)
+        return gone
+
+    def _set_aside(self, step: int) -> Path:
+        aside = self.directory / f"{DELETING}{step_name(step)}"
+        disk.remove_tree(aside)
+        disk.rename(self.path(step), aside)
+        return aside
+
+    def _metrics(self, step: int) -> dict[str, Any]:
+        try:
+            metrics = self.open(step).manifest.state.get("metrics")
+        except DamagedCheckpointError:
+            return {}
+        return metrics if isinstance(metrics, dict) else {}
+
+    def _names(self) -> list[str]:
+        with damage(self.directory):
+            return sorted(os.listdir(self.directory)) if self.directory.exists() else []

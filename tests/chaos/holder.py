@@ -1,0 +1,16 @@
+"""A job that owns a directory, saves once, and stays: ``python -m tests.chaos.holder DIR JOB``."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from hvdkit.checkpoint.owner import Owner
+from hvdkit.checkpoint.store import Store
+from tests.chaos.common import save
+
+if __name__ == "__main__":
+    owner = Owner(sys.argv[1], job=sys.argv[2]).acquire()
+    save(Store(sys.argv[1]), 1)
+    print("ready", flush=True)
+    time.sleep(600)
