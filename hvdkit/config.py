@@ -34,6 +34,16 @@ class Data(_Section):
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(1 / 3, description="The part held out for the test.")
 
 
+class Checkpoint(_Section):
+    """Where the training is saved, and from where it goes on."""
+
+    dir: str | None = Field(None, description="None saves nothing.")
+    every: Annotated[int, Field(ge=1)] | Literal["auto", "epoch"] = Field("auto", description="Steps, auto or epoch.")
+    keep: Annotated[int, Field(ge=1)] = Field(3, description="How many of the newest stay.")
+    resume: Literal["auto", "never"] = Field("auto", description="Go on from the newest valid one, or begin anew.")
+    max_time: float | str | None = Field(None, description='Save and exit with code 75 after "3:50:00", or seconds.')
+
+
 class Launch(_Section):
     """How to start the ranks, when `hvdkit train` was not itself started by a launcher."""
 
@@ -54,9 +64,11 @@ class Config(_Section):
     loss: str = Field("sparse_categorical_crossentropy", description="A Keras loss.")
     metrics: tuple[str, ...] = Field(("accuracy",), description="Keras metrics.")
     batch_size: Annotated[int, Field(ge=1)] = Field(32, description="Samples per step and rank, over all its devices.")
+    per_rank_batch: Literal["equal", "auto"] = Field("equal", description="auto: slower ranks get smaller batches.")
     epochs: Annotated[int, Field(ge=1)] = Field(20, description="Passes over the data.")
     proof_every_steps: Annotated[int, Field(ge=1)] | None = Field(None, description="None: once an epoch.")
     save: str | None = Field(None, description="Write the trained model here (.keras), from rank 0.")
+    checkpoint: Checkpoint = Checkpoint()
     launch: Launch = Launch()
 
 

@@ -3,10 +3,11 @@
 - the model is built before the first step, so that rank 0's weights can be sent before it;
 - XLA compiles the train step but for the reduction, which has no place inside it;
 - the communication proof is part of every ``fit``;
+- data of ``hvd.data.shard`` bring the share of each batch with them;
 - ranks other than 0 are silent, unless ``verbose`` says otherwise;
 - a collective that was broken off says so, instead of showing this rank's graph.
 
-In a world of one nothing is wrapped.
+In a world of one nothing is wrapped (but by ``hvd.data.shard``, for its own data).
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from hvdkit import metric_states
 from hvdkit.comm import world
-from hvdkit.errors import CommunicationError
+from hvdkit.data.feed import build, feeding, step_on_shares
+from hvdkit.data.sharded import Sharded
+from hvdkit.errors import CommunicationError, UsageError
 from hvdkit.log import get_logger
 
 _originals: dict[str, Any] = {}
@@ -54,9 +58,10 @@ def install(*, proof: bool) -> None:
         return
     wrappers = {
         "fit": functools.partial(_fit, proof=proof),
-        "evaluate": _quiet,
-        "predict": _quiet,
+        "evaluate": _evaluate,
+        "predict": _predict,
         "make_train_function": _around_xla,
+        "make_test_function": _around_test_step,
         "_maybe_symbolic_build": _build_early,
     }
     for name, wrapper in wrappers.items():
@@ -90,7 +95,8 @@ def _fit(original, *, proof: bool):
             )
         world.engine().failure = None
         try:
-            return original(*bound.args, **bound.kwargs)
+            with feeding(self, bound.arguments):
+                return original(*bound.args, **bound.kwargs)
         except tf.errors.OpError as error:
             if world.engine().failure is not None:
                 raise world.engine().failure from None
@@ -100,6 +106,26 @@ def _fit(original, *, proof: bool):
             raise _broken_off(broken.group(0)) from error
 
     return fit
+
+
+def _evaluate(original):
+    """Sharded data are evaluated by all ranks together."""
+    quiet = _quiet(original)
+    signature = inspect.signature(original)
+
+    def evaluate(self, *args, **kwargs):
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        inside_fit = bound.arguments.get("kwargs")  # fit feeds its validation data itself, and averages its metrics
+        if _local or inside_fit or not isinstance(bound.arguments["x"], Sharded):
+            return quiet(self, *args, **kwargs)
+        wants_dict, bound.arguments["return_dict"] = bound.arguments["return_dict"], True
+        with feeding(self, bound.arguments):
+            own = quiet(*bound.args, **bound.kwargs)
+        everyones = {**own, **metric_states.exchanged(self)}
+        return everyones if wants_dict else self._flatten_metrics_in_order(everyones)
+
+    return evaluate
 
 
 def _quiet(original):
@@ -114,6 +140,20 @@ def _quiet(original):
         return original(*bound.args, **bound.kwargs)
 
     return quiet
+
+
+def _predict(original):
+    quiet = _quiet(original)
+
+    def predict(self, x, *args, **kwargs):
+        if isinstance(x, Sharded):
+            raise UsageError(
+                "predict takes no sharded data: each rank would get predictions for samples that it does not know.",
+                fix="model.predict(x) with the samples themselves, on rank 0 or, with a part of them, on each.",
+            )
+        return quiet(self, x, *args, **kwargs)
+
+    return predict
 
 
 def _set_verbosity(arguments: dict[str, Any]) -> None:
@@ -143,23 +183,42 @@ def _with_proof(model: keras.Model, callbacks: Any, initial_epoch: int) -> Any:
 
 def _around_xla(original):
     def make_train_function(self, force=False):
-        wanted = self.jit_compile
-        if not wanted or _local or (self.train_function is not None and not force):
+        if _local or (self.train_function is not None and not force):
             return original(self, force=force)
-        from hvdkit.optim import compiled
+        wanted, step = self.jit_compile, None
+        if wanted:
+            from hvdkit.optim import compiled
 
-        step = compiled.train_step(self)
+            step = compiled.train_step(self)
         self.jit_compile = False
-        if step is not None:
-            vars(self)["train_step"] = step
         try:
-            return original(self, force=force)
+            with _in_place_of(self, "train_step", step_on_shares(self, step or self.train_step)):
+                return original(self, force=force)
         finally:
             self.jit_compile = wanted
-            if step is not None:
-                del vars(self)["train_step"]
 
     return make_train_function
+
+
+def _around_test_step(original):
+    def make_test_function(self, force=False):
+        with _in_place_of(self, "test_step", step_on_shares(self, self.test_step)):
+            return original(self, force=force)
+
+    return make_test_function
+
+
+@contextlib.contextmanager
+def _in_place_of(model: keras.Model, name: str, function: Any) -> Iterator[None]:
+    own = vars(model).get(name)
+    vars(model)[name] = function
+    try:
+        yield
+    finally:
+        if own is None:
+            del vars(model)[name]
+        else:
+            vars(model)[name] = own
 
 
 def _build_early(original):
@@ -167,19 +226,17 @@ def _build_early(original):
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         dataset = getattr(iterator, "_distributed_dataset", None)
-        callable_ = type(self).call is not keras.Model.call  # a GAN has only a train_step
-        if self._distribute_strategy is None and callable_ and not self.built and dataset is not None and not _local:
-            try:
-                self._symbolic_build(data_batch=dataset.element_spec)
-            except Exception as error:  # noqa: BLE001  whatever a user's call() does without data
-                get_logger().debug("why it could not be built: %s", error)
-                if world.rank() == 0:
-                    get_logger().warning(
-                        "%s could not be built before its first step: rank 0's weights reach the other ranks only "
-                        "after it. Build it first on every rank, e.g. model(x[:1]). (HVDKIT_LOG_LEVEL=DEBUG says why.)",
-                        self.name,
-                    )
-        return original(self, iterator=iterator, data_batch=data_batch)
+        sharded = isinstance(getattr(iterator, "data_adapter", None), Sharded)
+        wanted = sharded or (self._distribute_strategy is None and not self.built)
+        if wanted and dataset is not None and not _local:
+            why_not = build(self, dataset.element_spec)
+            if why_not is not None and world.rank() == 0:
+                get_logger().warning(
+                    "%s could not be built before its first step: rank 0's weights reach the other ranks only "
+                    "after it. Build it first on every rank, e.g. model(x[:1]). (HVDKIT_LOG_LEVEL=DEBUG says why.)",
+                    self.name,
+                )
+        return None if sharded else original(self, iterator=iterator, data_batch=data_batch)
 
     return _maybe_symbolic_build
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from hvdkit.comm import ops, world
 from hvdkit.comm.process_sets import ProcessSet, engine_of, global_process_set
-from hvdkit.errors import CommunicationError
+from hvdkit.errors import CommunicationError, UsageError
 
 
 def agree(what: str, mine: Any, *, fix: str | None = None, process_set: ProcessSet | None = None) -> None:
@@ -30,6 +31,34 @@ def agree(what: str, mine: Any, *, fix: str | None = None, process_set: ProcessS
     if any(value != values[0] for value in values):
         differing = _by_rank(_differing(values), process_set)
         raise CommunicationError(f"The ranks do not agree on {what}: {differing}.", fix=fix, rank=world.rank())
+
+
+def together(what: str, make: Callable[[], Any]) -> Any:
+    """Do something that may fail on one rank: it then fails on all, instead of leaving the others waiting; collective.
+
+    Args:
+        what: what is done, as the error says it: "open its files".
+        make: does it; nothing collective in it.
+
+    Returns:
+        What ``make`` returns.
+
+    Raises:
+        UsageError: on every rank, with the words of the first rank that failed. The rank's own error, where it is this.
+    """
+    mine: Exception | None = None
+    made = None
+    try:
+        made = make()
+    except Exception as error:  # noqa: BLE001  raised again below, after the others have heard of it
+        mine = error
+    errors = ops.allgather_object(None if mine is None else str(mine))
+    if mine is not None:
+        raise mine
+    failed = [(rank, error) for rank, error in enumerate(errors) if error is not None]
+    if failed:
+        raise UsageError(f"Rank {failed[0][0]} could not {what}: {failed[0][1]}", rank=world.rank())
+    return made
 
 
 def _differing(values: list) -> list:

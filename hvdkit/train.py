@@ -3,17 +3,16 @@
 enter the world                       hvd.init()
 share out this process' devices       hvd.strategies
 the same model on every rank          hvd.set_seed, build
-each rank its part of the data        my_part
+each rank its part of the data        hvd.data.shard
 reduce, then clip and apply           hvd.DistributedOptimizer
 rank 0's weights, mean metrics, proof hvd.callbacks.defaults()
+save, go on, end in order             hvd.callbacks.CheckpointCallback
 """
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -21,7 +20,6 @@ import numpy as np
 
 import hvdkit as hvd
 from hvdkit.config import Config, Named
-from hvdkit.data.split import my_part
 from hvdkit.errors import ConfigError, UsageError
 from hvdkit.models import MODELS
 from hvdkit.registry import Registry, load
@@ -80,13 +78,15 @@ def train(config: Config) -> Result:
     with _built("strategy", make_strategy, **spec.arguments()).scope():
         model = _compiled(config, x.shape[1:], int(np.max(y)) + 1)
 
-    x, y = my_part(x, y)
-    throughput = _Throughput(len(x) * hvd.size())
-    callbacks = [*_callbacks(config), throughput]
-    model.fit(x, y, batch_size=config.batch_size, epochs=config.epochs, callbacks=callbacks)
+    replicas = model.distribute_strategy.num_replicas_in_sync > 1
+    uneven = "drop" if replicas else "pad"  # replicas can share whole batches only
+    how = {"batch_size": config.batch_size, "seed": config.seed, "per_rank_batch": config.per_rank_batch}
+    data = hvd.data.shard(x, y, uneven=uneven, **how)
+    throughput = _Throughput(len(x))
+    model.fit(data, epochs=config.epochs, callbacks=[*_callbacks(config), throughput])
     result = _test(model, x_test, y_test, throughput.result())
-    if config.save and hvd.is_chief():
-        _save(model, Path(config.save))
+    if config.save:
+        hvd.checkpoint.export(model, config.save)
     hvd.barrier()
     return result
 
@@ -104,31 +104,26 @@ def _compiled(config: Config, input_shape: tuple, classes: int) -> keras.Model:
 
 def _callbacks(config: Config) -> list:
     proof = hvd.callbacks.CommunicationProof(config.proof_every_steps)
-    return [c for c in hvd.callbacks.defaults() if not isinstance(c, hvd.callbacks.CommunicationProof)] + [proof]
+    callbacks = [c for c in hvd.callbacks.defaults() if not isinstance(c, hvd.callbacks.CommunicationProof)]
+    saving = config.checkpoint
+    if saving.dir is not None:
+        how = saving.model_dump(exclude={"dir"})
+        callbacks.append(hvd.callbacks.CheckpointCallback(saving.dir, **how))
+    return [*callbacks, proof]
 
 
 def _test(model: keras.Model, x: np.ndarray, y: np.ndarray, samples_per_second: float) -> Result:
-    """Each rank tests its part; sums are exchanged, so that the accuracy is exact whatever the parts' sizes."""
-    x, y = my_part(x, y, equal=False)
-    logs = model.evaluate(x, y, verbose=0, return_dict=True)
-    names = sorted(logs)
-    sums = hvd.allreduce(np.array([len(x), *(logs[n] * len(x) for n in names)], np.float64), op=hvd.Sum)
-    means = dict(zip(names, sums[1:] / sums[0], strict=True))
+    """All ranks test together; the replicas of a strategy, which cannot share out what is uneven, each rank alone."""
+    replicas = model.distribute_strategy.num_replicas_in_sync > 1
+    data = (x, y) if replicas else (hvd.data.shard(x, y, batch_size=32, shuffle=False),)
+    logs = model.evaluate(*data, verbose=0, return_dict=True)
     return Result(
-        loss=float(means["loss"]),
-        accuracy=float(means["accuracy"]) if "accuracy" in means else None,
+        loss=float(logs["loss"]),
+        accuracy=float(logs["accuracy"]) if "accuracy" in logs else None,
         samples_per_second=samples_per_second,
         weights_sha256=hvd.assert_equal_weights(model),
         ranks=hvd.size(),
     )
-
-
-def _save(model: keras.Model, path: Path) -> None:
-    """Write the whole file beside its place, then move it there: a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.part.keras")
-    model.save(part)
-    os.replace(part, path)
 
 
 def _named(registry: Registry, name: str) -> Any:

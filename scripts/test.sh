@@ -5,11 +5,12 @@ cd "$(dirname "$0")/.."
 
 usage() {
   cat <<'USAGE'
-Usage: scripts/test.sh [fast|dist|all] [pytest arguments]
+Usage: scripts/test.sh [fast|dist|all|chaos] [pytest arguments]
 
   fast   what needs no ranks: seconds to a minute
   dist   what starts real ranks (horovodrun, mpirun)
   all    both (the default)
+  chaos  kills, damages, full disks, resumes and uneven data in the long counts: about an hour
 
 Example: scripts/test.sh dist -k proof
 USAGE
@@ -17,7 +18,7 @@ USAGE
 
 which=all
 case ${1:-} in
-  fast | dist | all) which=$1 && shift ;;
+  fast | dist | all | chaos) which=$1 && shift ;;
   -h | --help) usage && exit 0 ;;
   -* | '') ;;
   *) printf 'error: unknown argument %s\n\n' "$1" >&2 && usage >&2 && exit 2 ;;
@@ -36,6 +37,10 @@ marks=()
 case $which in
   fast) marks=(-m "not dist") ;;
   dist) marks=(-m dist) ;;
+  chaos)
+    export HVDKIT_CHAOS=long
+    marks=(tests/chaos tests/dist/test_data.py tests/dist/test_resume.py -o timeout=7200)
+    ;;
 esac
 say "pytest, $which"
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}

@@ -17,6 +17,7 @@ _HOME = {
     **_DEFAULTS,
     "LearningRateScheduleCallback": "hvdkit.callbacks.learning_rate:LearningRateScheduleCallback",
     "LearningRateWarmupCallback": "hvdkit.callbacks.learning_rate:LearningRateWarmupCallback",
+    "CheckpointCallback": "hvdkit.callbacks.checkpoint:CheckpointCallback",
     "BestModelCheckpoint": "hvdkit.callbacks.best_model_checkpoint:BestModelCheckpoint",
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import keras
 
+from hvdkit.checkpoint.exporting import write_model
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
 from hvdkit.log import get_logger
@@ -84,15 +85,6 @@ class BestModelCheckpoint(keras.callbacks.ModelCheckpoint):
         target = Path(self._get_file_path(epoch, batch, logs) if first else "")
         if not self._should_save_model(epoch, batch, logs, str(target)) or not first:
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        incoming = target.with_name(f".incoming-{target.name}")  # beside it, or it could not be renamed; same ending
-        try:
-            if self.save_weights_only:
-                self.model.save_weights(incoming, overwrite=True)
-            else:
-                self.model.save(incoming, overwrite=True)
-            os.replace(incoming, target)
-        finally:
-            incoming.unlink(missing_ok=True)
+        write_model(self.model, target)
         if self.verbose > 0:
             get_logger().info("Epoch %d: finished saving model to %s", epoch + 1, target)

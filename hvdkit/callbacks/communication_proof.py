@@ -68,8 +68,6 @@ class CommunicationProof(keras.callbacks.Callback):
             adapted_of(self.model),
             fix="adapt them to the same data on every rank, before it is shared out.",
         )
-        self._seen = {id(o): _counts(o) for o in optimizers_of(self.model)}
-        self._by_tapes = shared.reductions()
 
     def _alone(self) -> bool:
         """Whether this rank trains by itself: in a world of one, or outside its optimizer's process set."""
@@ -80,6 +78,9 @@ class CommunicationProof(keras.callbacks.Callback):
 
     # Before a step and not after the one before it: Keras may call the hooks after a step from another thread.
     def on_train_batch_begin(self, batch, logs=None):
+        if self._calls == 0:  # not earlier: another callback may have restored a checkpoint since training began
+            self._seen = {id(o): _counts(o) for o in optimizers_of(self.model)}
+            self._by_tapes = shared.reductions()
         first = self._calls == 1
         if first or (self.every_steps and self._unchecked >= self.every_steps):
             self._check()
@@ -137,9 +138,10 @@ class CommunicationProof(keras.callbacks.Callback):
             if by_tapes >= stepped:
                 return None
             return f"{name} made {stepped} steps and is not distributed: {world.size()} ranks train different models."
-        # A step that a LossScaleOptimizer skipped was reduced too, so there may be more reductions than steps.
+        # A step that a LossScaleOptimizer skipped was reduced too, so there may be more reductions than steps. And
+        # where nobody knows how many batches there are, TensorFlow counts one that fails for want of data.
         reduced = reductions - reductions_before
-        if reduced < stepped:
+        if reduced < stepped - (self.params.get("steps") is None):
             return f"{name} made {stepped} steps, but reduced its gradients only {reduced} times."
         return None
 

@@ -6,17 +6,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from hvdkit import metric_states
 from hvdkit.comm import ops, world
 from hvdkit.errors import CommunicationError
 from hvdkit.proof import ranks_text
 
 
 class MetricAverageCallback(keras.callbacks.Callback):
-    """Replace the epoch's metrics by their mean over the ranks, weighted by how many samples each rank saw.
+    """Replace the epoch's metrics by those over all ranks' samples.
 
     One exchange per epoch, whatever the number of metrics; every rank gets the same numbers to the last bit. Put it
     before callbacks that look at metrics (``ReduceLROnPlateau``, ``ModelCheckpoint``, ``EarlyStopping``). Exact for
-    metrics that are means over samples (loss, accuracy, mean errors); for others (AUC, F1) a mean of means.
+    all of Keras' metrics, AUC and F1 too: what they have counted is added up. A metric class of one's own takes part
+    in that where it says ``sum_over_ranks = True``: its variables are sums over samples. Where a model has one that
+    does not, all become means over the ranks, weighted by how many samples each rank saw; so does every other number
+    in ``logs``.
 
     Args:
         device: the TensorFlow device of the exchange, "" for any. The numbers of one epoch are few and travel through
@@ -37,10 +41,12 @@ class MetricAverageCallback(keras.callbacks.Callback):
         self.device = device
         self._batches = {"train": 0, "val": 0}
         self._samples = {"train": None, "val": None}
+        self._states: dict = {}
 
     def on_epoch_begin(self, epoch, logs=None):
         self._batches = {"train": 0, "val": 0}
         self._samples = {"train": None, "val": None}
+        self._states = {}
 
     def on_train_batch_begin(self, batch, logs=None):
         self._batches["train"] += 1
@@ -49,20 +55,31 @@ class MetricAverageCallback(keras.callbacks.Callback):
         self._batches["val"] += 1
 
     def on_test_begin(self, logs=None):
-        self._samples["train"] = self._count("train")  # evaluation is about to reset the counter
+        self._take_down("train")  # evaluation is about to reset the metrics
 
     def on_test_end(self, logs=None):
-        self._samples["val"] = self._count("val")
+        self._take_down("val")
+
+    def _take_down(self, phase: str) -> None:
+        if world.size() > 1:
+            self._samples[phase] = self._count(phase)
+            self._states[phase] = metric_states.states_of(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
         if not logs or world.size() == 1:
             return
         if self._samples["train"] is None:
-            self._samples["train"] = self._count("train")
+            self._take_down("train")
+        sums = {
+            phase: metric_states.names_of_sums(self.model, state, logs, "val_" if phase == "val" else "")
+            for phase, state in self._states.items()
+        }
         mine = {
             "metrics": {name: float(value) for name, value in logs.items() if np.ndim(value) == 0},
             "train": self._samples["train"],
             "val": self._samples["val"] or 0.0,
+            "sums": sums,
+            "counted": {phase: {"counted": self._states[phase]["counted"]} for phase in sums if sums[phase]},
         }
         with tf.device(self.device):
             everyones = ops.allgather_object(mine)
@@ -73,6 +90,11 @@ class MetricAverageCallback(keras.callbacks.Callback):
             # A rank without samples takes no part: its mean over nothing may be NaN.
             seen = [(w, v) for w, v in zip(weights, values, strict=True) if w > 0] or [(1.0, v) for v in values]
             logs[name] = sum(w * v for w, v in seen) / sum(w for w, _ in seen)
+        for phase, names in sums.items():
+            if names and all(rank["sums"].get(phase) == names for rank in everyones):
+                found = metric_states.over_ranks(self.model, [rank["counted"][phase] for rank in everyones])
+                prefix = "val_" if phase == "val" else ""
+                logs.update({name: found[name.removeprefix(prefix)] for name in names})
 
     def _count(self, phase: str) -> float:
         """Samples since the metrics were reset: what Keras weighted its loss by; batches where it did not."""

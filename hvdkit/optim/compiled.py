@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from hvdkit.grads import share
 from hvdkit.keras_model import build_optimizer
 from hvdkit.log import get_logger
 from hvdkit.optim import loss_scale
@@ -42,8 +43,9 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
 
     variables: list = []  # of the gradients; known when the first half has been traced
 
-    def forward_and_backward(data: Any) -> tuple:
-        with _taking_down(optimizer) as taken:
+    def forward_and_backward(data: Any, weight: Any) -> tuple:
+        own = None if weight is None else share.Share(weight)  # Keras' own step scales its loss, and so weighs it
+        with _taking_down(optimizer) as taken, share.of_this_step(own):
             logs = plain(data)
         gradients, variables[:] = taken or ([], [])
         return logs, gradients
@@ -56,20 +58,26 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
     second = tf.function(update, jit_compile=True, autograph=False)
 
     def step(data: Any) -> Any:
-        in_the_way = _not_for_xla(first.get_concrete_function(data).graph)
+        ours = share.current()
+        weight = None if ours is None else ours.value
+        in_the_way = _not_for_xla(first.get_concrete_function(data, weight).graph)
         if in_the_way:
             get_logger().info(_OFF, f"its forward or backward pass has operations that XLA has not ({in_the_way})")
             return plain(data)
         if not said:
             said.append(get_logger().info(_ON))
-        logs, gradients = first(data)
+        logs, gradients = first(data, weight)
         if not variables:  # nothing to train
             return logs
-        if _has_collectives(optimizer):
-            optimizer.apply(gradients, variables)
-        else:
-            numbers = [optimizer._get_variable_index(v) for v in variables]
-            second(optimizer._hvdkit.reduce(gradients, variables, numbers))
+        if ours is not None:
+            ours.weighed.add(optimizer._hvdkit)
+            gradients = share.weigh_gradients(optimizer._hvdkit, gradients)
+        with share.of_this_step(None):
+            if _has_collectives(optimizer):
+                optimizer.apply(gradients, variables)
+            else:
+                numbers = [optimizer._get_variable_index(v) for v in variables]
+                second(optimizer._hvdkit.reduce(gradients, variables, numbers))
         return logs
 
     said: list = []  # a step is traced again for each shape of data

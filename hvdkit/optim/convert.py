@@ -18,15 +18,16 @@ from hvdkit.grads.pipeline import GradientPipeline
 class Distribution:
     """What a distributed optimizer carries as ``_hvdkit``.
 
-    ``reduces`` is whether this optimizer runs the pipeline, and ``sums_replicas`` whether it adds up the gradients of
-    a strategy's replicas: inside a ``LossScaleOptimizer`` the outer one may. ``local`` are the variables whose
-    gradients stay this rank's own. ``sum_of_passes`` is by what an accumulated mean is multiplied to be Horovod's sum.
+    ``reduces`` is whether this optimizer runs the pipeline, and ``inside_loss_scale`` whether it is the inner one of a
+    ``LossScaleOptimizer``, which then weighs its gradients and adds up those of a strategy's replicas. ``local`` are
+    the variables whose gradients stay this rank's own. ``sum_of_passes`` is by what an accumulated mean is multiplied
+    to be Horovod's sum.
     Keras does not track it: nothing of it is in a saved model.
     """
 
     pipeline: GradientPipeline
     reduces: bool = True
-    sums_replicas: bool = True
+    inside_loss_scale: bool = False
     variables: list = field(default_factory=list)
     local: LocalVariables = field(default_factory=LocalVariables)
     sum_of_passes: int = 1

@@ -12,7 +12,7 @@ from hvdkit.comm.compression import Compression
 from hvdkit.comm.process_sets import ProcessSet, global_process_set
 from hvdkit.comm.protocol import ReduceOp
 from hvdkit.errors import UsageError
-from hvdkit.grads import arguments
+from hvdkit.grads import arguments, share
 from hvdkit.grads.identity import variables_of_layers
 from hvdkit.grads.pipeline import GradientPipeline
 from hvdkit.optim import loss_scale
@@ -223,6 +223,14 @@ def _check_type(optimizer: Any) -> None:
 
 class _Reducing(Registering, OnReplicas):
     """Reduces where Keras has unscaled and accumulated, and has not clipped yet."""
+
+    def scale_loss(self, loss):
+        return super().scale_loss(share.weigh_loss(self._hvdkit, loss))
+
+    def apply(self, grads, trainable_variables=None):
+        if not self._hvdkit.inside_loss_scale:
+            grads = share.weigh_gradients(self._hvdkit, grads)
+        super().apply(grads, trainable_variables)
 
     def _backend_apply_gradients(self, grads, trainable_variables):
         self._hvdkit.variables = trainable_variables  # for _clip_gradients, which is not told them

@@ -15,15 +15,18 @@ import keras
 import tensorflow as tf
 
 from hvdkit.comm.protocol import ReduceOp
-from hvdkit.grads import replicas
+from hvdkit.grads import replicas, share
 from hvdkit.optim.convert import Distribution, Registering, convert
 
 
 class _ReducingLossScale(Registering):
     """Asks for finite gradients after the reduction, or together."""
 
+    def scale_loss(self, loss):
+        return super().scale_loss(share.weigh_loss(self._hvdkit, loss))
+
     def apply(self, grads, trainable_variables=None):
-        grads = replicas.total(grads)  # a NaN on one replica is then on all
+        grads = replicas.total(share.weigh_gradients(self._hvdkit, grads))  # a NaN on one replica is then on all
         if self._hvdkit.reduces:
             variables = trainable_variables or self._trainable_variables
             # Not built yet, it is about to be built with just these variables, in this order.
@@ -53,7 +56,7 @@ def adopt(outer: Any) -> None:
     """Make a ``LossScaleOptimizer`` around a distributed optimizer right: it reduces, and asks afterwards."""
     inner = outer.inner_optimizer
     inner._hvdkit.reduces = bool(inner.gradient_accumulation_steps)
-    inner._hvdkit.sums_replicas = False
+    inner._hvdkit.inside_loss_scale = True
     # The same local variables, also those that are registered later, with either of the two.
     outside = Distribution(inner._hvdkit.pipeline, reduces=not inner._hvdkit.reduces, local=inner._hvdkit.local)
     convert(outer, _ReducingLossScale, outside)

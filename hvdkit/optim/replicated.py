@@ -24,7 +24,7 @@ class OnReplicas:
             super()._backend_apply_gradients(grads, trainable_variables)
             return
         _check_scope(self)
-        if self._hvdkit.sums_replicas:
+        if not self._hvdkit.inside_loss_scale:
             grads = replicas.total(grads)
         _accumulate_or_update(self, grads, list(trainable_variables))
         if self.use_ema:

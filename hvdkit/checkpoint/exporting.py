@@ -1,0 +1,98 @@
+"""Models for others: ``.keras`` and ``.weights.h5`` files that are whole or not there."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+
+import keras
+
+from hvdkit.checkpoint import disk, state
+from hvdkit.checkpoint.draft import writing
+from hvdkit.checkpoint.store import Checkpoint
+from hvdkit.comm import world
+from hvdkit.errors import UsageError
+from hvdkit.keras_model import renew_adapted
+
+ENDINGS = (".weights.h5", ".keras", ".h5")
+
+
+def export(model: keras.Model, path: str | os.PathLike) -> None:
+    """Write a model into a file for plain Keras, on rank 0; the file there is the old one or the new one, never half.
+
+    Args:
+        model: built.
+        path: ends in ``.keras`` (the model) or ``.weights.h5`` (its weights).
+
+    Raises:
+        UsageError: another ending.
+        CheckpointWriteError: the disk is full, read-only or broken.
+
+    Example:
+
+    >>> import tempfile, hvdkit as hvd
+    >>> hvd.init()
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> hvd.checkpoint.export(model, tempfile.mkdtemp() + "/model.keras")
+    """
+    if world.rank() == 0:
+        write_model(model, Path(path))
+
+
+def write_model(model: keras.Model, target: Path) -> None:
+    """``export`` on this process, without a world."""
+    if not target.name.endswith(ENDINGS):
+        raise UsageError(f"A model cannot be exported as {target.name!r}.", fix=f"an ending of {', '.join(ENDINGS)}.")
+    with writing("The model could not be exported", target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        incoming = target.with_name(f".incoming-{target.name}")  # beside it, or it could not be renamed; same ending
+        try:
+            if target.name.endswith(ENDINGS[0]):
+                model.save_weights(incoming, overwrite=True)
+            else:
+                model.save(incoming, overwrite=True)
+            with disk.reading(incoming) as (descriptor, _):
+                disk.fsync(descriptor)
+            disk.rename(incoming, target)
+            disk.sync_directory(target.parent)
+        finally:
+            incoming.unlink(missing_ok=True)
+
+
+def model_of(checkpoint: Checkpoint, modules: tuple[str, ...] = ()) -> keras.Model:
+    """The model of a checkpoint, with its weights; batch statistics are rank 0's.
+
+    Args:
+        checkpoint: written by ``CheckpointCallback`` or ``save``.
+        modules: to import first: those that register classes of the model's own.
+
+    Raises:
+        UsageError: the checkpoint has no model that Keras can make anew.
+    """
+    for name in modules:
+        importlib.import_module(name)
+    config = checkpoint.manifest.state.get("model")
+    where = str(checkpoint.path)
+    if not isinstance(config, str):
+        raise UsageError(
+            f"{where} holds weights and no model: Keras could not write down how it is made.",
+            fix="make it in Python, hvd.checkpoint.restore(model, directory), and hvd.checkpoint.export(model, path).",
+        )
+    try:
+        model = keras.models.model_from_json(config)
+    except (TypeError, ValueError, ImportError) as error:
+        raise UsageError(
+            f"The model of {where} cannot be made: {error}",
+            fix="--import the module that registers its own classes (keras.saving.register_keras_serializable).",
+        ) from error
+    homes = {
+        n: p for p in checkpoint.manifest.parts if p == "rank-00000" or p[:6] == "common" for n in checkpoint.names(p)
+    }
+    read = lambda name: checkpoint.get(homes[name], name)
+    for kind, variables in (("weights/", state.common_variables(model)), ("own/", state.own_variables(model))):
+        wanted = {name: v for name, v in variables.items() if name.startswith(kind)}
+        # Behind them there may be slots of variables that were kept local.
+        state.assign(wanted, read, sorted(n for n in homes if n.startswith(kind))[: len(wanted)], where)
+    renew_adapted(model)
+    return model

@@ -1,0 +1,84 @@
+"""Being told to end: by a signal, or because the time is over."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+from hvdkit.errors import REQUEUE_EXIT_CODE, UsageError
+
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Preempted(SystemExit):
+    """The training was saved and ends, to be started again; the process exits with ``REQUEUE_EXIT_CODE`` (75).
+
+    Example:
+
+    >>> Preempted("SIGTERM").code
+    75
+    """
+
+    def __init__(self, why: str):
+        super().__init__(REQUEUE_EXIT_CODE)
+        self.why = why
+
+
+class Preemption:
+    """Takes down SIGTERM, SIGUSR1 and the end of the time, for somebody to look at between two steps.
+
+    Args:
+        max_time: seconds, or ``"3:50:00"``; None is no limit.
+    """
+
+    def __init__(self, max_time: float | str | None = None):
+        self._seconds = seconds_of(max_time)
+        self._begin = time.monotonic()
+        self._received: str | None = None
+        self._old: dict[int, Any] = {}
+
+    def watch(self) -> None:
+        """Take the signals; only the main thread can."""
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._old[number] = signal.signal(number, self._note)
+
+    def stop(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._old.items():
+            with contextlib.suppress(TypeError):  # a handler that was not set from Python
+                signal.signal(number, handler)
+        self._old.clear()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._received = signal.Signals(number).name
+
+    @property
+    def why(self) -> str | None:
+        """Why this process should end; None where it should not."""
+        if self._received is None and self._seconds is not None and time.monotonic() - self._begin > self._seconds:
+            return "max_time"
+        return self._received
+
+
+def seconds_of(text: float | str | None) -> float | None:
+    """A time as seconds.
+
+    >>> seconds_of("1:30:00"), seconds_of("45:30"), seconds_of(90)
+    (5400.0, 2730.0, 90.0)
+    """
+    if text is None:
+        return None
+    if isinstance(text, str) and re.fullmatch(r"(\d+:)?\d{1,3}:\d\d", text):
+        seconds = 0
+        for number in text.split(":"):
+            seconds = seconds * 60 + int(number)
+        return float(seconds)
+    if isinstance(text, int | float) and not isinstance(text, bool) and text > 0:
+        return float(text)
+    raise UsageError(f'`max_time` must be seconds, or "3:50:00". Received: max_time={text!r}.')

@@ -1,0 +1,124 @@
+"""Going on from a checkpoint, on as many ranks as saved it or on others."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from hvdkit.checkpoint import state
+from hvdkit.checkpoint.store import Checkpoint, Store
+from hvdkit.comm import ops, world
+from hvdkit.comm.variables import broadcast_variables
+from hvdkit.errors import UsageError
+from hvdkit.keras_model import build_optimizer, renew_adapted
+from hvdkit.log import get_logger
+from hvdkit.proof import together
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Where a training stands after ``restore``.
+
+    Attributes:
+        step: how many steps it has made, over all epochs.
+        epoch: the epoch to go on with, 0 first.
+        facts: what was saved beside the tensors.
+    """
+
+    step: int
+    epoch: int
+    facts: dict[str, Any]
+
+
+def restore(model: keras.Model, directory: str | os.PathLike, step: int | None = None) -> Restored | None:
+    """Give a model, its optimizer and the random numbers the state they were saved in; collective.
+
+    Rank 0 chooses the newest checkpoint of which every byte is right (of damaged ones it says why not) and sends what
+    all ranks have in common. Each rank reads its own part; where there are more ranks than saved it, or fewer, what
+    was accumulated and counted is shared out anew.
+
+    Args:
+        model: built and compiled as it was when it was saved.
+        directory: of the checkpoints; all ranks must see it.
+        step: which one; None is the newest valid one.
+
+    Returns:
+        Where it stands; None where there is no checkpoint.
+
+    Raises:
+        DamagedCheckpointError: the one that was asked for is damaged.
+        UsageError: the model is not built, or not what was saved; the variable is named.
+
+    Example:
+
+    >>> import tempfile, hvdkit as hvd
+    >>> hvd.init()
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile(hvd.DistributedOptimizer("sgd"), "mse")
+    >>> directory = tempfile.mkdtemp()
+    >>> hvd.checkpoint.save(model, directory, step=7)
+    >>> hvd.checkpoint.restore(model, directory).step
+    7
+    """
+    if not model.built:
+        raise UsageError(
+            f"{model.name} is not built, so it has no weights to restore.",
+            fix="begin it with keras.Input(shape), or call it once: model(x[:1]).",
+        )
+    build_optimizer(model)
+    store = Store(directory)
+    chosen = together("read the checkpoint", lambda: _choose(store, step) if world.rank() == 0 else None)
+    number = ops.broadcast_object(None if chosen is None else chosen.manifest.step)
+    if number is None:
+        return None
+    checkpoint = together("see the checkpoint that rank 0 sees", lambda: chosen or store.open(int(number)))
+    together("restore", lambda: _restore_own(model, checkpoint))
+    _restore_common(model, checkpoint)
+    renew_adapted(model)
+    manifest = checkpoint.manifest
+    return Restored(manifest.step, manifest.epoch, dict(manifest.state))
+
+
+def _choose(store: Store, step: int | None) -> Checkpoint | None:
+    if step is not None:
+        return store.verify(step)
+    say = lambda number, error: get_logger().warning("The checkpoint of step %d is left out: %s", number, error)
+    return store.newest_valid(skipped=say)
+
+
+def _restore_common(model: keras.Model, checkpoint: Checkpoint) -> None:
+    variables = state.common_variables(model)
+
+    def read() -> None:
+        homes = {n: part for part in checkpoint.manifest.parts if part.startswith("common") for n in names(part)}
+        state.assign(variables, lambda n: checkpoint.get(homes[n], n), list(homes), str(checkpoint.path))
+
+    names = checkpoint.names
+    together("restore", read if world.rank() == 0 else lambda: None)
+    broadcast_variables(list(variables.values()), 0)
+
+
+def _restore_own(model: keras.Model, checkpoint: Checkpoint) -> None:
+    rank, then = world.rank(), checkpoint.manifest.world_size
+    ranks = [f"rank-{r:05d}" for r in range(then)]
+    home = ranks[rank] if rank < then else ranks[0]
+    stored = checkpoint.names(home)
+
+    def read(name: str) -> np.ndarray:
+        kind = name.partition("/")[0]
+        if then == world.size() or kind not in ("mean", "sum"):
+            return checkpoint.get(home, name)
+        return state.joined(kind, [checkpoint.get(part, name) for part in ranks], rank)
+
+    own = [n for n in stored if not n.startswith("random/")]
+    variables = state.own_variables(model)
+    sums = lambda names: [n for n in names if n.startswith("sum/")]
+    if len(sums(own)) != len(sums(variables)):  # metrics are made in the first step; their epoch begins anew then
+        own = [n for n in own if n not in sums(own)]
+        variables = {n: v for n, v in variables.items() if n not in sums(variables)}
+    state.assign(variables, read, own, str(checkpoint.path))
+    state.set_randoms({n: checkpoint.get(home, n) for n in stored if n.startswith("random/")})

@@ -1,0 +1,209 @@
+"""Saving while training goes on: a copy in memory first, the disk in a thread."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from hvdkit.checkpoint import state
+from hvdkit.checkpoint.owner import Owner
+from hvdkit.checkpoint.store import CheckpointWriteError, Keep, Store
+from hvdkit.comm import ops, world
+from hvdkit.log import get_logger
+from hvdkit.proof import together
+from hvdkit.version import __version__
+
+# From so many bytes on, the common part is shared out over the ranks.
+_SHARED_BYTES = 64 * 2**20
+# A manifest, which holds how the model is made, is read as a whole.
+_LARGEST_CONFIG = 4 * 2**20
+# How long a rank's end waits for what is being written.
+_LAST_SECONDS = 60.0
+
+
+class Saver:
+    """Writes a run's checkpoints into a directory, which no other job can then write into; collective to make.
+
+    Args:
+        directory: on a file system that all ranks share.
+        keep: which checkpoints stay.
+        background: write in a thread; at most one checkpoint is on its way at a time.
+
+    Attributes:
+        seconds: how long the last checkpoint took, from the copy to the commit.
+
+    Raises:
+        CheckpointInUseError: another job writes there.
+        CheckpointWriteError: the directory cannot be written.
+    """
+
+    def __init__(self, directory: str | os.PathLike, keep: Keep | None = None, *, background: bool = True):
+        self.store = Store(directory)
+        self._owner = Owner(directory)
+        self._keep, self._background = keep or Keep(), background
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._stopped = threading.Event()
+        self.seconds = 0.0
+        first = world.rank() == 0
+        together("take the directory of checkpoints", self._owner.acquire if first else lambda: None)
+        self.run_id = str(ops.broadcast_object(secrets.token_hex(6)))
+        if first:
+            self.store.clean(self.run_id)
+        self._last = -1
+        self._made: str | None = None
+        atexit.register(self._at_exit)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is on its way."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def check(self) -> None:
+        """Raise what went wrong in the background, once."""
+        if not self.busy and self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def save(self, model: keras.Model, step: int, epoch: int, facts: dict[str, Any]) -> float:
+        """Save a model's training; every rank calls it at the same step.
+
+        Args:
+            model: with its optimizer built.
+            step: the training step, counted over all epochs; a step is saved once.
+            epoch: the epoch to go on with.
+            facts: JSON-like data to keep beside the tensors, rank 0's.
+
+        Returns:
+            The seconds that training waited.
+        """
+        begin = time.perf_counter()
+        self.wait()
+        self.check()
+        if step == self._last:
+            return time.perf_counter() - begin
+        self._last = step
+        parts = self._copy(model)
+        names = _part_names(model)
+        facts = {**facts, "versions": _versions(), "model": self._config(model)}
+
+        def write() -> None:
+            try:
+                self._write(step, epoch, parts, names, facts)
+            except CheckpointWriteError as error:  # training is worth more than a checkpoint
+                get_logger().warning("%s Training goes on.", error)
+            except BaseException as error:  # noqa: BLE001  raised in the main thread, by check()
+                self._error = error
+            self.seconds = time.perf_counter() - begin
+
+        if self._background:
+            self._thread = threading.Thread(target=_nicely, args=(write,), daemon=True, name="hvdkit-checkpoint")
+            self._thread.start()
+        else:
+            write()
+            self.check()
+        return time.perf_counter() - begin
+
+    def _config(self, model: keras.Model) -> str | None:
+        """How the model is made, as Keras writes it down; None where it cannot, as of a class without a config."""
+        if self._made is None:
+            try:
+                text = model.to_json()
+            except Exception as error:  # noqa: BLE001  whatever a user's get_config() does
+                get_logger().debug("why checkpoints hold no model: %s", error)
+                text = ""
+            self._made = text if len(text) < _LARGEST_CONFIG else ""
+        return self._made or None
+
+    def _copy(self, model: keras.Model) -> dict[str, state.Tensors]:
+        """This rank's parts, in memory."""
+        rank, size = world.rank(), world.size()
+        common = state.common_variables(model)
+        shares = _shared_out(common, size)
+        parts = {f"rank-{rank:05d}": {**state.copied(state.own_variables(model)), **state.randoms()}}
+        if len(shares) == 1 and rank == 0:
+            parts["common"] = state.copied(common)
+        elif len(shares) > 1:
+            parts[f"common-{rank:05d}"] = state.copied({name: common[name] for name in shares[rank]})
+        return parts
+
+    def _write(
+        self, step: int, epoch: int, parts: dict[str, state.Tensors], names: list[str], facts: dict[str, Any]
+    ) -> None:
+        draft = self.store.draft(step, self.run_id)
+        for name, tensors in parts.items():
+            draft.write(name, tensors)
+        if world.rank() == 0:
+            draft.commit(names, epoch=epoch, world_size=world.size(), state=facts, poll=self._poll)
+            self._owner.touch()
+            self.store.prune(self._keep)
+
+    def _poll(self) -> None:
+        if self._stopped.wait(0.05):
+            raise CheckpointWriteError("The checkpoint that was on its way was given up: this process ends.")
+
+    def wait(self) -> None:
+        """Wait for the checkpoint that is on its way."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def close(self) -> None:
+        """Wait for the checkpoint that is on its way, and give the directory back; raises what went wrong."""
+        self.wait()
+        self._owner.release()
+        atexit.unregister(self._at_exit)
+        self.check()
+
+    def _at_exit(self) -> None:
+        """What is being written is finished; the parts of other ranks, which may be gone, are not waited for."""
+        if self._thread is not None:
+            self._thread.join(_LAST_SECONDS / 6)
+            self._stopped.set()
+            self._thread.join(_LAST_SECONDS)
+
+
+def _nicely(write: Callable[[], None]) -> None:
+    """With the lowest priority, which on Linux each thread has for itself: training needs the cores."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+    write()
+
+
+def _bytes(variable: Any) -> int:
+    return int(np.prod(variable.shape)) * tf.as_dtype(keras.backend.standardize_dtype(variable.dtype)).size
+
+
+def _shared_out(common: dict[str, Any], size: int) -> list[list[str]]:
+    """The names of the common tensors that each rank writes; one list where rank 0 writes all."""
+    total = sum(map(_bytes, common.values()))
+    if total < _SHARED_BYTES or size == 1:
+        return [list(common)]
+    shares: list[list[str]] = [[] for _ in range(size)]
+    load = [0] * size
+    for name in sorted(common, key=lambda name: -_bytes(common[name])):
+        rank = load.index(min(load))
+        load[rank] += _bytes(common[name])
+        shares[rank].append(name)
+    return shares
+
+
+def _part_names(model: keras.Model) -> list[str]:
+    size = world.size()
+    shares = _shared_out(state.common_variables(model), size)
+    common = ["common"] if len(shares) == 1 else [f"common-{rank:05d}" for rank in range(size)]
+    return [*common, *(f"rank-{rank:05d}" for rank in range(size))]
+
+
+def _versions() -> dict[str, str]:
+    return {"hvdkit": __version__, "keras": keras.__version__, "tensorflow": tf.__version__, "numpy": np.__version__}

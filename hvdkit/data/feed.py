@@ -1,0 +1,211 @@
+"""How ``fit`` and ``evaluate`` are fed with sharded data: the epoch, its steps, and the shares of the batches."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.trainers.epoch_iterator import EpochIterator
+
+from hvdkit import training_data
+from hvdkit.comm import world
+from hvdkit.data.sharded import DATA, SHARE_OR_ZERO, Planned, Sharded, parted
+from hvdkit.data.speed import measured_sizes
+from hvdkit.data.streams import Streamed
+from hvdkit.errors import UsageError
+from hvdkit.grads.share import Share, of_this_step
+from hvdkit.log import get_logger
+
+# What ``fit`` would do to data of its own, and sharded data have done already: argument -> of hvd.data.shard.
+_THEIRS = {
+    "y": "y",
+    "batch_size": "batch_size",
+    "sample_weight": "sample_weight",
+    "class_weight": "class_weight",
+    "validation_split": None,
+    "steps_per_epoch": None,
+    "steps": None,
+}
+
+
+@contextlib.contextmanager
+def feeding(model: keras.Model, arguments: dict[str, Any]) -> Iterator[None]:
+    """Around one ``fit`` or ``evaluate``, whose arguments are looked at, and changed where data are sharded.
+
+    Args:
+        model: what is trained or evaluated.
+        arguments: those of the call, by name.
+
+    Raises:
+        UsageError: an argument that belongs to ``hvd.data.shard``, or data that cannot be shared by replicas.
+    """
+    train, validation = _of(arguments.get("x")), _of(arguments.get("validation_data"))
+    for data in (train, validation):
+        if data is not None:
+            _check(model, data)
+    if train is not None:
+        for name, there in _THEIRS.items():
+            if arguments.get(name):
+                fix = f"hvd.data.shard(..., {there}=...)." if there else "leave it out."
+                raise UsageError(f"`{name}` cannot be given to fit or evaluate with sharded data.", fix=fix)
+    fits = "validation_data" in arguments
+    if train is None and validation is None:
+        yield
+        return
+    if fits and train is not None:
+        arguments["shuffle"] = False
+        if isinstance(train, Planned) and train.measured and world.size() > 1:
+            train.resize(measured_sizes(model, train))
+        training_data.note(model, train)
+        if world.size() == 1:  # elsewhere guard.py does it
+            build(model, train.get_tf_dataset().element_spec)
+    arguments["callbacks"] = _first(_Feed(train if fits else None, validation if fits else train), arguments, model)
+    try:
+        yield
+    finally:
+        training_data.note(model, None)
+        for data in (train, validation):
+            if isinstance(data, Streamed):
+                data.stop()
+
+
+def _of(x: Any) -> Sharded | None:
+    return x if isinstance(x, Sharded) else None
+
+
+def _check(model: keras.Model, data: Sharded) -> None:
+    if model.distribute_strategy.num_replicas_in_sync > 1 and not (isinstance(data, Planned) and data.uniform):
+        raise UsageError(
+            "The replicas of a strategy can share batches only where every rank has as many samples in every step.",
+            fix='uneven="drop", with arrays or files of equal size.',
+        )
+
+
+def _first(feed: keras.callbacks.Callback, arguments: dict[str, Any], model: keras.Model) -> Any:
+    callbacks = arguments.get("callbacks")
+    if isinstance(callbacks, keras.callbacks.CallbackList):  # of the user's own: it has handed out model and parameters
+        callbacks.callbacks.insert(0, feed)
+        feed.set_params(callbacks.params or {})
+        feed.set_model(model)
+        return callbacks
+    return [feed, *(keras.tree.flatten(callbacks) if callbacks else [])]
+
+
+class _Feed(keras.callbacks.Callback):
+    """Tells the data which epoch it is, before all other callbacks."""
+
+    def __init__(self, train: Sharded | None, test: Sharded | None):
+        super().__init__()
+        self._train, self._test = train, test
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._train is not None:
+            self._train.begin(epoch)
+
+    def on_test_begin(self, logs=None):
+        if self._test is not None:
+            self._test.begin(0)
+
+
+def step_on_shares(model: keras.Model, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A train or test step that also takes batches with their shares."""
+
+    def step_on_share(data: Any) -> Any:
+        if not isinstance(data, dict) or DATA not in data:
+            return step(data)
+        may_be_zero = SHARE_OR_ZERO in data
+        batch, share = parted(data)
+        with of_this_step(Share(share, may_be_zero)):
+            if not may_be_zero:
+                return step(batch)
+            with _left_alone_by_nothing(model, share):
+                return step(batch)
+
+    return step_on_share
+
+
+@contextlib.contextmanager
+def _left_alone_by_nothing(model: keras.Model, share: tf.Tensor) -> Iterator[None]:
+    """Metrics and moving averages are as before the step, where the rank has no samples and a stand-in for them."""
+    variables = [*model.metrics_variables, *model.non_trainable_variables]
+    before = [tf.identity(v.value) for v in variables]
+    yield
+
+    def put_back() -> None:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+
+    tf.cond(share > 0, lambda: None, put_back)
+
+
+def build(model: keras.Model, spec: Any) -> Exception | None:
+    """Build a model and its metrics before its first step, from the specification of a dataset's elements.
+
+    Returns:
+        Why it could not be built: whatever a user's ``call`` does without data.
+    """
+    if type(model).call is keras.Model.call:  # a GAN has only a train_step
+        return None
+    try:
+        with model.distribute_strategy.scope():
+            model._symbolic_build(data_batch=spec[DATA] if isinstance(spec, dict) and DATA in spec else spec)
+    except Exception as error:  # noqa: BLE001
+        get_logger().debug("why %s could not be built: %s", model.name, error)
+        return error
+    return None
+
+
+@functools.cache
+def install() -> None:
+    """Let Keras' loop take data whose epochs differ in length, and ``fit`` take sharded data in a world of one.
+
+    On several ranks ``guard.py`` has wrapped ``fit`` already.
+    """
+    EpochIterator._enumerate_iterator = _of_this_length(EpochIterator._enumerate_iterator)
+    for name in ("fit", "evaluate"):
+        setattr(keras.Model, name, _fed_alone(getattr(keras.Model, name)))
+
+
+def _of_this_length(original: Callable) -> Callable:
+    @functools.wraps(original)
+    def _enumerate_iterator(self):
+        data = self.data_adapter
+        if isinstance(data, Streamed):
+            return _as_long_as_there_is_data(self, data)
+        if isinstance(data, Sharded):  # Keras asks only once, and a resumed epoch is shorter
+            self._num_batches = data.num_batches
+        return original(self)
+
+    return _enumerate_iterator
+
+
+def _as_long_as_there_is_data(epoch: EpochIterator, data: Streamed) -> Iterator[tuple[int, int, Any]]:
+    """The steps of an epoch whose length nobody knows.
+
+    Keras itself would begin one step more, which fails for want of data, but not before TensorFlow has counted it as
+    one of the optimizer's iterations.
+    """
+    iterator, step, at_once = iter(epoch._get_iterator()), 0, epoch.steps_per_execution
+    while data.has_step(step, at_once):
+        yield step, step + at_once - 1, iterator
+        step += at_once
+
+
+def _fed_alone(original: Callable) -> Callable:
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def fed(self, *args, **kwargs):
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        if world.size() > 1 or bound.arguments.get("kwargs"):
+            return original(self, *args, **kwargs)
+        with feeding(self, bound.arguments):
+            return original(*bound.args, **bound.kwargs)
+
+    return fed

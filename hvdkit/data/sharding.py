@@ -1,0 +1,167 @@
+"""``hvd.data.shard``: each rank its part of the data, exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from hvdkit.comm import ops, world
+from hvdkit.data import files, streams
+from hvdkit.data import plan as plans
+from hvdkit.data.arrays import Arrays
+from hvdkit.data.classes import class_weights
+from hvdkit.data.feed import install
+from hvdkit.data.sharded import Planned, Sharded
+from hvdkit.errors import UsageError
+from hvdkit.proof import agree, together
+
+
+def shard(
+    x: Any,
+    y: Any = None,
+    *,
+    batch_size: int | None = None,
+    shuffle: bool | None = None,
+    seed: int = 0,
+    uneven: str = "pad",
+    already_split: bool = False,
+    sample_weight: Any = None,
+    class_weight: dict | str | None = None,
+    per_rank_batch: str = "equal",
+    parse: Any = None,
+    buffer_size: int = 10_000,
+) -> Sharded:
+    """Share data out over the ranks: every sample exactly once per epoch.
+
+    Give the result to ``fit`` or ``evaluate`` as ``x``, or as ``validation_data``. Collective: call it on every rank.
+    With N ranks a step does what one process does with a batch of ``N * batch_size``, also where the samples do not
+    come out even: each rank's gradient counts by its samples, and a rank that has none left takes part with weight 0.
+
+    Args:
+        x: one of
+
+            - arrays with a sample per row, the same on every rank: NumPy, TensorFlow, memory-mapped, or a list, tuple
+              or dict of them. Step s trains on the s-th ``N * batch_size`` samples of the epoch's order.
+            - a ``tf.data.Dataset``, the same on every rank and finite. With ``batch_size`` its elements are samples;
+              without, they are batches, dealt out in turn.
+            - a ``keras.utils.PyDataset``, the same on every rank: its batches are dealt out in turn.
+            - file names or globs, ``"train-*.npz"`` (with arrays ``x``, ``y``, ``sample_weight``) or
+              ``"train-*.tfrecord"`` (with ``parse``): each rank reads whole files, shared out by their samples.
+        y: the targets, where ``x`` is arrays.
+        batch_size: samples per step on each rank.
+        shuffle: another order each epoch, from ``seed`` and the epoch, the same on every machine. None means yes,
+            but for a ``tf.data.Dataset``, where it fills a buffer of ``buffer_size`` elements.
+        seed: of the order; the same on every rank.
+        uneven: ``"pad"`` goes on to the last sample; ``"drop"`` leaves out what fills no step of all ranks.
+        already_split: ``x`` is this rank's own part already, of whatever length.
+        sample_weight: a weight per sample, where ``x`` is arrays.
+        class_weight: a dict, or ``"balanced"``: by the classes of all ranks' samples; where ``x`` is arrays.
+        per_rank_batch: ``"auto"`` measures each rank's speed before training and gives slower ranks smaller batches,
+            ``N * batch_size`` together; where ``x`` is arrays that every rank has.
+        parse: turns a batch of serialized records, a string tensor, into ``(x, y)``; for TFRecord files.
+        buffer_size: of the shuffle of a ``tf.data.Dataset``, in elements.
+
+    Returns:
+        This rank's part. It knows its place, ``CheckpointCallback`` saves it, and for arrays and files going there
+        takes no reading of what comes before.
+
+    Raises:
+        UsageError: an argument that cannot be used, or data without samples.
+        CommunicationError: the ranks do not have the same data or arguments.
+
+    Example:
+
+    >>> import numpy as np, hvdkit as hvd
+    >>> hvd.init()
+    >>> train = hvd.data.shard(np.zeros((10, 3)), np.zeros(10), batch_size=4)
+    >>> train.num_batches
+    3
+    """
+    _check(batch_size, uneven, per_rank_batch)
+    install()
+    how = {"batch size": batch_size, "seed": int(seed), "uneven": uneven, "shuffle": shuffle}
+    if isinstance(x, tf.data.Dataset | keras.utils.PyDataset):
+        for name, value in {"y": y, "sample_weight": sample_weight, "class_weight": class_weight}.items():
+            _refuse(name, value, f"the elements of a {type(x).__name__} hold it")
+        if per_rank_batch != "equal":
+            raise UsageError("`per_rank_batch` is for arrays.")
+        return streams.share_out(x, how, already_split=already_split, buffer_size=buffer_size)
+    _need_batch_size(batch_size)
+    how["shuffle"] = shuffle is not False
+    if files.are_names(x):
+        for name, value in {"y": y, "sample_weight": sample_weight, "class_weight": class_weight}.items():
+            _refuse(name, value, "the files hold it")
+        opened = together("open its files", lambda: files.opened(x, parse))
+        return _split(files.mine(opened, parse, already_split=already_split), how)
+    if class_weight == "balanced":
+        class_weight = class_weights(y, already_split=already_split)
+    source = together("take its arrays", lambda: Arrays(x, y, sample_weight, class_weight))
+    if already_split:
+        if per_rank_batch != "equal":
+            raise UsageError("`per_rank_batch` is for arrays that every rank has in full.")
+        return _split(source, how)
+    return _common(source, how, per_rank_batch)
+
+
+def _common(source: Arrays, how: dict, per_rank_batch: str) -> Planned:
+    facts = {**how, "split": False}
+    _need_samples(source.samples)
+    agree(
+        "their data",
+        {**source.state(), **facts},
+        fix="give hvd.data.shard the same arrays in the same order on every rank, or, where each has its own part, "
+        "already_split=True.",
+    )
+    order = source.order(shuffle=how["shuffle"], seeds=(how["seed"],))
+    plan = lambda sizes, passed: plans.common(source.samples, sizes, drop=how["uneven"] == "drop", passed=passed)
+    made = Planned(source, plan, [how["batch size"]] * world.size(), order, facts)
+    _need_steps(made, source.samples, how)
+    made.measured = per_rank_batch == "auto"
+    return made
+
+
+def _split(source: Any, how: dict) -> Planned:
+    facts = {**how, "split": True}
+    agree("how they share their data", facts, fix="call hvd.data.shard with the same arguments on every rank.")
+    everyones = [int(n) for n in ops.allgather_object(source.samples)]
+    _need_samples(sum(everyones))
+    order = source.order(shuffle=how["shuffle"], seeds=(how["seed"], world.rank()))
+    plan = lambda sizes, passed: plans.own(everyones, sizes, drop=how["uneven"] == "drop", passed=passed)
+    made = Planned(source, plan, [how["batch size"]] * world.size(), order, facts)
+    _need_steps(made, min(everyones), how)
+    return made
+
+
+def _check(batch_size: Any, uneven: str, per_rank_batch: str) -> None:
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
+        raise UsageError(f"`batch_size` must be a whole number of at least 1. Received: batch_size={batch_size!r}.")
+    if uneven not in ("pad", "drop"):
+        raise UsageError(f'`uneven` must be "pad" or "drop". Received: uneven={uneven!r}.')
+    if per_rank_batch not in ("equal", "auto"):
+        raise UsageError(f'`per_rank_batch` must be "equal" or "auto". Received: per_rank_batch={per_rank_batch!r}.')
+
+
+def _refuse(name: str, value: Any, why: str) -> None:
+    if value is not None:
+        raise UsageError(f"`{name}` cannot be given here: {why}.")
+
+
+def _need_batch_size(batch_size: Any) -> None:
+    if batch_size is None:
+        raise UsageError("`batch_size` is missing: the samples per step on each rank.", fix="batch_size=32")
+
+
+def _need_samples(samples: int) -> None:
+    if not samples:
+        raise UsageError("There are no samples to share out.")
+
+
+def _need_steps(made: Planned, samples: int, how: dict) -> None:
+    if not made.num_batches:
+        raise UsageError(
+            f'With uneven="drop", {samples} samples do not fill one step of {world.size()} ranks with batches of '
+            f"{how['batch size']}.",
+            fix='uneven="pad", or a smaller batch_size.',
+        )

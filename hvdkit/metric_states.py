@@ -1,0 +1,69 @@
+"""Metrics over all ranks, exactly: what they have counted is added up, not what they came out at.
+
+Every metric of Keras keeps sums (a total and a count; true positives at each threshold; a confusion matrix), so the
+sums of all ranks are those of one process that saw all samples.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import keras
+import numpy as np
+
+from hvdkit.comm import ops
+
+
+def states_of(model: keras.Model) -> dict[str, Any]:
+    """What a model's metrics have counted, and what they come out at on this rank alone."""
+    return {"counted": [np.asarray(v.value) for v in model.metrics_variables], "results": _results(model)}
+
+
+def _results(model: keras.Model) -> dict[str, Any]:
+    """A number each; of a metric with one per class (``F1Score``), an array."""
+    if not all(getattr(m, "built", True) for m in model.metrics):  # a train step of one's own may never use them
+        return {}
+    return {k: float(v) if np.ndim(v) == 0 else np.asarray(v) for k, v in model.get_metrics_result().items()}
+
+
+def names_of_sums(model: keras.Model, state: dict[str, Any], logs: dict[str, Any], prefix: str = "") -> list[str]:
+    """The entries of ``logs`` that are results of metrics which can be added up.
+
+    A train step of a user's own may return a number under a metric's name that is not the metric's.
+    """
+    if not all(_is_sum(m) for m in model.metrics):
+        return []
+    theirs = {prefix + name: value for name, value in state["results"].items()}
+    close = lambda a, b: np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=1e-5, equal_nan=True)
+    return sorted(n for n in theirs if n in logs and close(theirs[n], logs[n]))
+
+
+def over_ranks(model: keras.Model, states: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a model's metrics come out at over the sums of several states; the metrics are left as they are."""
+    variables = model.metrics_variables
+    before = [np.asarray(v.value) for v in variables]
+    try:
+        for i, variable in enumerate(variables):
+            sums = np.sum([np.asarray(s["counted"][i], np.float64) for s in states], axis=0)
+            variable.assign(sums.astype(before[i].dtype))
+        return _results(model)
+    finally:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+
+
+def exchanged(model: keras.Model) -> dict[str, Any]:
+    """``over_ranks`` of every rank's state; collective. Own values, where a metric cannot be added up."""
+    mine = states_of(model)
+    everyones = ops.allgather_object({"counted": mine["counted"]})
+    return over_ranks(model, everyones) if all(_is_sum(m) for m in model.metrics) else mine["results"]
+
+
+def _is_sum(metric: Any) -> bool:
+    """Whether a metric's variables may be added up: Keras' own, or one that says so by ``sum_over_ranks = True``."""
+    if getattr(metric, "sum_over_ranks", False):
+        return True
+    home = lambda method: getattr(inspect.getmodule(getattr(type(metric), method)), "__name__", "")
+    inner = getattr(metric, "metrics", ())  # what compile was given is one metric to the model
+    return all(home(m).startswith("keras.") for m in ("update_state", "result")) and all(map(_is_sum, inner))
