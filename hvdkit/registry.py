@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from hvdkit.errors import UsageError
@@ -34,6 +35,24 @@ def suggestion(name: str, known) -> str | None:
     """The known name nearest to a misspelt one, as a sentence to put into an error, or None."""
     near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     return f"did you mean '{near[0]}'?" if near else None
+
+
+def lazy(module: dict[str, Any], home: dict[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` for a module whose names are loaded on first use (PEP 562).
+
+    Args:
+        module: its ``globals()``; ``__all__`` in it are the names it has.
+        home: name to ``"module:Attribute"``.
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name not in home:
+            known = ", ".join(module["__all__"])
+            raise AttributeError(f"module {module['__name__']!r} has no attribute {name!r}. Known: {known}.")
+        module[name] = load(home[name])
+        return module[name]
+
+    return __getattr__, lambda: sorted({*module, *module["__all__"]})
 
 
 class Registry:

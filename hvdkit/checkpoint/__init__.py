@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from hvdkit.registry import load
+from hvdkit.registry import lazy
 
 _HOME = {
     "save": "hvdkit.checkpoint.saving:save",
@@ -17,14 +15,4 @@ _HOME = {
 
 __all__ = [*_HOME]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'hvdkit.checkpoint' has no attribute {name!r}. Known: {', '.join(__all__)}.")
-    value = load(_HOME[name])
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(globals(), _HOME)
