@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import sys
 import time
@@ -75,6 +76,7 @@ class Diary(keras.callbacks.Callback):
         step = int(getattr(optimizer, "inner_optimizer", optimizer)._iterations.numpy())  # micro-steps too
         if self.first:
             self._trouble(step)
+        random.random(), np.random.rand(), keras.random.uniform(())  # each step takes some of all random numbers
         time.sleep(self.how["slow"])
         self.file.write(json.dumps([self.epoch, step, self.rows[batch]]) + "\n")
         self.file.flush()
@@ -100,7 +102,7 @@ def main(out: Path, how: dict) -> None:
     data = hvd.data.shard(x, y, batch_size=how["batch"], seed=3)
     model = build(how)
     history = keras.callbacks.History()
-    stopping = keras.callbacks.EarlyStopping("loss", patience=50)
+    stopping = keras.callbacks.EarlyStopping("loss", patience=50, min_delta=9)  # counts each epoch
     saving = hvd.callbacks.CheckpointCallback(
         out / "checkpoints",
         every=how["every"],
@@ -112,7 +114,7 @@ def main(out: Path, how: dict) -> None:
     model.fit(data, epochs=how["epochs"], verbose=0, callbacks=callbacks)
     everything = state.copied({**state.common_variables(model), **state.own_variables(model)})
     everything["random/numpy"] = np.random.rand(4)
-    everything["random/python"] = np.asarray([__import__("random").random()])
+    everything["random/python"] = np.asarray([random.random()])
     everything["random/keras"] = np.asarray(keras.random.uniform((4,)))
     everything["metrics"] = np.asarray([history.history[k][-1] for k in sorted(history.history)])
     everything["stopping"] = np.asarray([stopping.wait, stopping.best])
