@@ -76,7 +76,7 @@ class Diary(keras.callbacks.Callback):
         step = int(getattr(optimizer, "inner_optimizer", optimizer)._iterations.numpy())  # micro-steps too
         if self.first:
             self._trouble(step)
-        random.random(), np.random.rand(), keras.random.uniform(())  # each step takes some of all random numbers
+        random.random(), np.random.rand(), keras.random.uniform(())  # noqa: S311  all move on
         time.sleep(self.how["slow"])
         self.file.write(json.dumps([self.epoch, step, self.rows[batch]]) + "\n")
         self.file.flush()
@@ -114,7 +114,7 @@ def main(out: Path, how: dict) -> None:
     model.fit(data, epochs=how["epochs"], verbose=0, callbacks=callbacks)
     everything = state.copied({**state.common_variables(model), **state.own_variables(model)})
     everything["random/numpy"] = np.random.rand(4)
-    everything["random/python"] = np.asarray([random.random()])
+    everything["random/python"] = np.asarray([random.random()])  # noqa: S311
     everything["random/keras"] = np.asarray(keras.random.uniform((4,)))
     everything["metrics"] = np.asarray([history.history[k][-1] for k in sorted(history.history)])
     everything["stopping"] = np.asarray([stopping.wait, stopping.best])

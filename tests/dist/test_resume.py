@@ -36,7 +36,7 @@ def test_a_killed_run_that_goes_on_is_the_straight_run(tmp_path, ranks, policy, 
     """SIGKILL of one rank before a step, in the middle of an epoch or at its end; the rest goes by itself."""
     how = {"policy": policy, "compression": compression, "accumulate": accumulate}
     run(tmp_path / "straight", ranks, **how)
-    per_epoch = -(-DEFAULTS["samples"] // (DEFAULTS["batch"] * ranks))
+    per_epoch = _steps(DEFAULTS["samples"], ranks)
     steps = DEFAULTS["epochs"] * per_epoch
     chosen = random.Random(ranks).sample(range(3, steps), min(10, steps - 4))
     # The long run has both and more; of the short one's cases some are killed where an epoch ends.
@@ -54,6 +54,10 @@ def test_a_killed_run_that_goes_on_is_the_straight_run(tmp_path, ranks, policy, 
             assert len(first) + len(second) >= len(straight)
 
 
+def _steps(samples: int, ranks: int) -> int:
+    return -(-samples // (DEFAULTS["batch"] * ranks))
+
+
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (2, 3), (3, 2)])
 @pytest.mark.timeout(600)
 def test_on_other_ranks_each_sample_of_the_epoch_comes_once(tmp_path, before, after):
@@ -67,6 +71,10 @@ def test_on_other_ranks_each_sample_of_the_epoch_comes_once(tmp_path, before, af
     assert f"Going on from step {saved}" in text
     second = rows(tmp_path, after)
     assert min(line[1] for line in second[0]) == saved, "another global step"
+    past, per_epoch = divmod(saved, _steps(DEFAULTS["samples"], before))
+    left = DEFAULTS["samples"] - per_epoch * DEFAULTS["batch"] * before
+    later = (DEFAULTS["epochs"] - past - 1) * _steps(DEFAULTS["samples"], after)
+    assert all(len(rank) == _steps(left, after) + later for rank in second)
     seen = Counter((line[0], row) for rank in [*first, *second] for line in rank for row in line[2])
     assert seen == Counter((e, r) for e in range(DEFAULTS["epochs"]) for r in range(DEFAULTS["samples"]))
     weights = [final(tmp_path, rank) for rank in range(after)]
@@ -81,11 +89,12 @@ TOLD = {
     "SIGUSR1": [[5, 1, signal.SIGUSR1]],
     "during the first compile": [[0, 1, signal.SIGTERM]],
     "during a save": [[5, 1, signal.SIGTERM]],
+    "at the last step": [[31, 0, signal.SIGTERM]],
 }
 
 
 SHORT = [("mpirun", "the other"), ("mpirun", "during a save"), ("mpirun", "during the first compile")]
-SHORT += [("horovodrun", "twice"), ("horovodrun", "SIGUSR1")]
+SHORT += [("mpirun", "at the last step"), ("horovodrun", "twice"), ("horovodrun", "SIGUSR1")]
 
 
 @functools.cache
@@ -107,10 +116,11 @@ def test_told_to_end_it_saves_and_goes_on(tmp_path, tmp_path_factory, launcher, 
     straight = _straight(launcher, tmp_path_factory.getbasetemp() / launcher)
     for attempt in range(count(1, 7)):
         out = tmp_path / f"told-{attempt}"
-        later = [[step + attempt if step else 0, *rest] for step, *rest in TOLD[told]]
+        later = [[step + attempt if 0 < step < 31 else step, *rest] for step, *rest in TOLD[told]]
         text = run(out, 2, code=REQUEUE_EXIT_CODE, signals=later, slow=0.08, **how)
         saved = Store(out / "checkpoints").steps()
         done = [len(rank) for rank in rows(out, 2)]
-        assert saved and saved[0] == done[0] == done[1] < 32, (text, saved, done)
+        assert saved and saved[0] == done[0] == done[1], (text, saved, done)
+        assert (saved[0] == 32) == (told == "at the last step")
         run(out, 2, **how)
         same(straight, out, 2)
