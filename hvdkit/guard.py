@@ -122,7 +122,7 @@ def _evaluate(original):
         wants_dict, bound.arguments["return_dict"] = bound.arguments["return_dict"], True
         with feeding(self, bound.arguments):
             own = quiet(*bound.args, **bound.kwargs)
-        everyones = {**own, **metric_states.exchanged(self)}
+        everyones = metric_states.exchanged(self, own)
         return everyones if wants_dict else self._flatten_metrics_in_order(everyones)
 
     return evaluate
@@ -183,14 +183,14 @@ def _with_proof(model: keras.Model, callbacks: Any, initial_epoch: int) -> Any:
 
 def _around_xla(original):
     def make_train_function(self, force=False):
-        if _local or (self.train_function is not None and not force):
+        if self.train_function is not None and not force:
             return original(self, force=force)
         wanted, step = self.jit_compile, None
-        if wanted:
+        if wanted and not _local:
             from hvdkit.optim import compiled
 
             step = compiled.train_step(self)
-        self.jit_compile = False
+        self.jit_compile = bool(wanted and _local)
         try:
             with _in_place_of(self, "train_step", step_on_shares(self, step or self.train_step)):
                 return original(self, force=force)
@@ -229,7 +229,8 @@ def _build_early(original):
         sharded = isinstance(getattr(iterator, "data_adapter", None), Sharded)
         wanted = sharded or (self._distribute_strategy is None and not self.built)
         if wanted and dataset is not None and not _local:
-            why_not = build(self, dataset.element_spec)
+            spec = iterator.data_adapter.get_tf_dataset().element_spec if sharded else dataset.element_spec
+            why_not = build(self, spec)
             if why_not is not None and world.rank() == 0:
                 get_logger().warning(
                     "%s could not be built before its first step: rank 0's weights reach the other ranks only "

@@ -17,7 +17,7 @@ from hvdkit.comm import ops
 
 def states_of(model: keras.Model) -> dict[str, Any]:
     """What a model's metrics have counted, and what they come out at on this rank alone."""
-    return {"counted": [np.asarray(v.value) for v in model.metrics_variables], "results": _results(model)}
+    return {"counted": [np.array(v.numpy()) for v in model.metrics_variables], "results": _results(model)}
 
 
 def _results(model: keras.Model) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def names_of_sums(model: keras.Model, state: dict[str, Any], logs: dict[str, Any
 def over_ranks(model: keras.Model, states: list[dict[str, Any]]) -> dict[str, Any]:
     """What a model's metrics come out at over the sums of several states; the metrics are left as they are."""
     variables = model.metrics_variables
-    before = [np.asarray(v.value) for v in variables]
+    before = [np.array(v.numpy()) for v in variables]
     try:
         for i, variable in enumerate(variables):
             sums = np.sum([np.asarray(s["counted"][i], np.float64) for s in states], axis=0)
@@ -53,11 +53,25 @@ def over_ranks(model: keras.Model, states: list[dict[str, Any]]) -> dict[str, An
             variable.assign(value)
 
 
-def exchanged(model: keras.Model) -> dict[str, Any]:
-    """``over_ranks`` of every rank's state; collective. Own values, where a metric cannot be added up."""
+def exchanged(model: keras.Model, logs: dict[str, Any]) -> dict[str, Any]:
+    """What ``logs`` of each rank come out at over all of them; collective.
+
+    Sums, where all metrics can be added up; means weighted by samples for what is no metric's, and where one cannot.
+    """
     mine = states_of(model)
-    everyones = ops.allgather_object({"counted": mine["counted"]})
-    return over_ranks(model, everyones) if all(_is_sum(m) for m in model.metrics) else mine["results"]
+    sums = names_of_sums(model, mine, logs)
+    samples = getattr(getattr(model, "_loss_tracker", None), "count", None)
+    plain = {k: float(v) for k, v in logs.items() if np.ndim(v) == 0}
+    weight = 1.0 if samples is None else float(samples.numpy())
+    mine = {"counted": mine["counted"], "sums": sums, "logs": plain, "weight": weight}
+    everyones = ops.allgather_object(mine)
+    total = sum(rank["weight"] for rank in everyones) or 1.0
+    weighed = {k: [r["weight"] * r["logs"].get(k, 0.0) for r in everyones if r["weight"]] for k in plain}
+    found = {**logs, **{k: sum(values) / total for k, values in weighed.items()}}
+    if all(rank["sums"] == sums for rank in everyones) and sums:
+        whole = over_ranks(model, everyones)
+        found.update({k: whole[k] for k in sums})
+    return found
 
 
 def _is_sum(metric: Any) -> bool:

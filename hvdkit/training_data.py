@@ -1,11 +1,53 @@
-"""Which data a model is being trained on, for those who must know how far it has got: checkpoints."""
+"""Which data a model is being trained on: for ``fit``, which must tell them the epoch, and for checkpoints."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from hvdkit.comm import world
+
 _data: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_feeding: Callable[[Any, dict[str, Any]], AbstractContextManager] | None = None
+
+
+def feed_by(feeding: Callable[[Any, dict[str, Any]], AbstractContextManager]) -> None:
+    """Let ``watch_fit`` put this around each ``fit`` and ``evaluate``: given the model and the call's arguments."""
+    global _feeding
+    _feeding = feeding
+
+
+@functools.cache
+def watch_fit() -> None:
+    """Let ``fit`` and ``evaluate`` take sharded data in a world of one, where nothing else of Keras is wrapped.
+
+    Called when a distributed optimizer is made: in ``model.fit(hvd.data.shard(x))`` Python looks up ``fit`` first.
+    """
+    import keras
+
+    for name in ("fit", "evaluate"):
+        setattr(keras.Model, name, _watched(getattr(keras.Model, name)))
+
+
+def _watched(original: Callable) -> Callable:
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def watched(self, *args, **kwargs):
+        if _feeding is None or world.size() > 1:  # nothing is sharded, or guard.py sees to it
+            return original(self, *args, **kwargs)
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        if bound.arguments.get("kwargs"):  # evaluate, called by fit
+            return original(self, *args, **kwargs)
+        with _feeding(self, bound.arguments):
+            return original(*bound.args, **bound.kwargs)
+
+    return watched
 
 
 class Resumable(Protocol):

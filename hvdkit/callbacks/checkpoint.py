@@ -36,7 +36,8 @@ class CheckpointCallback(keras.callbacks.Callback):
         keep: how many of the newest stay, or ``hvd.checkpoint.Keep(last=3, every=1000, best=1, monitor="val_loss")``.
         background: write in a thread, while training goes on. A disk that is full is one line in the log, and
             training goes on; another error is raised at the next step.
-        resume: ``"auto"`` goes on from the newest valid checkpoint, if there is one; ``"never"`` begins anew.
+        resume: ``"auto"`` goes on from the newest valid checkpoint, if there is one; ``"never"`` begins
+            anew, in a directory without any.
         max_time: end after so many seconds, or ``"3:50:00"``, since training began.
         with_callbacks: callbacks whose own numbers (the best value so far, how long they have waited) are saved too:
             ``[early_stopping]``.
@@ -74,10 +75,18 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._background = background
         self._max_time = seconds_of(max_time)
         self._others = list(with_callbacks or ())
+        for callback in self._others:
+            if getattr(callback, "restore_best_weights", False):
+                raise UsageError(
+                    f"{type(callback).__name__}(restore_best_weights=True) keeps weights, and `with_callbacks` saves "
+                    "numbers only.",
+                    fix="leave restore_best_weights out, and keep the best checkpoint: "
+                    'keep=hvd.checkpoint.Keep(last=3, best=1, monitor="val_loss").',
+                )
 
     def on_train_begin(self, logs=None):
         build_optimizer(self.model)
-        self._preemption = Preemption(self._max_time)
+        self._preemption = Preemption(self.model, self._max_time)
         self._preemption.watch()
         self._saver = Saver(self.directory, self._keep, background=self._background)
         self._pace = Pace()
@@ -85,8 +94,16 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._before = self._steps = 0  # steps before the running epoch, and in it
         self._began = False  # whether the running epoch has made a step
         self._counted: list | None = None
+        self._numbers: list = []
         if self.resume == "auto":
             self._go_on(restore(self.model, self.directory))
+        elif steps := ops.broadcast_object(self._saver.store.steps()[:1]):
+            self._saver.close()
+            raise UsageError(
+                f"{self.directory} has checkpoints already, the newest of step {steps[0]}: "
+                'resume="never" would mix two trainings.',
+                fix="another directory for each training, or remove what is there.",
+            )
         self._saved_step = self._before
 
     def _go_on(self, restored: Restored | None) -> None:
@@ -103,16 +120,20 @@ class CheckpointCallback(keras.callbacks.Callback):
                     restored.epoch + 1,
                 )
             else:
-                self._counted = [np.array(v.value) for v in self.model.metrics_variables]
-        for callback, numbers in zip(self._others, facts.get("callbacks", []), strict=False):
-            vars(callback).update(numbers)
+                self._counted = [np.array(v.numpy()) for v in self.model.metrics_variables]
+        self._numbers = facts.get("callbacks", [])
         self._before, self._epoch, self._metrics = restored.step, restored.epoch, facts.get("metrics", {})
         self.model._initial_epoch = self.params["epochs"] if facts.get("stopped") else restored.epoch
         if world.rank() == 0:
             where = f"step {restored.step}, epoch {restored.epoch + 1}, of {self.directory}"
-            get_logger().info("Going on from %s.%s", where, " It was stopped there." if facts.get("stopped") else "")
+            get_logger().info("Going on from %s.", where)
+            if facts.get("stopped") or restored.epoch >= self.params["epochs"]:
+                get_logger().info("That training is over: nothing is left to train.")
 
     def on_epoch_begin(self, epoch, logs=None):
+        for callback, numbers in zip(self._others, self._numbers, strict=False):  # later than their on_train_begin
+            vars(callback).update(numbers)
+        self._numbers = []
         self._before, self._steps = self._before + self._steps, 0
         self._epoch, self._began = epoch, False
         if self._counted is not None:  # Keras has just reset them
@@ -181,6 +202,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._pace.saved(self._saver.save(self.model, step, epoch, facts))
 
     def _end(self, why: str) -> None:
+        self._preemption.end()
         self._saver.close()
         ops.barrier()  # a launcher ends the others as soon as one rank is gone
         if world.rank() == 0:
@@ -201,4 +223,4 @@ def _numbers(callback: Any) -> dict[str, Any]:
     """What a callback has counted and compared: its numbers, as JSON can hold them."""
     found = {k: v for k, v in vars(callback).items() if isinstance(v, bool | int | float | np.number)}
     found = {k: v.item() if isinstance(v, np.number) else v for k, v in found.items()}
-    return {k: v for k, v in found.items() if np.isfinite(v)}
+    return {k: v for k, v in found.items() if abs(v) < 2**53}  # not NaN, and whole in JSON

@@ -6,6 +6,7 @@ import time
 
 # The ranks ask one another about this often.
 ASK_SECONDS = 1.0
+_MOST_CALLS = 100
 # What saving may cost, of the time of a step; and how long after the beginning, and after one another, at the least.
 COST = 0.03
 FIRST_SECONDS, LEAST_SECONDS = 60.0, 20.0
@@ -24,6 +25,7 @@ class Pace:
         self.is_due = False
         self._calls = self._asked = 0
         self._interval = 1
+        self._window = time.monotonic(), 0  # since the ranks asked last
         self._last: tuple[float, int] | None = None
         self._seconds, self._steps = [0.0, 0.0], [0, 0]  # without and with a checkpoint on its way
         self._saved = time.monotonic()
@@ -58,22 +60,26 @@ class Pace:
         step = self._seconds[False] / self._steps[False] if self._steps[False] else 0.0
         slower = max(0.0, self._seconds[True] - step * self._steps[True]) if step else 0.0
         cost = None if self._cost is None else self._waited + slower
-        return {"step": step, "age": time.monotonic() - self._saved, "cost": cost, "took": self._took}
+        calls = self._calls - self._window[1]
+        call = (time.monotonic() - self._window[0]) / calls if calls else 0.0
+        return {"call": call, "age": time.monotonic() - self._saved, "cost": cost, "took": self._took}
 
     def agreed(self, everyones: list[dict]) -> None:
         """Follow what all ranks know: when to ask again, and whether it is time for a checkpoint.
 
         >>> pace = Pace()
-        >>> pace.agreed([{"step": 0.01, "age": 90.0, "cost": None, "took": 0.0}])
+        >>> pace.agreed([{"call": 0.01, "age": 90.0, "cost": None, "took": 0.0}])
         >>> pace.is_due, pace._interval
-        (True, 100)
-        >>> pace.agreed([{"step": 0.01, "age": 90.0, "cost": 6.0, "took": 2.0}])  # 6 s are 3 % of 200 s
+        (True, 2)
+        >>> pace.agreed([{"call": 0.01, "age": 90.0, "cost": 6.0, "took": 2.0}])  # 6 s are 3 % of 200 s
         >>> pace.is_due
         False
         """
         self._asked = self._calls
-        slowest = max(pace["step"] for pace in everyones)
-        self._interval = min(1000, max(1, round(ASK_SECONDS / slowest))) if slowest else 1
+        slowest = max(pace["call"] for pace in everyones)
+        wanted = round(ASK_SECONDS / slowest) if slowest else 1
+        self._interval = min(_MOST_CALLS, 2 * self._interval, max(1, wanted))  # steps may become slower at any time
+        self._window = time.monotonic(), self._calls
         costs = [pace["cost"] for pace in everyones if pace["cost"] is not None]
         takes = [pace["took"] for pace in everyones]
         least = max(LEAST_SECONDS, *takes, *(cost / COST for cost in costs)) if costs else FIRST_SECONDS

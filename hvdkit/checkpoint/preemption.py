@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import threading
 import time
+import weakref
 from types import FrameType
 from typing import Any
 
@@ -33,14 +35,17 @@ class Preemption:
     """Takes down SIGTERM, SIGUSR1 and the end of the time, for somebody to look at between two steps.
 
     Args:
+        model: whose ``fit`` looks. Once that has been left, by an exception too, a signal does what it did before.
         max_time: seconds, or ``"3:50:00"``; None is no limit.
     """
 
-    def __init__(self, max_time: float | str | None = None):
+    def __init__(self, model: Any, max_time: float | str | None = None):
+        self._model = weakref.ref(model)
         self._seconds = seconds_of(max_time)
         self._begin = time.monotonic()
         self._received: str | None = None
         self._old: dict[int, Any] = {}
+        self._ends = False
 
     def watch(self) -> None:
         """Take the signals; only the main thread can."""
@@ -55,8 +60,15 @@ class Preemption:
                 signal.signal(number, handler)
         self._old.clear()
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = signal.Signals(number).name
+        if not self._ends and not _in_fit(frame, self._model()):
+            self.stop()
+            os.kill(os.getpid(), number)
+
+    def end(self) -> None:
+        """This process ends in order now: from here on a signal has nothing more to say."""
+        self._ends = True
 
     @property
     def why(self) -> str | None:
@@ -64,6 +76,15 @@ class Preemption:
         if self._received is None and self._seconds is not None and time.monotonic() - self._begin > self._seconds:
             return "max_time"
         return self._received
+
+
+def _in_fit(frame: FrameType | None, model: Any) -> bool:
+    """Whether the main thread is somewhere in a model's ``fit``: nobody tells a callback that it was left."""
+    while frame is not None:
+        if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def seconds_of(text: float | str | None) -> float | None:

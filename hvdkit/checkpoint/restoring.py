@@ -64,18 +64,19 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
     >>> hvd.checkpoint.restore(model, directory).step
     7
     """
-    if not model.built:
-        raise UsageError(
-            f"{model.name} is not built, so it has no weights to restore.",
-            fix="begin it with keras.Input(shape), or call it once: model(x[:1]).",
-        )
-    build_optimizer(model)
     store = Store(directory)
     chosen = together("read the checkpoint", lambda: _choose(store, step) if world.rank() == 0 else None)
     number = ops.broadcast_object(None if chosen is None else chosen.manifest.step)
     if number is None:
         return None
+    if not model.weights:
+        raise UsageError(
+            f"{model.name} is not built, so it has no weights to restore.",
+            fix="begin it with keras.Input(shape), or call it once: model(x[:1]).",
+        )
+    build_optimizer(model)
     checkpoint = together("see the checkpoint that rank 0 sees", lambda: chosen or store.open(int(number)))
+    state.build_optimizers(model, checkpoint.manifest.state.get("trained", []))
     together("restore", lambda: _restore_own(model, checkpoint))
     _restore_common(model, checkpoint)
     renew_adapted(model)

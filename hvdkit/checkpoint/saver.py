@@ -9,6 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -31,6 +32,9 @@ _LARGEST_CONFIG = 4 * 2**20
 _LAST_SECONDS = 60.0
 
 
+_savers: dict[Path, Saver] = {}  # of this process
+
+
 class Saver:
     """Writes a run's checkpoints into a directory, which no other job can then write into; collective to make.
 
@@ -49,6 +53,10 @@ class Saver:
 
     def __init__(self, directory: str | os.PathLike, keep: Keep | None = None, *, background: bool = True):
         self.store = Store(directory)
+        earlier = _savers.get(self.store.directory)  # of a fit that was left by an exception
+        if earlier is not None:
+            earlier.wait()
+            earlier.release()
         self._owner = Owner(directory)
         self._keep, self._background = keep or Keep(), background
         self._thread: threading.Thread | None = None
@@ -62,6 +70,7 @@ class Saver:
             self.store.clean(self.run_id)
         self._last = -1
         self._made: str | None = None
+        _savers[self.store.directory] = self
         atexit.register(self._at_exit)
 
     @property
@@ -95,7 +104,7 @@ class Saver:
         self._last = step
         parts = self._copy(model)
         names = _part_names(model)
-        facts = {**facts, "versions": _versions(), "model": self._config(model)}
+        facts = {**facts, "versions": _versions(), "model": self._config(model), "trained": state.trained(model)}
 
         def write() -> None:
             try:
@@ -161,9 +170,14 @@ class Saver:
     def close(self) -> None:
         """Wait for the checkpoint that is on its way, and give the directory back; raises what went wrong."""
         self.wait()
+        self.release()
+        self.check()
+
+    def release(self) -> None:
+        """Give the directory back."""
         self._owner.release()
         atexit.unregister(self._at_exit)
-        self.check()
+        _savers.pop(self.store.directory, None)
 
     def _at_exit(self) -> None:
         """What is being written is finished; the parts of other ranks, which may be gone, are not waited for."""

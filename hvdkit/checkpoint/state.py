@@ -50,6 +50,21 @@ def own_variables(model: keras.Model) -> dict[str, Any]:
     return {**_named("own", own), **_named("mean", mean), **_named("sum", model.metrics_variables)}
 
 
+def trained(model: keras.Model) -> list[list[int]]:
+    """The weights that each of a model's optimizers trains, by their places."""
+    places = {id(underlying(v)): i for i, v in enumerate(model.weights)}
+    inner = [getattr(o, "inner_optimizer", o) for o in optimizers_of(model)]
+    return [[places.get(id(underlying(v)), -1) for v in o._trainable_variables] if o.built else [] for o in inner]
+
+
+def build_optimizers(model: keras.Model, places: list[list[int]]) -> None:
+    """Make the slots of optimizers that only their first step would make: a GAN's, which ``compile`` does not know."""
+    weights = model.weights
+    for optimizer, numbers in zip(optimizers_of(model), places, strict=False):
+        if not optimizer.built and numbers and all(0 <= n < len(weights) for n in numbers):
+            optimizer.build([weights[n] for n in numbers])
+
+
 def copied(variables: dict[str, Any]) -> Tensors:
     """Their values, copied to this host's memory."""
     return {name: np.array(underlying(v).numpy()) for name, v in variables.items()}

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -29,8 +30,9 @@ class Arrays:
         if class_weight is not None:
             own = sample_weights(y, class_weight)
             sample_weight = own if sample_weight is None else own * np.asarray(sample_weight, np.float32)
-        given = (x,) if y is None and sample_weight is None else (x, y) if sample_weight is None else None
-        given = given or (x, y, sample_weight)
+        given: Any = (x, y, sample_weight)
+        if sample_weight is None:  # as Keras packs them
+            given = (x, y) if y is not None else (x,) if isinstance(x, list | tuple) else x
         self._leaves = [_array(leaf) for leaf in tf.nest.flatten(given)]
         self._structure = given
         lengths = {len(leaf) for leaf in self._leaves}
@@ -69,8 +71,11 @@ def _array(leaf: Any) -> Any:
         leaf = leaf.to_numpy()
     if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
         leaf = np.asarray(leaf)
-    if not leaf.shape:
-        raise UsageError(f"An array of samples needs a first axis. Received: a {type(leaf).__name__} without any.")
+    if not leaf.shape or getattr(leaf.dtype, "hasobject", False):
+        raise UsageError(
+            f"Samples must be arrays of numbers with a sample per row. Received: {leaf.dtype} of shape {leaf.shape}.",
+            fix="NumPy arrays, a tf.data.Dataset, a keras.utils.PyDataset, or file names.",
+        )
     return leaf
 
 
@@ -78,7 +83,12 @@ def _held(leaf: Any) -> tf.Tensor | None:
     if type(leaf) is not np.ndarray:
         return None
     with tf.device("CPU:0"):
-        return tf.convert_to_tensor(leaf)
+        return tf.convert_to_tensor(leaf, _dtype(leaf))
+
+
+def _dtype(leaf: Any) -> tf.DType:
+    """Numbers with a fraction become Keras' floatx, as in ``fit`` itself."""
+    return tf.as_dtype(keras.config.floatx()) if np.issubdtype(leaf.dtype, np.floating) else tf.as_dtype(leaf.dtype)
 
 
 def _gather(held: tf.Tensor | None, leaf: Any, rows: tf.Tensor) -> tf.Tensor:
@@ -90,4 +100,4 @@ def _gather(held: tf.Tensor | None, leaf: Any, rows: tf.Tensor) -> tf.Tensor:
         return np.ascontiguousarray(np.asarray(leaf[ordered])[back])
 
     taken = tf.numpy_function(read, [rows], tf.as_dtype(leaf.dtype), stateful=False)
-    return tf.ensure_shape(taken, (None, *leaf.shape[1:]))
+    return tf.cast(tf.ensure_shape(taken, (None, *leaf.shape[1:])), _dtype(leaf))

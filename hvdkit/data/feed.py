@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +18,8 @@ from hvdkit.data.speed import measured_sizes
 from hvdkit.data.streams import Streamed
 from hvdkit.errors import UsageError
 from hvdkit.grads.share import Share, of_this_step
+from hvdkit.keras_model import parameters_of
+from hvdkit.layers.sync_batch_norm import SyncBatchNormalization
 from hvdkit.log import get_logger
 
 # What ``fit`` would do to data of its own, and sharded data have done already: argument -> of hvd.data.shard.
@@ -30,6 +31,7 @@ _THEIRS = {
     "validation_split": None,
     "steps_per_epoch": None,
     "steps": None,
+    "validation_steps": None,
 }
 
 
@@ -50,10 +52,11 @@ def feeding(model: keras.Model, arguments: dict[str, Any]) -> Iterator[None]:
             _check(model, data)
     if train is not None:
         for name, there in _THEIRS.items():
-            if arguments.get(name):
+            given = arguments.get(name)
+            if given is not None and not (name == "validation_split" and not given):
                 fix = f"hvd.data.shard(..., {there}=...)." if there else "leave it out."
                 raise UsageError(f"`{name}` cannot be given to fit or evaluate with sharded data.", fix=fix)
-    fits = "validation_data" in arguments
+    fits, before = "validation_data" in arguments, training_data.of(model)
     if train is None and validation is None:
         yield
         return
@@ -68,7 +71,7 @@ def feeding(model: keras.Model, arguments: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        training_data.note(model, None)
+        training_data.note(model, before)  # an evaluation within fit leaves the training's in place
         for data in (train, validation):
             if isinstance(data, Streamed):
                 data.stop()
@@ -132,7 +135,11 @@ def step_on_shares(model: keras.Model, step: Callable[[Any], Any]) -> Callable[[
 @contextlib.contextmanager
 def _left_alone_by_nothing(model: keras.Model, share: tf.Tensor) -> Iterator[None]:
     """Metrics and moving averages are as before the step, where the rank has no samples and a stand-in for them."""
-    variables = [*model.metrics_variables, *model.non_trainable_variables]
+    # What follows from all ranks' samples, or from weights, must go on alike on all ranks.
+    alike = [*parameters_of(model), *(v for layer in model._flatten_layers() for v in _of_all_ranks(layer))]
+    alike = {id(v) for v in alike}
+    variables = {id(v): v for v in [*model.metrics_variables, *model.non_trainable_variables] if id(v) not in alike}
+    variables = list(variables.values())
     before = [tf.identity(v.value) for v in variables]
     yield
 
@@ -141,6 +148,10 @@ def _left_alone_by_nothing(model: keras.Model, share: tf.Tensor) -> Iterator[Non
             variable.assign(value)
 
     tf.cond(share > 0, lambda: None, put_back)
+
+
+def _of_all_ranks(layer: keras.layers.Layer) -> list:
+    return layer.non_trainable_weights if isinstance(layer, SyncBatchNormalization) else []
 
 
 def build(model: keras.Model, spec: Any) -> Exception | None:
@@ -162,13 +173,8 @@ def build(model: keras.Model, spec: Any) -> Exception | None:
 
 @functools.cache
 def install() -> None:
-    """Let Keras' loop take data whose epochs differ in length, and ``fit`` take sharded data in a world of one.
-
-    On several ranks ``guard.py`` has wrapped ``fit`` already.
-    """
+    """Let Keras' loop take data whose epochs differ in length."""
     EpochIterator._enumerate_iterator = _of_this_length(EpochIterator._enumerate_iterator)
-    for name in ("fit", "evaluate"):
-        setattr(keras.Model, name, _fed_alone(getattr(keras.Model, name)))
 
 
 def _of_this_length(original: Callable) -> Callable:
@@ -196,16 +202,4 @@ def _as_long_as_there_is_data(epoch: EpochIterator, data: Streamed) -> Iterator[
         step += at_once
 
 
-def _fed_alone(original: Callable) -> Callable:
-    signature = inspect.signature(original)
-
-    @functools.wraps(original)
-    def fed(self, *args, **kwargs):
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        if world.size() > 1 or bound.arguments.get("kwargs"):
-            return original(self, *args, **kwargs)
-        with feeding(self, bound.arguments):
-            return original(*bound.args, **bound.kwargs)
-
-    return fed
+training_data.feed_by(feeding)

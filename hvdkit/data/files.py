@@ -114,10 +114,9 @@ class Files:
     def take(self, rows: tf.Tensor) -> Any:
         read = tf.numpy_function(self._read, [rows], [dtype for dtype, _ in self._spec], stateful=False)
         data = [tf.ensure_shape(t, (None, *shape)) for t, (_, shape) in zip(read, self._spec, strict=True)]
-        if self._parse is None:
-            return tuple(data)
-        made = self._parse(data[0])
-        return made if isinstance(made, tuple) else (made,)
+        if self._parse is not None:
+            return self._parse(data[0])
+        return tuple(data) if len(data) > 1 else data[0]
 
     def _read(self, rows: np.ndarray) -> list[np.ndarray]:
         if not self.samples:  # a rank without files, which weighs nothing

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from hvdkit import training_data
 from hvdkit.comm import ops, world
 from hvdkit.data import files, streams
 from hvdkit.data import plan as plans
@@ -79,9 +82,16 @@ def shard(
     >>> train.num_batches
     3
     """
+    batch_size = operator.index(batch_size) if isinstance(batch_size, np.integer) else batch_size
     _check(batch_size, uneven, per_rank_batch)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UsageError(f"`seed` must be a whole number from 0 to 2**32 - 1. Received: seed={seed!r}.")
+    if isinstance(class_weight, str) and class_weight != "balanced":
+        raise UsageError(f'`class_weight` must be a dict or "balanced". Received: class_weight={class_weight!r}.')
     install()
-    how = {"batch size": batch_size, "seed": int(seed), "uneven": uneven, "shuffle": shuffle}
+    if world.size() == 1:
+        training_data.watch_fit()
+    how = {"batch size": batch_size, "seed": seed, "uneven": uneven, "shuffle": shuffle}
     if isinstance(x, tf.data.Dataset | keras.utils.PyDataset):
         for name, value in {"y": y, "sample_weight": sample_weight, "class_weight": class_weight}.items():
             _refuse(name, value, f"the elements of a {type(x).__name__} hold it")

@@ -7,6 +7,7 @@ small exchange in ``LOOK_AHEAD`` steps, and that many batches of memory, twice.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -38,7 +39,21 @@ def share_out(x: Any, how: dict[str, Any], *, already_split: bool, buffer_size: 
     source = source or _Elements(x, how, already_split, buffer_size)
     facts = {**how, "split": already_split, "kind": type(x).__name__, "length": source.length}
     agree("how they share their data", facts, fix="call hvd.data.shard with the same arguments on every rank.")
+    if not already_split and world.size() > 1:
+        agree(
+            "the first element of their data",
+            _digest(source.first()),
+            fix="the same data in the same order on every rank: not shuffled before, but by hvd.data.shard(..., "
+            "shuffle=True). Where each rank has its own, already_split=True.",
+        )
     return Streamed(source, facts)
+
+
+def _digest(element: Any) -> str:
+    digest = hashlib.sha256()
+    for leaf in tf.nest.flatten(element):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
 
 
 class _Elements:
@@ -54,6 +69,10 @@ class _Elements:
         self._every = 1 if already_split else world.size()
         self.length = None if cardinality < 0 or already_split else cardinality
         self.spec = self._batched(dataset).element_spec
+
+    def first(self) -> Any:
+        """The first element; nothing where there is none."""
+        return [tf.nest.map_structure(np.asarray, e) for e in self._dataset.take(1)]
 
     def _batched(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         return dataset if self._how["batch size"] is None else dataset.batch(self._how["batch size"])
@@ -92,6 +111,10 @@ class _PyBatches:
                 fix="give that rank a tf.data.Dataset or arrays, which know their kind without any.",
             )
         self.spec = tf.nest.map_structure(lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), example)
+
+    def first(self) -> Any:
+        """The first batch."""
+        return self._batch(0)
 
     def _batch(self, number: int) -> Any:
         batch = self._dataset[number]
@@ -212,7 +235,8 @@ class _Reading:
             self._exchange(mine)
 
     def _exchange(self, mine: list[int]) -> None:
-        everyones = ops.allgather_object({"samples": mine, "error": self._error and repr(self._error)})
+        error = None if self._error is None else str(self._error) or repr(self._error)
+        everyones = ops.allgather_object({"samples": mine, "error": error})
         for rank, theirs in enumerate(everyones):
             if theirs["error"]:
                 self.stop()

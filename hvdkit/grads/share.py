@@ -73,11 +73,9 @@ def weigh_gradients(whose: Any, gradients: list) -> list:
     share = current()
     if share is None:
         return list(gradients)
-    if whose in share.weighed:
-        share.weighed.discard(whose)  # the next loss may be another one
-    else:
+    if whose not in share.weighed:
         gradients = [_times(g, share.value) for g in gradients]
-    return [_or_zeros(g, share.value) for g in gradients] if share.may_be_zero else list(gradients)
+    return _or_zeros(gradients, share.value) if share.may_be_zero else list(gradients)
 
 
 def _times(gradient: Any, share: Any) -> Any:
@@ -88,10 +86,14 @@ def _times(gradient: Any, share: Any) -> Any:
     return gradient * tf.cast(share, gradient.dtype)
 
 
-def _or_zeros(gradient: Any, share: Any) -> Any:
-    """Not times zero: a stand-in's gradient may be NaN."""
-    if gradient is None:
-        return None
-    if isinstance(gradient, tf.IndexedSlices):
-        return tf.IndexedSlices(_or_zeros(gradient.values, share), gradient.indices, gradient.dense_shape)
-    return tf.where(share > 0, gradient, tf.zeros_like(gradient))
+def _or_zeros(gradients: list, share: Any) -> list:
+    """Not times zero: a stand-in's gradient may be NaN. And by a ``cond``, which copies nothing where all is well."""
+    values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in gradients]
+    there = [tf.convert_to_tensor(v) for v in values if v is not None]
+    chosen = iter(tf.cond(share > 0, lambda: list(map(tf.identity, there)), lambda: list(map(tf.zeros_like, there))))
+    return [g if g is None else _with(g, next(chosen)) for g in gradients]
+
+
+def _with(gradient: Any, values: tf.Tensor) -> Any:
+    sparse = isinstance(gradient, tf.IndexedSlices)
+    return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape) if sparse else values

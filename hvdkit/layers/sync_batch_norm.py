@@ -14,7 +14,7 @@ from hvdkit.comm import process_sets, world
 from hvdkit.comm.process_sets import ProcessSet
 from hvdkit.comm.protocol import Engine, ReduceOp
 from hvdkit.errors import UsageError
-from hvdkit.grads import replicas
+from hvdkit.grads import replicas, share
 from hvdkit.grads.shared import this_call
 from hvdkit.grads.turns import Turns
 
@@ -125,6 +125,10 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
         # A layer may be called several times in a graph, and its collectives are then under way at once.
         name = f"{self._collective}{this_call(self._collective)}"
         count, centre, first, second = _own_sums(inputs, mask, self.axis)
+        weight = share.current()
+        if weight is not None and weight.may_be_zero:  # a stand-in's samples do not count
+            here = weight.value > 0
+            count, centre, first, second = (tf.where(here, n, tf.zeros_like(n)) for n in (count, centre, first, second))
         return _joined(engine, name, self._turns, count, centre)(first, second)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from hvdkit import training_data
+from hvdkit.comm import world
 from hvdkit.comm.compression import Compression
 from hvdkit.comm.process_sets import ProcessSet, global_process_set
 from hvdkit.comm.protocol import ReduceOp
@@ -107,6 +109,8 @@ def DistributedOptimizer(  # noqa: PLR0917  Horovod's arguments in Horovod's ord
     if is_distributed(optimizer):
         raise UsageError(f"This {type(optimizer).__name__} is already distributed.", fix="wrap an optimizer only once.")
     loss_scale.install_adoption()
+    if world.size() == 1:
+        training_data.watch_fit()
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     distribution = Distribution(GradientPipeline(how, name and f"{name}.{next(_ordinals)}"))
     if backward_passes_per_step != 1:

@@ -11,7 +11,7 @@ from hvdkit.comm.compression import Compression
 from hvdkit.comm.process_sets import ProcessSet, global_process_set
 from hvdkit.comm.protocol import ReduceOp
 from hvdkit.errors import UsageError
-from hvdkit.grads import arguments, replicas, shared
+from hvdkit.grads import arguments, replicas, share, shared
 from hvdkit.grads.identity import LocalVariables, variables_of_layers
 
 
@@ -144,7 +144,7 @@ class _Reducing:
                 fix="inside a strategy use a plain tape and hvd.DistributedOptimizer, which reduces over both.",
             )
         own = super().gradient(target, sources, output_gradients, unconnected_gradients)
-        variables, gradients = tf.nest.flatten(sources), tf.nest.flatten(own)
+        variables, gradients = tf.nest.flatten(sources), share.weigh_gradients(self, tf.nest.flatten(own))
         reduced = self._hvdkit_pipeline(gradients, variables, local=self._hvdkit_local, call=shared.this_call())
         return tf.nest.pack_sequence_as(sources, reduced)
 

@@ -27,12 +27,19 @@ class OwnStep(keras.Model):
     def call(self, x, training=False):
         return self.inner(x, training=training)
 
+    kind = "own step"
+
     def train_step(self, data):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(persistent=True) as tape:
             loss = self.compute_loss(x=x, y=y, y_pred=self(x, training=True), sample_weight=weight)
-        gradients = tape.gradient(loss, self.trainable_weights)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+            loss = self.optimizer.scale_loss(loss) if self.kind == "two applies" else loss
+        if self.kind == "tape":
+            tape = hvd.DistributedGradientTape(tape)
+        weights = self.trainable_weights
+        parts = [weights[:2], weights[2:]] if self.kind == "two applies" else [weights]
+        for part in parts:
+            self.optimizer.apply_gradients(zip(tape.gradient(loss, part), part, strict=True))
         return {"loss": loss}
 
 
@@ -47,18 +54,25 @@ def model(kind: str) -> keras.Model:
     if kind == "log":  # of a stand-in of zeros it makes NaN, in the loss and in the gradients
         layers.insert(1, keras.layers.Lambda(lambda x: keras.ops.log(keras.ops.abs(x))))
         made = keras.Sequential(layers)
-    if kind == "own step":
+    if kind == "sync bn":
+        layers.insert(2, hvd.SyncBatchNormalization(momentum=0.5))
+        made = keras.Sequential(layers)
+    if kind in OWN:
         made = OwnStep(made)
+        made.kind = kind
         made.build((None, 4))
     optimizer = {
+        "two applies": lambda: keras.optimizers.SGD(0.2),
+        "tape": lambda: keras.optimizers.SGD(0.2),
+        "sync bn": lambda: keras.optimizers.SGD(0.2),
         "clip": lambda: keras.optimizers.SGD(0.2, momentum=0.9, clipnorm=0.05),
         "accumulate": lambda: keras.optimizers.SGD(0.2, momentum=0.9, gradient_accumulation_steps=2),
         "loss scale": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.2), initial_scale=8.0),
     }.get(kind, lambda: keras.optimizers.Adam(0.02))()
-    metrics = [] if kind == "own step" else ["accuracy", keras.metrics.F1Score(name="f1")]
+    metrics = [] if kind in OWN else ["accuracy", keras.metrics.F1Score(name="f1")]
     made.compile(
-        hvd.DistributedOptimizer(optimizer),
-        "sparse_categorical_crossentropy" if kind == "own step" else "categorical_crossentropy",
+        optimizer if kind == "tape" else hvd.DistributedOptimizer(optimizer),
+        "sparse_categorical_crossentropy" if kind in OWN else "categorical_crossentropy",
         metrics=metrics,
         jit_compile=kind == "jit",
         steps_per_execution=2 if kind == "two steps" else 1,
@@ -66,13 +80,14 @@ def model(kind: str) -> keras.Model:
     return made
 
 
-KINDS = ("plain", "clip", "accumulate", "loss scale", "own step", "embedding", "jit", "two steps", "weights")
+OWN = ("own step", "two applies", "tape")
+KINDS = ("plain", "clip", "accumulate", "loss scale", *OWN, "embedding", "jit", "two steps", "weights", "sync bn")
 
 
 def arrays(kind: str, n: int) -> dict:
     x, y = samples(n)
     weight = np.linspace(0.5, 1.5, n).astype("float32") if kind == "weights" else None
-    return {"x": x, "y": y if kind == "own step" else np.eye(3, dtype="float32")[y], "sample_weight": weight}
+    return {"x": x, "y": y if kind in OWN else np.eye(3, dtype="float32")[y], "sample_weight": weight}
 
 
 def train(kind: str, n: int, batch: int) -> dict:
@@ -269,3 +284,26 @@ def by_speed() -> dict:
     same = all((v.numpy() == b).all() for v, b in zip(made.non_trainable_variables, before, strict=True))
     made.fit(data, epochs=1, verbose=0)
     return {"sizes": data.sizes, "same": same, "rows": [r for step in data.rows(0) for r in step.tolist()]}
+
+
+def on_replicas(devices: list | None) -> dict:
+    """Two replicas per process: sharded data, every callback of the defaults, and metrics."""
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    x, y = samples(35)
+    strategy = hvd.strategies.mirrored() if devices is None else hvd.strategies.hybrid(devices)
+    with strategy.scope():
+        hvd.set_seed(1)
+        made = keras.Sequential([keras.layers.Dense(8, activation="tanh"), keras.layers.Dense(3, activation="softmax")])
+        made.compile(
+            hvd.DistributedOptimizer(keras.optimizers.SGD(0.2)), "sparse_categorical_crossentropy", metrics=["accuracy"]
+        )
+    data = hvd.data.shard(x, y, batch_size=16 // hvd.size(), uneven="drop", seed=4)
+    history = made.fit(data, epochs=2, verbose=0, callbacks=hvd.callbacks.defaults()).history
+    return {
+        "weights": [w.numpy() for w in made.weights],
+        "loss": [float(v) for v in history["loss"]],
+        "accuracy": [float(v) for v in history["accuracy"]],
+        "evaluated": {k: float(v) for k, v in made.evaluate(data, verbose=0, return_dict=True).items()},
+    }

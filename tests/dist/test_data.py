@@ -51,7 +51,7 @@ def test_ranks_are_one_process_on_ragged_data(engine, ranks, tail, kind):
     everyone, alone = [r[f"{kind} {n}"] for r in _on_ranks(engine, ranks)], _alone(kind, n, ranks)
     _close(everyone, alone)
     assert everyone[0]["iterations"] == alone["iterations"]
-    if kind != "own step":
+    if kind not in cases.OWN:
         for mine in everyone:
             for name, values in alone["history"].items():
                 np.testing.assert_allclose(mine["history"][name], values, rtol=2e-5, err_msg=name)
@@ -181,3 +181,13 @@ def test_slower_ranks_get_smaller_batches():
         assert sum(rank["sizes"]) == 16
         assert rank["sizes"][0] >= 10, rank["sizes"]  # three times as fast
         assert rank["same"], "measuring changed the model"
+
+
+def test_on_replicas_with_metrics_and_all_callbacks():
+    (alone,) = run_ranks(1, cases.on_replicas, None).values
+    for rank in run_ranks(2, cases.on_replicas, ["CPU:0", "CPU:1"], **world("mpi")).values:
+        _close([rank], alone)
+        np.testing.assert_allclose(rank["loss"], alone["loss"], rtol=2e-5)
+        np.testing.assert_allclose(rank["accuracy"], alone["accuracy"], rtol=2e-5)
+        for name, value in alone["evaluated"].items():
+            np.testing.assert_allclose(rank["evaluated"][name], value, rtol=2e-5)
