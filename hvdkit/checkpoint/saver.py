@@ -70,6 +70,7 @@ class Saver:
             self.store.clean(self.run_id)
         self._last = -1
         self._made: str | None = None
+        self._memory: state.Tensors = {}
         _savers[self.store.directory] = self
         atexit.register(self._at_exit)
 
@@ -141,10 +142,21 @@ class Saver:
         shares = _shared_out(common, size)
         parts = {f"rank-{rank:05d}": {**state.copied(state.own_variables(model)), **state.randoms()}}
         if len(shares) == 1 and rank == 0:
-            parts["common"] = state.copied(common)
+            parts["common"] = self._copied(common)
         elif len(shares) > 1:
-            parts[f"common-{rank:05d}"] = state.copied({name: common[name] for name in shares[rank]})
+            parts[f"common-{rank:05d}"] = self._copied({name: common[name] for name in shares[rank]})
         return parts
+
+    def _copied(self, variables: dict[str, Any]) -> state.Tensors:
+        """Copies in memory that is used for every checkpoint: the first touch of new memory costs more than a copy."""
+        for name, variable in variables.items():
+            value = state.value_of(variable)
+            known = self._memory.get(name)
+            if known is None or (known.shape, known.dtype) != (value.shape, value.dtype):
+                self._memory[name] = np.array(value)
+            else:
+                np.copyto(known, value)
+        return {name: self._memory[name] for name in variables}
 
     def _write(
         self, step: int, epoch: int, parts: dict[str, state.Tensors], names: list[str], facts: dict[str, Any]
@@ -155,7 +167,7 @@ class Saver:
         if world.rank() == 0:
             draft.commit(names, epoch=epoch, world_size=world.size(), state=facts, poll=self._poll)
             self._owner.touch()
-            self.store.prune(self._keep)
+            self.store.prune(self._keep, valid=step)
 
     def _poll(self) -> None:
         if self._stopped.wait(0.05):

@@ -20,6 +20,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from hvdkit.checkpoint.randomness import random_state, set_random_state
 from hvdkit.errors import UsageError
@@ -67,7 +68,13 @@ def build_optimizers(model: keras.Model, places: list[list[int]]) -> None:
 
 def copied(variables: dict[str, Any]) -> Tensors:
     """Their values, copied to this host's memory."""
-    return {name: np.array(underlying(v).numpy()) for name, v in variables.items()}
+    return {name: np.array(value_of(v)) for name, v in variables.items()}
+
+
+def value_of(variable: Any) -> np.ndarray:
+    """A variable's value, which may share its memory: to be copied before the next step."""
+    held = underlying(variable)
+    return np.asarray(held.read_value()) if isinstance(held, tf.Variable) else np.asarray(variable.numpy())
 
 
 def randoms() -> Tensors:

@@ -119,7 +119,7 @@ class Store:
                 removed.append(name)
         return removed
 
-    def prune(self, keep: Keep, *, dry_run: bool = False) -> list[int]:
+    def prune(self, keep: Keep, *, valid: int | None = None, dry_run: bool = False) -> list[int]:
         """Remove the checkpoints that ``keep`` does not keep; the newest valid one always stays.
 
         Where none is valid, nothing is removed. To know that the newest one is valid, all of it is read, and of older
@@ -127,6 +127,7 @@ class Store:
 
         Args:
             keep: which ones stay.
+            valid: a step that this process has just committed: it is known to be valid without reading it.
             dry_run: only say which would go.
 
         Returns:
@@ -139,10 +140,12 @@ class Store:
         gone = [step for step in steps if step not in keep.choose(steps, self._metrics)]
         if not gone:
             return []
-        newest = self.newest_valid()
-        if newest is None:  # perhaps the disk is what is wrong
-            return []
-        gone = [step for step in gone if step != newest.manifest.step]
+        if valid is None or valid != steps[0]:
+            newest = self.newest_valid()
+            if newest is None:  # perhaps the disk is what is wrong
+                return []
+            valid = newest.manifest.step
+        gone = [step for step in gone if step != valid]
         if not gone or dry_run:
             return gone
         with writing("Old checkpoints could not be removed", self.directory):
