@@ -59,6 +59,9 @@ def common(samples: int, sizes: list[int], *, drop: bool, passed: int = 0) -> Pl
     samples -= passed
     steps = samples // whole if drop else -(-samples // whole)
     totals = np.minimum(whole, samples - np.arange(steps, dtype=np.int64) * whole)
+    if passed and steps > 1 and totals[-1] < len(sizes):
+        # The rest of an epoch on other ranks than began it: whether a rank can be without samples was settled before.
+        steps, totals = steps - 1, np.append(totals[:-2], totals[-2:].sum())
     # In whole numbers, rounded up, so that of two samples for three ranks the first ranks get one each.
     bounds = -(-edges[None, :] * totals[:, None] // whole)
     begins = bounds[:, :-1] + np.arange(steps, dtype=np.int64)[:, None] * whole

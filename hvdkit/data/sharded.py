@@ -208,8 +208,7 @@ class Planned(Sharded):
 
     def get_tf_dataset(self) -> tf.data.Dataset:
         weighed = world.size() > 1
-        # Unless what fills no step is left out, an epoch, or its rest on other ranks, may end with samples for some.
-        key = SHARE if self._facts["uneven"] == "drop" else SHARE_OR_ZERO
+        key = SHARE_OR_ZERO if self._whole.has_empty else SHARE
 
         def epoch(_):
             made = tf.numpy_function(self._epoch, [], [tf.int64, tf.int64, tf.float32])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hvdkit.checkpoint.store import Store
+from hvdkit.data.plan import common
 from hvdkit.errors import REQUEUE_EXIT_CODE
 from tests.chaos.common import count
 from tests.chaos.job import DEFAULTS
@@ -71,10 +72,13 @@ def test_on_other_ranks_each_sample_of_the_epoch_comes_once(tmp_path, before, af
     assert f"Going on from step {saved}" in text
     second = rows(tmp_path, after)
     assert min(line[1] for line in second[0]) == saved, "another global step"
-    past, per_epoch = divmod(saved, _steps(DEFAULTS["samples"], before))
-    left = DEFAULTS["samples"] - per_epoch * DEFAULTS["batch"] * before
+    past, done = divmod(saved, _steps(DEFAULTS["samples"], before))
+    sizes, passed = [DEFAULTS["batch"]] * after, done * DEFAULTS["batch"] * before
+    rest = common(DEFAULTS["samples"], sizes, drop=False, passed=passed)
     later = (DEFAULTS["epochs"] - past - 1) * _steps(DEFAULTS["samples"], after)
-    assert all(len(rank) == _steps(left, after) + later for rank in second)
+    left = DEFAULTS["samples"] - passed
+    assert rest.counts.sum() == left and (not rest.has_empty or left < after)
+    assert all(len(rank) == rest.steps + later for rank in second)
     seen = Counter((line[0], row) for rank in [*first, *second] for line in rank for row in line[2])
     assert seen == Counter((e, r) for e in range(DEFAULTS["epochs"]) for r in range(DEFAULTS["samples"]))
     weights = [final(tmp_path, rank) for rank in range(after)]
