@@ -84,10 +84,11 @@ def _fit(original, *, proof: bool):
     signature = inspect.signature(original)
 
     def fit(self, *args, **kwargs):
-        if _local:
-            return original(self, *args, **kwargs)
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
+        if _local:
+            with feeding(self, bound.arguments):
+                return original(*bound.args, **bound.kwargs)
         _set_verbosity(bound.arguments)
         if proof:
             bound.arguments["callbacks"] = _with_proof(

@@ -48,7 +48,7 @@ class CheckpointWriteError(HvdkitError, RuntimeError):
 
 
 @contextlib.contextmanager
-def writing(what: str, where: Path) -> Iterator[None]:
+def writing(what: str, where: Path, untouched: str = "the committed checkpoints there are") -> Iterator[None]:
     """Say of a failed operation what it was for, where, and what to do.
 
     Raises:
@@ -60,7 +60,7 @@ def writing(what: str, where: Path) -> Iterator[None]:
         place = error.filename or where
         raise CheckpointWriteError(
             f"{what}: {os.fspath(place)}: {error.strerror or error}.",
-            fix=_FIXES.get(error.errno, "look at that disk") + "; the committed checkpoints there are untouched.",
+            fix=f"{_FIXES.get(error.errno, 'look at that disk')}; {untouched} untouched.",
         ) from error
 
 

@@ -44,7 +44,7 @@ def write_model(model: keras.Model, target: Path) -> None:
     """``export`` on this process, without a world."""
     if not target.name.endswith(ENDINGS):
         raise UsageError(f"A model cannot be exported as {target.name!r}.", fix=f"an ending of {', '.join(ENDINGS)}.")
-    with writing("The model could not be exported", target):
+    with writing("The model could not be exported", target, "what was there is"):
         target.parent.mkdir(parents=True, exist_ok=True)
         incoming = target.with_name(f".incoming-{target.name}")  # beside it, or it could not be renamed; same ending
         try:

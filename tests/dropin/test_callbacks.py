@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import hvdkit as hvd
+from hvdkit.checkpoint.draft import CheckpointWriteError
 from hvdkit.keras_model import underlying
 from hvdkit.testing import run_ranks
 from tests.dropin.linear import Rates, linear, xy
@@ -113,7 +114,7 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path, monkeypatch, weights_only):
 
     with monkeypatch.context() as broken:
         broken.setattr(model, method, breaks)
-        with pytest.raises(OSError, match="the disk is full"):
+        with pytest.raises(CheckpointWriteError, match="the disk is full"):
             _fit(model, best)
     assert path.read_bytes() == whole and list(path.parent.iterdir()) == [path]
 
