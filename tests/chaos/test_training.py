@@ -49,13 +49,13 @@ def test_a_second_job_is_refused_and_told_whose_it_is(tmp_path):
 def test_out_of_time_again_and_again(tmp_path):
     """It is started anew until it is through, each time with a little time, and is the straight run."""
     for _ in range(20):
-        text = run(tmp_path / "short", 1, code=None, max_time=1.5, slow=0.05, every=1000)
+        text = run(tmp_path / "short", 1, code=None, max_time=4, slow=0.2, every=1000, epochs=2)
         if "Exit code 75" not in text:
             break
         assert "ending: max_time" in text
     else:
         raise AssertionError("it never came to its end")
-    run(tmp_path / "straight", 1, every=1000)
+    run(tmp_path / "straight", 1, every=1000, epochs=2)
     same(tmp_path / "straight", tmp_path / "short", 1)
 
 

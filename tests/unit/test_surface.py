@@ -120,3 +120,11 @@ def test_only_env_reads_the_environment():
 def test_files_are_small():
     lengths = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in (ROOT / "hvdkit").rglob("*.py")}
     assert {p: n for p, n in lengths.items() if n > 320} == {}
+
+
+def test_every_test_is_collected():
+    """pytest passes over directories with names such as "dist", unless it is told not to."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-o", "addopts="]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")}
+    assert files <= {line.partition("::")[0] for line in found.splitlines()}
