@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import Any
 
@@ -220,7 +221,12 @@ class CheckpointCallback(keras.callbacks.Callback):
 
 
 def _numbers(callback: Any) -> dict[str, Any]:
-    """What a callback has counted and compared: its numbers, as JSON can hold them."""
+    """What a callback has counted and compared: its numbers, as JSON can hold them, but not what it was made with.
+
+    ``EarlyStopping`` turns the sign of its ``min_delta`` round when it begins, each time.
+    """
+    made_with = inspect.signature(type(callback).__init__).parameters
     found = {k: v for k, v in vars(callback).items() if isinstance(v, bool | int | float | np.number)}
+    found = {k: v for k, v in found.items() if k not in made_with}
     found = {k: v.item() if isinstance(v, np.number) else v for k, v in found.items()}
     return {k: v for k, v in found.items() if abs(v) < 2**53}  # not NaN, and whole in JSON

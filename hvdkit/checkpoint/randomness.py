@@ -37,15 +37,15 @@ def random_state() -> dict[str, np.ndarray]:
 
 def set_random_state(state: dict[str, Any]) -> None:
     """Set them as ``random_state`` found them."""
+    if "keras" in state:  # first: where there is none yet, it is made with a number of Python's
+        from keras.src.random.seed_generator import global_seed_generator
+
+        global_seed_generator().state.assign(state["keras"])
     version, *words = (int(n) for n in state["python"])
     gauss = state["python_gauss"]
     random.setstate((version, tuple(words), float(gauss[0]) if len(gauss) else None))
     position, has_gauss = (int(n) for n in state["numpy_position"])
     np.random.set_state(("MT19937", state["numpy"], position, has_gauss, float(state["numpy_gauss"])))
-    if "keras" in state:
-        from keras.src.random.seed_generator import global_seed_generator
-
-        global_seed_generator().state.assign(state["keras"])
 
 
 def _keras_generator() -> Any:
