@@ -123,6 +123,7 @@ class CheckpointCallback(keras.callbacks.Callback):
             else:
                 self._counted = [np.array(v.numpy()) for v in self.model.metrics_variables]
         self._numbers = facts.get("callbacks", [])
+        self._give_numbers()
         self._before, self._epoch, self._metrics = restored.step, restored.epoch, facts.get("metrics", {})
         self.model._initial_epoch = self.params["epochs"] if facts.get("stopped") else restored.epoch
         if world.rank() == 0:
@@ -131,9 +132,12 @@ class CheckpointCallback(keras.callbacks.Callback):
             if facts.get("stopped") or restored.epoch >= self.params["epochs"]:
                 get_logger().info("That training is over: nothing is left to train.")
 
-    def on_epoch_begin(self, epoch, logs=None):
-        for callback, numbers in zip(self._others, self._numbers, strict=False):  # later than their on_train_begin
+    def _give_numbers(self) -> None:
+        for callback, numbers in zip(self._others, self._numbers, strict=False):
             vars(callback).update(numbers)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._give_numbers()  # again, after the on_train_begin of callbacks that come behind this one
         self._numbers = []
         self._before, self._steps = self._before + self._steps, 0
         self._epoch, self._began = epoch, False

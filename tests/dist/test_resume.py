@@ -127,4 +127,5 @@ def test_told_to_end_it_saves_and_goes_on(tmp_path, tmp_path_factory, launcher, 
         assert saved and saved[0] == done[0] == done[1], (text, saved, done)
         assert (saved[0] == 32) == (told == "at the last step")
         run(out, 2, **how)
-        same(straight, out, 2)
+        # With nothing left to train there is no last epoch to have metrics of.
+        same(straight, out, 2, but="metrics" if told == "at the last step" else None)
