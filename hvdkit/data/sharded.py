@@ -113,7 +113,7 @@ class Sharded(DataAdapter):
         >>> import numpy as np, hvdkit as hvd
         >>> hvd.init()
         >>> data = hvd.data.shard(np.arange(3.0), batch_size=2, shuffle=False)
-        >>> [(batch[0].numpy().tolist(), float(share)) for batch, share in data.batches(0)]
+        >>> [(batch.numpy().tolist(), float(share)) for batch, share in data.batches(0)]
         [([0.0, 1.0], 1.0), ([2.0], 1.0)]
         """
         self.begin(epoch)
