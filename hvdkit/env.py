@@ -7,6 +7,7 @@ in which they are to be believed: Horovod's own launcher knows best, then MPI, t
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -80,6 +81,15 @@ def _integer(environ: Mapping[str, str], name: str) -> int | None:
         return int(value)
     except ValueError:
         raise ConfigError(f"The environment variable {name} should be a whole number. Received: {value!r}.") from None
+
+
+def place() -> str:
+    """This host and its PID namespace: a PID means nothing in another one."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return f"{socket.gethostname()} {namespace}"
 
 
 def get(name: str, default: str | None = None) -> str | None:

@@ -53,6 +53,16 @@ def over_ranks(model: keras.Model, states: list[dict[str, Any]]) -> dict[str, An
             variable.assign(value)
 
 
+def weighted_mean(weights: list[float], values: list[float]) -> float:
+    """The mean over ranks by their samples. A rank without samples takes no part: its mean over nothing may be NaN.
+
+    >>> weighted_mean([2.0, 1.0, 0.0], [3.0, 6.0, float("nan")])
+    4.0
+    """
+    seen = [(w, v) for w, v in zip(weights, values, strict=True) if w > 0] or [(1.0, v) for v in values]
+    return sum(w * v for w, v in seen) / sum(w for w, _ in seen)
+
+
 def exchanged(model: keras.Model, logs: dict[str, Any]) -> dict[str, Any]:
     """What ``logs`` of each rank come out at over all of them; collective.
 
@@ -65,9 +75,8 @@ def exchanged(model: keras.Model, logs: dict[str, Any]) -> dict[str, Any]:
     weight = 1.0 if samples is None else float(samples.numpy())
     mine = {"counted": mine["counted"], "sums": sums, "logs": plain, "weight": weight}
     everyones = ops.allgather_object(mine)
-    total = sum(rank["weight"] for rank in everyones) or 1.0
-    weighed = {k: [r["weight"] * r["logs"].get(k, 0.0) for r in everyones if r["weight"]] for k in plain}
-    found = {**logs, **{k: sum(values) / total for k, values in weighed.items()}}
+    weights = [rank["weight"] for rank in everyones]
+    found = {**logs, **{k: weighted_mean(weights, [rank["logs"].get(k, 0.0) for rank in everyones]) for k in plain}}
     if all(rank["sums"] == sums for rank in everyones) and sums:
         whole = over_ranks(model, everyones)
         found.update({k: whole[k] for k in sums})

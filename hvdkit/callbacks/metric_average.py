@@ -87,9 +87,7 @@ class MetricAverageCallback(keras.callbacks.Callback):
         for name in mine["metrics"]:
             weights = [rank["val" if name.startswith("val_") else "train"] for rank in everyones]
             values = [rank["metrics"][name] for rank in everyones]
-            # A rank without samples takes no part: its mean over nothing may be NaN.
-            seen = [(w, v) for w, v in zip(weights, values, strict=True) if w > 0] or [(1.0, v) for v in values]
-            logs[name] = sum(w * v for w, v in seen) / sum(w for w, _ in seen)
+            logs[name] = metric_states.weighted_mean(weights, values)
         for phase, names in sums.items():
             if names and all(rank["sums"].get(phase) == names for rank in everyones):
                 found = metric_states.over_ranks(self.model, [rank["counted"][phase] for rank in everyones])

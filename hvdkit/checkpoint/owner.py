@@ -134,7 +134,7 @@ class Owner:
             raise self._in_use(last)
 
     def _lives(self, former: dict[str, Any]) -> bool:
-        if former.get("place") == _place():
+        if former.get("place") == env.place():
             return _runs(former)
         with contextlib.suppress(OSError):
             return time.time() - self._file.stat().st_mtime < _SILENT_SECONDS
@@ -144,7 +144,7 @@ class Owner:
         process = psutil.Process()
         mine = {
             "host": socket.gethostname(),
-            "place": _place(),
+            "place": env.place(),
             "pid": process.pid,
             "started": process.create_time(),
             "job": self._job,
@@ -168,7 +168,7 @@ class Owner:
     def _in_use(self, owner: dict[str, Any] | None) -> CheckpointInUseError:
         owner = owner or {}
         fix = "wait for that job, end it, or save into another directory."
-        if owner.get("place") == _place() and not _runs(owner):
+        if owner.get("place") == env.place() and not _runs(owner):
             fix = f"that process has ended, but one that it started holds {self.directory / '.lock'} still: end it."
         return CheckpointInUseError(f"{self.directory} is in use by {_describe(owner)}.", fix=fix)
 
@@ -192,15 +192,6 @@ def _runs(owner: dict[str, Any]) -> bool:
         return abs(process.create_time() - owner["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.Error, KeyError, TypeError, ValueError):
         return False
-
-
-def _place() -> str:
-    """This host and its PID namespace: a PID means nothing in another one."""
-    try:
-        namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        namespace = ""
-    return f"{socket.gethostname()} {namespace}"
 
 
 def _has_locks(path: Path) -> bool:

@@ -63,16 +63,17 @@ class Saver:
         self._error: BaseException | None = None
         self._stopped = threading.Event()
         self.seconds = 0.0
-        first = world.rank() == 0
-        together("take the directory of checkpoints", self._owner.acquire if first else lambda: None)
         self.run_id = str(ops.broadcast_object(secrets.token_hex(6)))
-        if first:
-            self.store.clean(self.run_id)
+        together("take the directory of checkpoints", self._take if world.rank() == 0 else lambda: None)
         self._last = -1
         self._made: str | None = None
         self._memory: state.Tensors = {}
         _savers[self.store.directory] = self
         atexit.register(self._at_exit)
+
+    def _take(self) -> None:
+        self._owner.acquire()
+        self.store.clean(self.run_id)
 
     @property
     def busy(self) -> bool:

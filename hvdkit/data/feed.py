@@ -126,14 +126,14 @@ def step_on_shares(model: keras.Model, step: Callable[[Any], Any]) -> Callable[[
         with of_this_step(Share(share, may_be_zero)):
             if not may_be_zero:
                 return step(batch)
-            with _left_alone_by_nothing(model, share):
+            with _undone_without_samples(model, share):
                 return step(batch)
 
     return step_on_share
 
 
 @contextlib.contextmanager
-def _left_alone_by_nothing(model: keras.Model, share: tf.Tensor) -> Iterator[None]:
+def _undone_without_samples(model: keras.Model, share: tf.Tensor) -> Iterator[None]:
     """Metrics and moving averages are as before the step, where the rank has no samples and a stand-in for them."""
     # What follows from all ranks' samples, or from weights, must go on alike on all ranks.
     alike = [*parameters_of(model), *(v for layer in model._flatten_layers() for v in _of_all_ranks(layer))]

@@ -26,7 +26,7 @@ class Source(Protocol):
         """The samples' numbers in the order of an epoch, as a function of the epoch."""
 
     def take(self, rows: tf.Tensor) -> Any:
-        """The samples with these numbers, ``(x,)``, ``(x, y)`` or ``(x, y, sample_weight)``; called in a graph."""
+        """The samples with these numbers: ``x``, ``(x, y)`` or ``(x, y, sample_weight)``; called in a graph."""
 
     def state(self) -> dict[str, Any]:
         """What tells this data from other data, as JSON-like data."""
@@ -139,7 +139,7 @@ class Planned(Sharded):
             ranks, or, of data that is split already, steps.
         sizes: the batch size of each rank.
         order: the numbers of this rank's source in the order of an epoch.
-        facts: what a resume in the middle of an epoch depends on, besides the source.
+        facts: what a resume in the middle of an epoch depends on; the same on every rank.
 
     Attributes:
         plan: of the epoch that runs.
@@ -154,7 +154,7 @@ class Planned(Sharded):
         order: Callable[[int], np.ndarray],
         facts: dict[str, Any],
     ):
-        super().__init__({**facts, **source.state()})
+        super().__init__(facts)
         self.source = source
         self.measured = False
         self._order, self._make = order, plan

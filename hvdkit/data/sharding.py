@@ -116,14 +116,14 @@ def shard(
 
 
 def _common(source: Arrays, how: dict, per_rank_batch: str) -> Planned:
-    facts = {**how, "split": False}
-    _need_samples(source.samples)
+    facts = {**how, "split": False, **source.state()}
     agree(
         "their data",
-        {**source.state(), **facts},
+        facts,
         fix="give hvd.data.shard the same arrays in the same order on every rank, or, where each has its own part, "
         "already_split=True.",
     )
+    _need_samples(source.samples)
     order = source.order(shuffle=how["shuffle"], seeds=(how["seed"],))
     plan = lambda sizes, passed: plans.common(source.samples, sizes, drop=how["uneven"] == "drop", passed=passed)
     made = Planned(source, plan, [how["batch size"]] * world.size(), order, facts)
@@ -135,7 +135,8 @@ def _common(source: Arrays, how: dict, per_rank_batch: str) -> Planned:
 def _split(source: Any, how: dict) -> Planned:
     facts = {**how, "split": True}
     agree("how they share their data", facts, fix="call hvd.data.shard with the same arguments on every rank.")
-    everyones = [int(n) for n in ops.allgather_object(source.samples)]
+    facts["parts"] = ops.allgather_object(source.state())  # of all ranks: a checkpoint keeps what rank 0 knows
+    everyones = [part["samples"] for part in facts["parts"]]
     _need_samples(sum(everyones))
     order = source.order(shuffle=how["shuffle"], seeds=(how["seed"], world.rank()))
     plan = lambda sizes, passed: plans.own(everyones, sizes, drop=how["uneven"] == "drop", passed=passed)

@@ -21,7 +21,7 @@ from hvdkit.comm import ops, world
 from hvdkit.data.plan import permutation
 from hvdkit.data.sharded import DATA, SHARE_OR_ZERO, Sharded
 from hvdkit.errors import UsageError
-from hvdkit.proof import agree
+from hvdkit.proof import agree, together
 
 LOOK_AHEAD = 16
 
@@ -35,8 +35,10 @@ def share_out(x: Any, how: dict[str, Any], *, already_split: bool, buffer_size: 
         already_split: it is this rank's own.
         buffer_size: of a dataset's shuffle, in elements.
     """
-    source = _PyBatches(x, how, already_split) if isinstance(x, keras.utils.PyDataset) else None
-    source = source or _Elements(x, how, already_split, buffer_size)
+    if isinstance(x, keras.utils.PyDataset):
+        source = together("look into its data", lambda: _PyBatches(x, how, already_split))
+    else:
+        source = together("look into its data", lambda: _Elements(x, how, already_split, buffer_size))
     facts = {**how, "split": already_split, "kind": type(x).__name__, "length": source.length}
     agree("how they share their data", facts, fix="call hvd.data.shard with the same arguments on every rank.")
     if not already_split and world.size() > 1:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
-import socket
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -87,15 +85,6 @@ class Record:
     def exit_code(self) -> int:
         """Its exit code; that of an uncaught exception, where a signal came before Python could give it."""
         return 1 if self.raised and self.signal in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL) else self.code
-
-
-def place() -> str:
-    """This host and PID namespace."""
-    try:
-        namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        namespace = ""
-    return f"{socket.gethostname()} {namespace}"
 
 
 def write(directory: str, record: Record) -> bool:

@@ -89,7 +89,7 @@ class _Run:
         self.grace, self.preempt = patience
         self.id = secrets.token_hex(8)
         self.directory = tempfile.mkdtemp(prefix="hvdkit-run-")  # private: mode 0700
-        self.place = records.place()
+        self.place = env.place()
         self.started: dict[int, records.Record] = {}
         self.ended: dict[int, records.Record] = {}
         self.sent: dict[int, records.Record] = {}  # from hosts that do not share the run directory

@@ -43,7 +43,7 @@ def main(program: list[str]) -> int:
     """Run one rank; returns its exit code."""
     info = env.launch_info()
     run_id, run_dir = env.get(RUN_ID, ""), env.get(RUN_DIR, "")
-    me = records.Record(info.rank, socket.gethostname(), records.place(), os.getpid())
+    me = records.Record(info.rank, socket.gethostname(), env.place(), os.getpid())
     if run_dir:
         records.write(run_dir, me)
     ordered: list[int] = []

@@ -34,6 +34,7 @@ DEFAULTS = {
     "slow": 0.0,
     "background": True,
     "max_time": None,
+    "data": "arrays",  # which ranks share; "split": each has its own; "files"; "stream": a tf.data.Dataset
     "fill": None,  # the step before which the disk is filled up
 }
 
@@ -71,7 +72,8 @@ class Diary(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.rows is None:
-            self.rows = [r.tolist() for r in self.data.rows(self.epoch, self.data.plan)]
+            known = hasattr(self.data, "plan")  # of a stream nobody knows them
+            self.rows = [r.tolist() for r in self.data.rows(self.epoch, self.data.plan)] if known else [[]] * 99
         optimizer = self.model.optimizer
         step = int(getattr(optimizer, "inner_optimizer", optimizer)._iterations.numpy())  # micro-steps too
         if self.first:
@@ -94,12 +96,32 @@ class Diary(keras.callbacks.Callback):
                 os.kill(os.getpid(), number)
 
 
+def sharded(x: np.ndarray, y: np.ndarray, out: Path, how: dict):
+    """The samples, as the ranks come to them."""
+    arguments = {"batch_size": how["batch"], "seed": 3}
+    if how["data"] == "split":
+        mine = slice(0, 40) if hvd.rank() == 0 else slice(40, None)
+        return hvd.data.shard(x[mine], y[mine], already_split=True, **arguments)
+    if how["data"] == "files":
+        if hvd.rank() == 0:
+            for i, begin in enumerate((0, 9, 30, 41)):
+                end = (9, 30, 41, None)[i]
+                np.savez(out / f"part-{i}.npz", x=x[begin:end], y=y[begin:end])
+        hvd.barrier()
+        return hvd.data.shard(str(out / "part-*.npz"), **arguments)
+    if how["data"] == "stream":
+        import tensorflow as tf
+
+        return hvd.data.shard(tf.data.Dataset.from_tensor_slices((x, y)), shuffle=True, **arguments)
+    return hvd.data.shard(x, y, **arguments)
+
+
 def main(out: Path, how: dict) -> None:
     hvd.init()
     rng = np.random.default_rng(0)
     x = rng.normal(size=(how["samples"], 4)).astype("float32")
     y = (x @ rng.normal(size=(4, 3))).argmax(1).astype("int32")
-    data = hvd.data.shard(x, y, batch_size=how["batch"], seed=3)
+    data = sharded(x, y, out, how)
     model = build(how)
     history = keras.callbacks.History()
     stopping = keras.callbacks.EarlyStopping("loss", patience=50, min_delta=9)  # counts each epoch

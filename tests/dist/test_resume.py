@@ -55,6 +55,15 @@ def test_a_killed_run_that_goes_on_is_the_straight_run(tmp_path, ranks, policy, 
             assert len(first) + len(second) >= len(straight)
 
 
+@pytest.mark.parametrize("data", ["split", "files", "stream"])
+@pytest.mark.timeout(600)
+def test_in_the_middle_of_an_epoch_of_other_data(tmp_path, data):
+    run(tmp_path / "straight", 2, data=data)
+    text = run(tmp_path / "killed", 2, restarts=1, kill=13, slow=0.1, data=data)
+    assert "Going on from step 12" in text or "Going on from step 10" in text
+    same(tmp_path / "straight", tmp_path / "killed", 2)
+
+
 def _steps(samples: int, ranks: int) -> int:
     return -(-samples // (DEFAULTS["batch"] * ranks))
 
