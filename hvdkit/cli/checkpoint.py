@@ -100,7 +100,11 @@ def inspect(directory, step):
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(manifest.created))
     click.echo(f"{checkpoint.path}")
     click.echo(f"step {manifest.step}, epoch {manifest.epoch}, {manifest.world_size} ranks, written {when}")
-    click.echo(f"state: {json.dumps(manifest.state)}")
+    shown = {
+        k: v if not isinstance(v, str) or len(v) < 200 else f"({len(v):,} characters)"
+        for k, v in manifest.state.items()
+    }
+    click.echo(f"state: {json.dumps(shown)}")
     for name, part in sorted(manifest.parts.items()):
         click.echo(f"\n{name}: {part.file}, {_size(part.bytes)}, sha256 {part.sha256}")
         click.echo(f"  meta: {json.dumps(part.meta)}")
