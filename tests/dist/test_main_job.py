@@ -28,10 +28,10 @@ RAW = {
 }
 
 
-def _run(*command: str) -> str:
+def _run(*command: str, cwd: Path = ROOT) -> str:
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False, timeout=400
+        command, cwd=cwd, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False, timeout=400
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -81,12 +81,8 @@ def test_the_yaml_under_a_launcher_with_users_own_model(tmp_path):
         "model: {name: 'mine:build', width: 64}\noptimizer: {name: sgd, learning_rate: 0.2, momentum: 0.9}\n"
         "compression: fp16\nepochs: 15\nproof_every_steps: 5\n"
     )
-    done = subprocess.run(
-        [*RAW["horovodrun"], sys.executable, "-m", "hvdkit", "train", str(config)],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=400,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert _accuracy(done.stdout, 2) >= 0.9  # a small model, few epochs
+    output = _run(*RAW["horovodrun"], sys.executable, "-m", "hvdkit", "train", str(config), cwd=tmp_path)
+    assert _accuracy(output, 2) >= 0.9  # a small model, few epochs
 
 
 def test_one_process_needs_no_launcher():
