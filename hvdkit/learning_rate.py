@@ -1,4 +1,4 @@
-"""Changing a learning rate in the middle of a training, and with it the velocity that still holds the old one."""
+"""An optimizer's learning rate: setting it in the middle of a training, and going on with a schedule."""
 
 from __future__ import annotations
 
@@ -78,3 +78,40 @@ def _velocities(optimizer: Any) -> list:
     else:
         slots = []
     return [slot for slot in slots if slot is not None]
+
+
+def schedule_of(optimizer: Any) -> Any:
+    """The optimizer's ``LearningRateSchedule``; None where it has a number or a function."""
+    rate = getattr(getattr(optimizer, "inner_optimizer", optimizer), "_learning_rate", None)
+    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
+
+
+def check_accumulation(optimizer: Any) -> None:
+    """Refuse a schedule that was made for another number of accumulated steps than the optimizer accumulates.
+
+    Raises:
+        UsageError: its rate would be that of another batch.
+    """
+    counted = getattr(schedule_of(optimizer), "accumulation", None)
+    steps = getattr(optimizer, "inner_optimizer", optimizer).gradient_accumulation_steps or 1
+    if counted not in (None, steps):
+        raise UsageError(
+            f"The learning rate schedule counts on {counted} accumulated steps for an update, and the optimizer "
+            f"accumulates {steps}: its rate would be that of another batch.",
+            fix=f"hvd.schedules.large_batch(..., accumulation={steps}).",
+        )
+
+
+def schedule_positions(optimizers: list) -> list:
+    """Where the schedules stand that say it (``position()``), to be kept in a checkpoint; None for the others."""
+    schedules = [schedule_of(optimizer) for optimizer in optimizers]
+    return [s.position() if hasattr(s, "position") else None for s in schedules]
+
+
+def go_on_with_schedules(optimizers: list, positions: list) -> None:
+    """Let schedules go on from a checkpoint, whose epochs may have had another number of steps."""
+    for optimizer, position in zip(optimizers, positions, strict=False):
+        schedule = schedule_of(optimizer)
+        if position is not None and hasattr(schedule, "go_on"):
+            inner = getattr(optimizer, "inner_optimizer", optimizer)
+            schedule.go_on(position, int(inner._iterations.numpy()))

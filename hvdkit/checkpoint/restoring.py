@@ -14,7 +14,8 @@ from hvdkit.checkpoint.store import Checkpoint, Store
 from hvdkit.comm import ops, world
 from hvdkit.comm.variables import broadcast_variables
 from hvdkit.errors import UsageError
-from hvdkit.keras_model import build_optimizer, renew_adapted
+from hvdkit.keras_model import build_optimizer, optimizers_of, renew_adapted
+from hvdkit.learning_rate import go_on_with_schedules
 from hvdkit.log import get_logger
 from hvdkit.proof import together
 
@@ -79,6 +80,7 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
     state.build_optimizers(model, checkpoint.manifest.state.get("trained", []))
     together("restore", lambda: _restore_own(model, checkpoint))
     _restore_common(model, checkpoint)
+    go_on_with_schedules(optimizers_of(model), checkpoint.manifest.state.get("schedules", []))
     renew_adapted(model)
     manifest = checkpoint.manifest
     return Restored(manifest.step, manifest.epoch, dict(manifest.state))

@@ -20,6 +20,8 @@ from hvdkit.checkpoint import state
 from hvdkit.checkpoint.owner import Owner
 from hvdkit.checkpoint.store import CheckpointWriteError, Keep, Store
 from hvdkit.comm import ops, world
+from hvdkit.keras_model import optimizers_of
+from hvdkit.learning_rate import schedule_positions
 from hvdkit.log import get_logger
 from hvdkit.proof import together
 from hvdkit.version import __version__
@@ -107,6 +109,7 @@ class Saver:
         parts = self._copy(model)
         names = _part_names(model)
         facts = {**facts, "versions": _versions(), "model": self._config(model), "trained": state.trained(model)}
+        facts["schedules"] = schedule_positions(optimizers_of(model))
 
         def write() -> None:
             try:

@@ -1,1 +1,15 @@
-"""The distributed optimizer."""
+"""The distributed optimizer, LARS, and which weights decay; loaded on first use."""
+
+from __future__ import annotations
+
+from hvdkit.registry import lazy
+
+_HOME = {
+    "LARS": "hvdkit.optim.lars:LARS",
+    "exclude_bias_and_norm": "hvdkit.optim.exclusion:exclude_bias_and_norm",
+    "is_bias_or_norm": "hvdkit.optim.exclusion:is_bias_or_norm",
+}
+
+__all__ = list(_HOME)
+
+__getattr__, __dir__ = lazy(globals(), _HOME)

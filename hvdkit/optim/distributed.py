@@ -17,6 +17,7 @@ from hvdkit.errors import UsageError
 from hvdkit.grads import arguments, share
 from hvdkit.grads.identity import variables_of_layers
 from hvdkit.grads.pipeline import GradientPipeline
+from hvdkit.learning_rate import check_accumulation
 from hvdkit.optim import loss_scale
 from hvdkit.optim.convert import Distribution, Registering, convert
 from hvdkit.optim.replicated import OnReplicas
@@ -116,6 +117,7 @@ def DistributedOptimizer(  # noqa: PLR0917  Horovod's arguments in Horovod's ord
     if backward_passes_per_step != 1:
         _accumulate(inner, backward_passes_per_step)
         distribution.sum_of_passes = 1 if average_aggregated_gradients else backward_passes_per_step
+    check_accumulation(inner)
     convert(inner, _Reducing, distribution)
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         loss_scale.adopt(optimizer)

@@ -1,0 +1,118 @@
+"""LARS: SGD with momentum in which each layer's step is as long as its weights allow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from hvdkit.errors import UsageError
+from hvdkit.optim.exclusion import is_bias_or_norm
+
+
+@keras.saving.register_keras_serializable("hvdkit")
+class LARS(keras.optimizers.Optimizer):
+    """Layer-wise adaptive rate scaling, for SGD with very large batches.
+
+    For each weight ``w`` with the gradient ``g``::
+
+        ratio = trust_coefficient * |w| / (|g| + weight_decay * |w| + epsilon)      1 where |w| or |g| is 0
+        velocity = momentum * velocity + learning_rate * ratio * (g + weight_decay * w)
+        w = w - velocity
+
+    Biases and the weights of normalisation layers are trained as by plain SGD with momentum: ratio 1, no decay. The
+    weight decay is the one of the paper, inside the step, and not Keras' decoupled one. Norms are computed in float32.
+
+    Args:
+        learning_rate: a number or a schedule. As the ratio makes steps short it is some 10 to 100 times that of SGD.
+        momentum: between 0 and 1.
+        trust_coefficient: by how much of its own length a weight may change at ``learning_rate=1``.
+        epsilon: keeps the ratio finite.
+        weight_decay: of the weights that are not excluded.
+        nesterov: look ahead: the step is ``momentum * velocity`` (the new one) plus the scaled gradient.
+        exclude: weights that are trained as by SGD: None by the rule (``hvd.optim.is_bias_or_norm``), or names such as
+            ``["bias"]``, parts of a weight's path; ``[]`` excludes none.
+        kwargs: as of any Keras optimizer: ``global_clipnorm``, ``gradient_accumulation_steps``, ...
+
+    Raises:
+        UsageError: a number out of its range.
+
+    Paper: Y. You, I. Gitman, B. Ginsburg, "Large Batch Training of Convolutional Networks", arXiv:1708.03888, 2017,
+    algorithm 1.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> optimizer = hvd.DistributedOptimizer(hvd.optim.LARS(4.0, momentum=0.9, weight_decay=1e-4))
+    """
+
+    def __init__(  # noqa: PLR0917  as Keras' own optimizers
+        self,
+        learning_rate: Any = 1.0,
+        momentum: float = 0.9,
+        trust_coefficient: float = 0.001,
+        epsilon: float = 1e-9,
+        weight_decay: float | None = 0.0,
+        nesterov: bool = False,
+        exclude: list[str] | None = None,
+        name: str = "lars",
+        **kwargs: Any,
+    ):
+        if not 0 <= momentum <= 1:
+            raise UsageError(f"`momentum` must be between 0 and 1. Received: momentum={momentum!r}.")
+        for what, value in {"trust_coefficient": trust_coefficient, "weight_decay": weight_decay or 0.0}.items():
+            if value < 0:
+                raise UsageError(f"`{what}` must not be below 0. Received: {what}={value!r}.")
+        super().__init__(learning_rate=learning_rate, name=name, weight_decay=weight_decay, **kwargs)
+        self.momentum, self.nesterov = momentum, nesterov
+        self.trust_coefficient, self.epsilon = trust_coefficient, epsilon
+        self.exclude = exclude
+
+    def build(self, var_list):
+        """Make a velocity for each of these variables."""
+        if self.built:
+            return
+        super().build(var_list)
+        self.momentums = [self.add_variable_from_reference(v, name="momentum") for v in var_list]
+
+    def _apply_weight_decay(self, variables):
+        """Nothing: the decay is part of the step."""
+
+    def _is_plain(self, variable: Any) -> bool:
+        if self.exclude is None:
+            return is_bias_or_norm(variable)
+        return any(part in getattr(variable, "path", variable.name) for part in self.exclude)
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One weight's step."""
+        dtype = variable.dtype
+        if isinstance(gradient, tf.IndexedSlices):  # its norm is that of the sums of rows
+            gradient = tf.convert_to_tensor(gradient)
+        rate, gradient = ops.cast(learning_rate, dtype), ops.cast(gradient, dtype)
+        if not self._is_plain(variable):
+            decay = self.weight_decay if self.weight_decay and self._use_weight_decay(variable) else 0.0
+            weight_norm, gradient_norm = _norm(variable), _norm(gradient)
+            ratio = self.trust_coefficient * weight_norm / (gradient_norm + decay * weight_norm + self.epsilon)
+            ratio = ops.where((weight_norm > 0) & (gradient_norm > 0), ratio, 1.0)
+            gradient = ops.cast(ratio, dtype) * (gradient + decay * variable)
+        step = rate * gradient
+        velocity = self.momentums[self._get_variable_index(variable)]
+        self.assign(velocity, ops.add(ops.multiply(velocity, self.momentum), step))
+        self.assign_sub(variable, ops.add(ops.multiply(velocity, self.momentum), step) if self.nesterov else velocity)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "nesterov": self.nesterov,
+            "trust_coefficient": self.trust_coefficient,
+            "epsilon": self.epsilon,
+            "exclude": self.exclude,
+        }
+
+
+def _norm(tensor: Any) -> Any:
+    return ops.sqrt(ops.sum(ops.square(ops.cast(tensor, "float32"))))

@@ -1,0 +1,193 @@
+"""``hvd.schedules.large_batch``: the learning rate of one process, made that of many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from hvdkit.comm import world
+from hvdkit.errors import UsageError
+from hvdkit.log import get_logger
+from hvdkit.schedules.recipe import Recipe
+from hvdkit.schedules.scaling import scale as scale_by
+
+_Schedule = keras.optimizers.schedules.LearningRateSchedule
+
+
+def large_batch(  # noqa: PLR0917  they are read in this order
+    base_lr: float,
+    base_batch_size: int,
+    batch_size: int,
+    steps_per_epoch: int,
+    warmup_epochs: float = 5,
+    after: str | dict | _Schedule = "cosine",
+    *,
+    epochs: float | None = None,
+    scale: str = "linear",
+    accumulation: int = 1,
+    warmup_from: float | None = None,
+    size: int | None = None,
+) -> LargeBatchSchedule:
+    """The learning rate of a large batch from the one that was found for a small batch, and a warm-up to it.
+
+    The global batch is ``batch_size * ranks * accumulation`` samples. The rate rises from ``base_lr`` to
+    ``base_lr * scale(base_batch_size, global batch)`` over ``warmup_epochs``, with the same amount in every update, and
+    goes on as ``after`` says. It is computed from ``optimizer.iterations`` in the graph, so it is right after a resume,
+    also on another number of ranks, where it goes on from the same place in the training with the new batch's rate.
+    A line from rank 0 says what was made of it.
+
+    Args:
+        base_lr: the rate that was found for ``base_batch_size``.
+        base_batch_size: samples per update of that training.
+        batch_size: samples per step on EACH rank, as for ``hvd.data.shard``.
+        steps_per_epoch: steps that ``fit`` makes in an epoch, ``len(train)``; accumulated steps count one by one.
+        warmup_epochs: how long the rate rises; 0 for no warm-up.
+        after: ``"constant"``, ``"step"``, ``"cosine"``, ``"polynomial"``; a dict with ``"name"`` and what it takes
+            (``boundaries`` in epochs and ``factor``; ``floor``; ``power`` and ``floor``); or a Keras
+            ``LearningRateSchedule`` of the rate for ``base_batch_size``, whose step 0 is the first update after the
+            warm-up; its rates are scaled.
+        epochs: of the whole training with its warm-up; for curves that end with it.
+        scale: ``"none"``, ``"linear"`` (SGD) or ``"sqrt"`` (Adam, LAMB).
+        accumulation: steps whose gradients are accumulated for one update: what ``backward_passes_per_step`` or
+            ``gradient_accumulation_steps`` is.
+        warmup_from: the rate before the first update; None is ``base_lr``, or the scaled one where that is lower.
+        size: the number of ranks; None is ``hvd.size()``.
+
+    Raises:
+        UsageError: a number that makes no sense, an unknown name, or ``epochs`` is missing.
+
+    Paper: P. Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", arXiv:1706.02677, 2017.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> schedule = hvd.schedules.large_batch(0.1, 256, 64, steps_per_epoch=100, epochs=90, size=32)
+    >>> [round(float(schedule(step)), 6) for step in (0, 250, 500, 9000)]
+    [0.1, 0.45, 0.8, 0.0]
+    """
+    size = world.size() if size is None else size
+    for name, value in {"batch_size": batch_size, "accumulation": accumulation, "size": size}.items():
+        if isinstance(value, bool) or int(value) != value or value < 1:
+            raise UsageError(f"`{name}` must be a whole number of at least 1. Received: {name}={value!r}.")
+    global_batch = batch_size * size * accumulation
+    factor = scale_by(base_batch_size, global_batch, scale)
+    own = after if isinstance(after, _Schedule) else None
+    named = {"name": after} if isinstance(after, str) else {} if own else dict(after)
+    if own is not None and not np.isclose(float(own(0)), base_lr):
+        raise UsageError(
+            f"The rate would jump after the warm-up: `after` begins with {float(own(0)):g}, base_lr is {base_lr:g}.",
+            fix="pass the schedule of the training with the small batch, and its first rate as base_lr.",
+        )
+    if not base_lr > 0:
+        raise UsageError(f"`base_lr` must be above 0. Received: base_lr={base_lr!r}.")
+    peak = base_lr * factor
+    recipe = Recipe(
+        base_lr=min(base_lr, peak) if warmup_from is None else warmup_from,
+        peak_lr=peak,
+        warmup_epochs=warmup_epochs,
+        after=named.pop("name", None),
+        epochs=epochs,
+        arguments=named,
+    )
+    if world.is_initialized() and world.rank() == 0:
+        get_logger().info(
+            "Learning rate %g for a batch of %d -> %g for %d (%d per rank x %d ranks x %d accumulated, scale %s), "
+            "warm-up of %g epochs.",
+            base_lr, base_batch_size, peak, global_batch, batch_size, size, accumulation, scale, warmup_epochs,
+        )  # fmt: skip
+    return LargeBatchSchedule(recipe, steps_per_epoch, accumulation, after=own, factor=factor)
+
+
+@keras.saving.register_keras_serializable("hvdkit")
+class LargeBatchSchedule(_Schedule):
+    """A ``Recipe`` as a Keras learning rate schedule; usually made by ``large_batch``.
+
+    Args:
+        recipe: the rate by epochs.
+        steps_per_epoch: steps that ``fit`` makes in an epoch.
+        accumulation: steps per update. Keras hands a schedule the number of small steps; all of one update have its
+            rate.
+        after: a Keras schedule for after the warm-up, instead of the recipe's curve.
+        factor: by what its rates are multiplied.
+
+    Example:
+
+    >>> from hvdkit.schedules import Recipe
+    >>> schedule = LargeBatchSchedule(Recipe(0.1, 0.4, warmup_epochs=2, after="constant"), 10, accumulation=2)
+    >>> [round(float(schedule(step)), 3) for step in (0, 1, 10, 20, 100)]
+    [0.1, 0.1, 0.25, 0.4, 0.4]
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        steps_per_epoch: float,
+        accumulation: int = 1,
+        after: _Schedule | None = None,
+        factor: float = 1.0,
+    ):
+        if not steps_per_epoch > 0:
+            raise UsageError(
+                f"`steps_per_epoch` must be above 0. Received: steps_per_epoch={steps_per_epoch!r}.",
+                fix="it is how many steps `fit` makes in an epoch on each rank: len(train) of hvd.data.shard.",
+            )
+        self.recipe, self.after, self.factor = recipe, after, factor
+        self.steps_per_epoch, self.accumulation = steps_per_epoch, accumulation
+        # Update number and epoch that the epochs are counted from: other than 0 once the batch has changed on the way.
+        with tf.init_scope():
+            self._origin = tf.Variable([0.0, 0.0], trainable=False, dtype=tf.float64, name="origin")
+
+    def epoch(self, step: Any) -> Any:
+        """How many epochs were made before a step, with fractions; a float64 tensor."""
+        update = tf.cast(tf.cast(step, tf.int64) // self.accumulation, tf.float64)
+        return self._origin[1] + (update - self._origin[0]) / (self.steps_per_epoch / self.accumulation)
+
+    def __call__(self, step):
+        epoch = self.epoch(step)
+        share = None
+        if self.after is not None:
+            per_epoch = self.steps_per_epoch / self.accumulation
+            updates = tf.maximum(tf.round((epoch - self.recipe.warmup_epochs) * per_epoch), 0)
+            # As a share of the peak, which the recipe multiplies by.
+            share = tf.cast(self.after(updates), tf.float64) * (self.factor / self.recipe.peak_lr)
+        return tf.cast(self.recipe.rate(epoch, keras.ops, share), tf.float32)
+
+    def position(self) -> dict[str, float]:
+        """From where and how epochs are counted, to be kept in a checkpoint."""
+        update, epoch = self._origin.numpy().tolist()
+        return {"steps": self.steps_per_epoch, "accumulation": self.accumulation, "update": update, "epoch": epoch}
+
+    def go_on(self, position: dict[str, float], step: int) -> None:
+        """Go on from a checkpoint: the same epoch, also where an epoch had another number of steps.
+
+        Args:
+            position: what ``position()`` of the schedule was that was saved.
+            step: how many steps the optimizer has made.
+        """
+        update, epoch = position["update"], position["epoch"]
+        if (position["steps"], position["accumulation"]) != (self.steps_per_epoch, self.accumulation):
+            updates = step // position["accumulation"] - update
+            epoch += updates / (position["steps"] / position["accumulation"])
+            update = step // self.accumulation
+        self._origin.assign([update, epoch])
+
+    def get_config(self):
+        recipe = {name: getattr(self.recipe, name) for name in self.recipe.__dataclass_fields__}
+        after = None if self.after is None else keras.saving.serialize_keras_object(self.after)
+        return {
+            "recipe": recipe,
+            "steps_per_epoch": self.steps_per_epoch,
+            "accumulation": self.accumulation,
+            "after": after,
+            "factor": self.factor,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        after = config.get("after")
+        after = None if after is None else keras.saving.deserialize_keras_object(after)
+        return cls(**{**config, "recipe": Recipe(**config["recipe"]), "after": after})
