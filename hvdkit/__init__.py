@@ -35,7 +35,7 @@ _HOME = {
 }  # fmt: skip
 _NAMES = {name: home for home, names in _HOME.items() for name in names}
 _REDUCE_OPS = {"Average": "AVERAGE", "Sum": "SUM", "Adasum": "ADASUM", "Min": "MIN", "Max": "MAX", "Product": "PRODUCT"}
-_MODULES = ("callbacks", "checkpoint", "data", "errors", "optim", "schedules", "strategies")
+_MODULES = ("callbacks", "checkpoint", "data", "errors", "layers", "losses", "optim", "schedules", "strategies")
 
 __all__ = ["__version__", *_NAMES, *_REDUCE_OPS, *_MODULES]
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hvdkit.errors import ConfigError
 from hvdkit.registry import suggestion
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_by_name=True)
 
 
 class Named(_Section):
@@ -32,6 +32,32 @@ class Data(_Section):
 
     name: str = Field("digits", description="`digits`, or `module:function` that returns ((x, y), (x_test, y_test)).")
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(1 / 3, description="The part held out for the test.")
+
+
+class BatchSize(_Section):
+    """How many samples a step takes: of each rank, or of all together."""
+
+    per_rank: Annotated[int, Field(ge=1)] | None = Field(None, description="On each rank and step.")
+    global_: Annotated[int, Field(ge=1)] | None = Field(
+        None, alias="global", description="Of all ranks and accumulated steps together, whatever their number."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> BatchSize:
+        if (self.per_rank is None) == (self.global_ is None):
+            raise ValueError("say either per_rank or global")
+        return self
+
+
+class LearningRate(_Section):
+    """The learning rate of a small batch, made that of this one: see `hvd.schedules.large_batch`."""
+
+    base: Annotated[float, Field(gt=0)] = Field(description="The rate that was found for base_batch.")
+    base_batch: Annotated[int, Field(ge=1)] = Field(256, description="Samples per update of that training.")
+    scale: str = Field("linear", description="none, linear (SGD) or sqrt (Adam, LAMB).")
+    warmup_epochs: Annotated[float, Field(ge=0)] = Field(5, description="How long the rate rises to the scaled one.")
+    warmup_from: Annotated[float, Field(ge=0)] | None = Field(None, description="Where it begins; None: at `base`.")
+    after: str | Named = Field("cosine", description="constant, step, cosine, polynomial; or {name: ..., arguments}.")
 
 
 class Checkpoint(_Section):
@@ -61,15 +87,44 @@ class Config(_Section):
     compression: str | Named = Field("none", description="How gradients travel: none, fp16.")
     engine: Literal["auto", "horovod", "mpi"] = Field("auto", description="What moves the bytes between ranks.")
     strategy: str | Named = Field("horovod", description="A process' devices: horovod, mirrored, hybrid.")
+    lr: LearningRate | None = Field(None, description="Scales the rate with the batch, instead of a learning_rate.")
+    weight_decay_on: Literal["kernels", "all"] = Field("kernels", description="kernels: not bias and batch norm.")
     loss: str = Field("sparse_categorical_crossentropy", description="A Keras loss.")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Of a categorical crossentropy.")
     metrics: tuple[str, ...] = Field(("accuracy",), description="Keras metrics.")
-    batch_size: Annotated[int, Field(ge=1)] = Field(32, description="Samples per step and rank, over all its devices.")
+    batch_size: Annotated[int, Field(ge=1)] | BatchSize = Field(
+        32, description="Samples per step and rank, over all its devices; or {per_rank: n} or {global: n}."
+    )
     per_rank_batch: Literal["equal", "auto"] = Field("equal", description="auto: slower ranks get smaller batches.")
     epochs: Annotated[int, Field(ge=1)] = Field(20, description="Passes over the data.")
     proof_every_steps: Annotated[int, Field(ge=1)] | None = Field(None, description="None: once an epoch.")
     save: str | None = Field(None, description="Write the trained model here (.keras), from rank 0.")
     checkpoint: Checkpoint = Checkpoint()
     launch: Launch = Launch()
+
+    @property
+    def accumulation(self) -> int:
+        """Steps whose gradients are accumulated for one update."""
+        return int(self.optimizer.arguments().get("gradient_accumulation_steps") or 1)
+
+    def batch_of_each(self, ranks: int) -> int:
+        """Samples per step on each of so many ranks.
+
+        Raises:
+            ConfigError: a global batch that does not come out even.
+        """
+        size = self.batch_size if isinstance(self.batch_size, BatchSize) else BatchSize(per_rank=self.batch_size)
+        if size.per_rank is not None:
+            return size.per_rank
+        parts = ranks * self.accumulation
+        if size.global_ % parts:
+            near = max(size.global_ // parts, 1) * parts
+            raise ConfigError(
+                f"`batch_size.global`: {size.global_} samples are not so many for each of {ranks} ranks x "
+                f"{self.accumulation} accumulated steps.",
+                fix=f"take {near} or {near + parts}.",
+            )
+        return size.global_ // parts
 
 
 def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:

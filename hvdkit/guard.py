@@ -2,7 +2,7 @@
 
 - the model is built before the first step, so that rank 0's weights can be sent before it;
 - XLA compiles the train step but for the reduction, which has no place inside it;
-- the communication proof is part of every ``fit``;
+- the communication proof is part of every ``fit``, and local SGD's rounds end with the epochs;
 - data of ``hvd.data.shard`` bring the share of each batch with them;
 - ranks other than 0 are silent, unless ``verbose`` says otherwise;
 - a collective that was broken off says so, instead of showing this rank's graph.
@@ -27,6 +27,7 @@ from hvdkit.comm import world
 from hvdkit.data.feed import build, feeding, step_on_shares
 from hvdkit.data.sharded import Sharded
 from hvdkit.errors import CommunicationError, UsageError
+from hvdkit.keras_model import optimizers_of
 from hvdkit.log import get_logger
 
 _originals: dict[str, Any] = {}
@@ -83,6 +84,10 @@ def remove() -> None:
 def _fit(original, *, proof: bool):
     signature = inspect.signature(original)
 
+    from hvdkit.callbacks.communication_proof import CommunicationProof
+    from hvdkit.callbacks.local_rounds import LocalRounds
+    from hvdkit.optim.convert import distribution_of
+
     def fit(self, *args, **kwargs):
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
@@ -91,9 +96,10 @@ def _fit(original, *, proof: bool):
                 return original(*bound.args, **bound.kwargs)
         _set_verbosity(bound.arguments)
         if proof:
-            bound.arguments["callbacks"] = _with_proof(
-                self, bound.arguments["callbacks"], bound.arguments["initial_epoch"]
-            )
+            made = _with(self, bound.arguments, CommunicationProof)
+            made.initial_epoch = bound.arguments["initial_epoch"]
+        if any(d is not None and d.rounds for d in map(distribution_of, optimizers_of(self))):
+            _with(self, bound.arguments, LocalRounds, first=True)
         world.engine().failure = None
         try:
             with feeding(self, bound.arguments):
@@ -164,22 +170,22 @@ def _set_verbosity(arguments: dict[str, Any]) -> None:
         arguments["verbose"] = verbosity("auto")
 
 
-def _with_proof(model: keras.Model, callbacks: Any, initial_epoch: int) -> Any:
-    from hvdkit.callbacks.communication_proof import CommunicationProof
-
+def _with(model: keras.Model, arguments: dict[str, Any], kind: type, *, first: bool = False) -> Any:
+    """The callback of this kind among ``fit``'s; one is put before or after the others where there is none."""
+    callbacks = arguments["callbacks"]
     is_list = isinstance(callbacks, keras.callbacks.CallbackList)
     known = callbacks.callbacks if is_list else keras.tree.flatten(callbacks) if callbacks else []
-    proof = next((c for c in known if isinstance(c, CommunicationProof)), None)
-    if proof is None:
-        proof = CommunicationProof()
-        if is_list:  # a list of the user's own has handed out model and parameters already
-            callbacks.callbacks.append(proof)
-            proof.set_params(callbacks.params or {})
-            proof.set_model(model)
-        else:
-            callbacks = [*known, proof]
-    proof.initial_epoch = initial_epoch
-    return callbacks
+    found = next((c for c in known if isinstance(c, kind)), None)
+    if found is not None:
+        return found
+    made = kind()
+    known.insert(0 if first else len(known), made)
+    if is_list:  # a list of the user's own has handed out model and parameters already
+        made.set_params(callbacks.params or {})
+        made.set_model(model)
+    else:
+        arguments["callbacks"] = known
+    return made
 
 
 def _around_xla(original):

@@ -6,9 +6,10 @@ from typing import Any
 
 import keras
 
+from hvdkit.layers import with_batch_norm, zero_last_gamma
 from hvdkit.registry import Registry
 
-MODELS = Registry("model", {"cnn": "hvdkit.models:cnn", "mlp": "hvdkit.models:mlp"})
+MODELS = Registry("model", {"cnn": "hvdkit.models:cnn", "mlp": "hvdkit.models:mlp", "resnet": "hvdkit.models:resnet"})
 
 
 def cnn(input_shape: tuple, classes: int, filters: int = 32, dense: int = 128, dropout: float = 0.2) -> keras.Model:
@@ -35,3 +36,35 @@ def mlp(input_shape: tuple, classes: int, units: Any = (128, 64), dropout: float
         if dropout:
             layers.append(keras.layers.Dropout(dropout))
     return keras.Sequential([*layers, keras.layers.Dense(classes, activation="softmax")])
+
+
+def resnet(
+    input_shape: tuple,
+    classes: int,
+    *,
+    filters: int = 16,
+    blocks: int = 2,
+    zero_gamma: bool = True,
+    batch_norm_momentum: float = 0.9,
+    sync_batch_norm: bool = False,
+) -> keras.Model:
+    """A small residual network with batch norm, for small images: two stages of ``blocks`` blocks, then a mean."""
+
+    def convolved(x: Any, width: int, size: int, strides: int) -> Any:
+        x = keras.layers.Conv2D(width, size, strides=strides, padding="same", use_bias=False)(x)
+        return keras.layers.BatchNormalization(momentum=batch_norm_momentum)(x)
+
+    inputs = keras.Input(input_shape)
+    x = keras.layers.ReLU()(convolved(inputs, filters, 3, 1))
+    for stage in range(2):
+        for block in range(blocks):
+            width, strides = filters * 2**stage, 2 if stage and not block else 1
+            branch = keras.layers.ReLU()(convolved(x, width, 3, strides))
+            branch = convolved(branch, width, 3, 1)
+            shortcut = x if x.shape[-1] == width and strides == 1 else convolved(x, width, 1, strides)
+            x = keras.layers.ReLU()(keras.layers.Add()([shortcut, branch]))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(classes, activation="softmax")(x))
+    if zero_gamma:
+        zero_last_gamma(model)
+    return with_batch_norm(model, synchronized=True) if sync_batch_norm else model

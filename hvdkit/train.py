@@ -75,13 +75,12 @@ def train(config: Config) -> Result:
     data = _named(DATA, config.data.name)
     arguments = {"test_fraction": config.data.test_fraction} if config.data.name in DATA.names() else {}
     (x, y), (x_test, y_test) = data(**arguments)
-    with _built("strategy", make_strategy, **spec.arguments()).scope():
-        model = _compiled(config, x.shape[1:], int(np.max(y)) + 1)
-
-    replicas = model.distribute_strategy.num_replicas_in_sync > 1
-    uneven = "drop" if replicas else "pad"  # replicas can share whole batches only
-    how = {"batch_size": config.batch_size, "seed": config.seed, "per_rank_batch": config.per_rank_batch}
+    strategy = _built("strategy", make_strategy, **spec.arguments())
+    uneven = "drop" if strategy.num_replicas_in_sync > 1 else "pad"  # replicas can share whole batches only
+    how = {"batch_size": config.batch_of_each(hvd.size()), "seed": config.seed, "per_rank_batch": config.per_rank_batch}
     data = hvd.data.shard(x, y, uneven=uneven, **how)
+    with strategy.scope():
+        model = _compiled(config, x.shape[1:], int(np.max(y)) + 1, data.num_batches)
     throughput = _Throughput(len(x))
     model.fit(data, epochs=config.epochs, callbacks=[*_callbacks(config), throughput])
     result = _test(model, x_test, y_test, throughput.result())
@@ -91,11 +90,13 @@ def train(config: Config) -> Result:
     return result
 
 
-def _compiled(config: Config, input_shape: tuple, classes: int) -> keras.Model:
+def _compiled(config: Config, input_shape: tuple, classes: int, steps_per_epoch: int) -> keras.Model:
     model = _built("model", _named(MODELS, config.model.name), input_shape, classes, **config.model.arguments())
     compression = config.compression if isinstance(config.compression, str) else config.compression.model_dump()
-    optimizer = hvd.DistributedOptimizer(_optimizer(config), compression=compression)
-    loss = _built("loss", keras.losses.get, config.loss)
+    optimizer = hvd.DistributedOptimizer(_optimizer(config, steps_per_epoch), compression=compression)
+    if optimizer.weight_decay and config.weight_decay_on == "kernels":
+        hvd.optim.exclude_bias_and_norm(optimizer, model)
+    loss = _loss(config)
     for name in config.metrics:  # Keras would find out in the first step
         _built("metrics", keras.metrics.get, name)
     model.compile(optimizer, loss=loss, metrics=list(config.metrics))
@@ -148,6 +149,38 @@ def _built(kind: str, function: Any, *args: Any, **kwargs: Any) -> Any:
         raise ConfigError(f"The {kind} of the configuration cannot be made: {error}") from error
 
 
-def _optimizer(config: Config) -> keras.optimizers.Optimizer:
-    spec = {"class_name": config.optimizer.name, "config": config.optimizer.arguments()}
-    return _built("optimizer", keras.optimizers.get, spec)
+def _optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    arguments = config.optimizer.arguments()
+    if config.lr is not None:
+        if "learning_rate" in arguments:
+            raise ConfigError("`lr` and `optimizer.learning_rate` are both in the configuration.", fix="drop one.")
+        how = config.lr.model_dump(exclude={"base", "base_batch", "after"})
+        after = config.lr.after
+        arguments["learning_rate"] = hvd.schedules.large_batch(
+            config.lr.base,
+            config.lr.base_batch,
+            config.batch_of_each(hvd.size()),
+            steps_per_epoch,
+            after=after.model_dump() if isinstance(after, Named) else after,
+            epochs=config.epochs,
+            accumulation=config.accumulation,
+            **how,
+        )
+    if config.optimizer.name.lower() == "lars":
+        return _built("optimizer", hvd.optim.LARS, **arguments)
+    named = _built("optimizer", keras.optimizers.get, config.optimizer.name)
+    return _built("optimizer", type(named), **arguments)
+
+
+def _loss(config: Config) -> Any:
+    if not config.label_smoothing:
+        return _built("loss", keras.losses.get, config.loss)
+    known = {
+        "sparse_categorical_crossentropy": hvd.losses.SmoothSparseCategoricalCrossentropy,
+        "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
+    }
+    if config.loss not in known:
+        raise ConfigError(
+            f"`label_smoothing` is for {' and '.join(known)}. Received: loss: {config.loss}.", fix="leave it out."
+        )
+    return known[config.loss](label_smoothing=config.label_smoothing)

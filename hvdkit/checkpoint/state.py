@@ -4,7 +4,8 @@
     optimizer/ slots, iterations, learning rate, loss scale, EMA      common
     own/       seeds of dropout, statistics of batch norm, variables  each rank's
                that are kept local, with their slots
-    mean/      gradients accumulated so far, residuals of reducers    each rank's; what counts is their mean
+    mean/      gradients accumulated so far, residuals of reducers,   each rank's; what counts is their mean
+               weights and slots of local SGD
     sum/       what metrics have counted in the running epoch         each rank's; what counts is their sum
     random/    Keras', NumPy's and Python's generators                each rank's
 
@@ -33,8 +34,9 @@ def common_variables(model: keras.Model) -> dict[str, Any]:
     """The variables that are equal on all ranks, by name."""
     parameters = {id(underlying(v)) for v in parameters_of(model)}
     slots = _own_slots(model)
-    weights = [v for v in model.weights if id(underlying(v)) in parameters]
-    optimizer = [v for v in optimizer_state_of(model) if id(v) not in slots]
+    apart = {id(underlying(v)) for v in _apart(model)}
+    weights = [v for v in model.weights if id(underlying(v)) in parameters - apart]
+    optimizer = [v for v in optimizer_state_of(model) if id(v) not in slots and id(underlying(v)) not in apart]
     return {**_named("weights", weights), **_named("optimizer", optimizer)}
 
 
@@ -47,7 +49,7 @@ def own_variables(model: keras.Model) -> dict[str, Any]:
     slots = _own_slots(model)
     accumulated = {id(v) for v in _accumulators(model)}
     own = [*others, *(v for v in optimizer_state_of(model) if id(v) in slots and id(v) not in accumulated)]
-    mean = [*_accumulators(model), *_residuals(model)]
+    mean = [*_accumulators(model), *_residuals(model), *_apart(model)]
     return {**_named("own", own), **_named("mean", mean), **_named("sum", model.metrics_variables)}
 
 
@@ -173,6 +175,18 @@ def _own_slots(model: keras.Model) -> set[int]:
     """The optimizers' variables that belong to one rank: of local variables, and accumulated gradients."""
     local = [v for v in model.weights if getattr(underlying(v), "_hvdkit_local", False)]
     return {id(v) for v in [*slots_of(model, local), *_accumulators(model)]}
+
+
+def _apart(model: keras.Model) -> list:
+    """Weights and slots that local SGD lets go apart, and what its rounds keep."""
+    found: list = []
+    for optimizer in optimizers_of(model):
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        rounds = getattr(getattr(inner, "_hvdkit", None), "rounds", None)
+        if rounds is not None:
+            found += [*rounds.variables, *slots_of(model, rounds.variables), *rounds.state]
+    accumulated = {id(v) for v in _accumulators(model)}
+    return [v for v in found if id(v) not in accumulated]
 
 
 def _residuals(model: keras.Model) -> list:

@@ -17,6 +17,7 @@ from hvdkit.version import __version__
 VERBS = {
     "run": ("hvdkit.cli.run:command", "Start a script on several ranks."),
     "train": ("hvdkit.cli.train:command", "Train a model from a YAML file, without code."),
+    "config": ("hvdkit.cli.config:command", "Say what a configuration means: batches and learning rates."),
     "checkpoint": ("hvdkit.cli.checkpoint:command", "Look at checkpoints, check, compare and remove them."),
     "doctor": ("hvdkit.cli.doctor:command", "Check this installation and say how to mend it."),
     "bench": ("hvdkit.cli.bench:command", "Measure how fast it is on this machine."),

@@ -193,6 +193,10 @@ class Planned(Sharded):
         """The steps of the epoch that runs, from where it began."""
         return self.plan.steps
 
+    def __len__(self) -> int:
+        """The steps of a whole epoch, on every rank."""
+        return self._whole.steps
+
     def has_step(self, step: int, at_once: int = 1) -> bool:
         return step < self.plan.steps
 

@@ -47,16 +47,16 @@ class Arguments:
 
 def check(
     *,
-    compression: Any,
-    op: ReduceOp | str,
-    sparse_as_dense: bool,
-    gradient_predivide_factor: float,
-    num_groups: int,
-    groups: Any,
-    process_set: ProcessSet | None,
-    scale_local_gradients: bool,
-    device_dense: str,
-    device_sparse: str,
+    compression: Any = "none",
+    op: ReduceOp | str = ReduceOp.AVERAGE,
+    sparse_as_dense: bool = False,
+    gradient_predivide_factor: float = 1.0,
+    num_groups: int = 0,
+    groups: Any = None,
+    process_set: ProcessSet | None = None,
+    scale_local_gradients: bool = True,
+    device_dense: str = "",
+    device_sparse: str = "",
     bucket_bytes: int | None = None,
 ) -> Arguments:
     """Arguments in Horovod's names, as ``Arguments``.

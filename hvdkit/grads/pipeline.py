@@ -15,6 +15,7 @@ from hvdkit.grads import replicas
 from hvdkit.grads.arguments import Arguments
 from hvdkit.grads.groups import partition
 from hvdkit.grads.identity import LocalVariables, name_of
+from hvdkit.grads.norms import Norms
 from hvdkit.grads.turns import Turns
 from hvdkit.proof import agree
 
@@ -41,6 +42,7 @@ class GradientPipeline:
         self.turns = Turns()
         self.answers = Turns()  # of the one question, whether the gradients are finite, where it is asked apart
         self.prefix = prefix or f"hvdkit.{next(_ordinals)}"
+        self.norms: Norms | None = None  # what watches the gradients' lengths, if anything does
         self._agreed: set[frozenset] = set()
 
     @property
@@ -86,6 +88,7 @@ class GradientPipeline:
         own = [i for i in present if local and variables[i] in local]
         shared = {i: self._settle(gradients[i]) for i in present if i not in own}
         self._agree_once(shared, names)
+        own_norm = self.norms.squared(shared.values()) if self.norms else None
 
         with self.turns.turn() as made:
             reduced = {i: self._gather(g, names[i]) for i, g in shared.items() if _is_sparse(g)}
@@ -95,6 +98,8 @@ class GradientPipeline:
             for group in partition(dense, variables, self.arguments.groups):
                 reduced |= self._reduce({i: shared[i] for i in group}, names)
             made.extend(reduced.values())
+        if self.norms:
+            self.norms.count(own_norm, self.norms.squared(reduced.values()))
         reduced |= {i: self._scale_own(gradients[i]) for i in own}
         return [reduced.get(i) for i in range(len(gradients))]
 

@@ -1,10 +1,14 @@
-"""Keras layers for several ranks: one class per file, loaded on first use."""
+"""Keras layers for several ranks, and one-liners about layers: one thing per file, loaded on first use."""
 
 from __future__ import annotations
 
 from hvdkit.registry import lazy
 
-_HOME = {"SyncBatchNormalization": "hvdkit.layers.sync_batch_norm:SyncBatchNormalization"}
+_HOME = {
+    "SyncBatchNormalization": "hvdkit.layers.sync_batch_norm:SyncBatchNormalization",
+    "with_batch_norm": "hvdkit.layers.batch_norm:with_batch_norm",
+    "zero_last_gamma": "hvdkit.layers.zero_gamma:zero_last_gamma",
+}
 
 __all__ = [*_HOME]
 

@@ -12,6 +12,7 @@ import keras
 
 from hvdkit.grads.identity import LocalVariables
 from hvdkit.grads.pipeline import GradientPipeline
+from hvdkit.grads.rounds import Rounds
 
 
 @dataclass(eq=False)
@@ -21,7 +22,7 @@ class Distribution:
     ``reduces`` is whether this optimizer runs the pipeline, and ``inside_loss_scale`` whether it is the inner one of a
     ``LossScaleOptimizer``, which then weighs its gradients and adds up those of a strategy's replicas. ``local`` are
     the variables whose gradients stay this rank's own. ``sum_of_passes`` is by what an accumulated mean is multiplied
-    to be Horovod's sum.
+    to be Horovod's sum. ``rounds`` are those of local SGD, if that is what the optimizer does.
     Keras does not track it: nothing of it is in a saved model.
     """
 
@@ -31,6 +32,7 @@ class Distribution:
     variables: list = field(default_factory=list)
     local: LocalVariables = field(default_factory=LocalVariables)
     sum_of_passes: int = 1
+    rounds: Rounds | None = None
     _passes_through: bool = False
 
     def reduce(self, gradients: list, variables: list, numbers: list[int] | None) -> list:
@@ -87,3 +89,8 @@ def distributed_class(base: type, mixin: type) -> type:
         package, _, name = registered.partition(">")
         keras.saving.register_keras_serializable(package, name)(new)
     return new
+
+
+def distribution_of(optimizer: Any) -> Distribution | None:
+    """What makes an optimizer, or the one inside a ``LossScaleOptimizer``, distributed; None where nothing does."""
+    return getattr(getattr(optimizer, "inner_optimizer", optimizer), "_hvdkit", None)

@@ -17,9 +17,10 @@ from hvdkit.errors import UsageError
 from hvdkit.grads import arguments, share
 from hvdkit.grads.identity import variables_of_layers
 from hvdkit.grads.pipeline import GradientPipeline
+from hvdkit.grads.rounds import Rounds
 from hvdkit.learning_rate import check_accumulation
 from hvdkit.optim import loss_scale
-from hvdkit.optim.convert import Distribution, Registering, convert
+from hvdkit.optim.convert import Distribution, Registering, convert, distribution_of
 from hvdkit.optim.replicated import OnReplicas
 
 _ordinals = itertools.count()  # two optimizers may have one name
@@ -91,10 +92,11 @@ def DistributedOptimizer(  # noqa: PLR0917  Horovod's arguments in Horovod's ord
     >>> isinstance(optimizer, keras.optimizers.Adam)
     True
     """
-    if isinstance(optimizer, str):
-        optimizer = keras.optimizers.get(optimizer)
-    _check_type(optimizer)
-    how = arguments.check(
+    return distribute(
+        optimizer,
+        name,
+        backward_passes_per_step=backward_passes_per_step,
+        average_aggregated_gradients=average_aggregated_gradients,
         compression=compression,
         op=op,
         sparse_as_dense=sparse_as_dense,
@@ -107,13 +109,29 @@ def DistributedOptimizer(  # noqa: PLR0917  Horovod's arguments in Horovod's ord
         device_sparse=device_sparse,
         bucket_bytes=bucket_bytes,
     )
+
+
+def distribute(
+    optimizer: Any,
+    name: str | None = None,
+    *,
+    rounds: Rounds | None = None,
+    backward_passes_per_step: int = 1,
+    average_aggregated_gradients: bool = False,
+    **how: Any,
+) -> Any:
+    """What ``DistributedOptimizer`` does, and ``strategies.local_sgd`` with ``rounds``; ``how`` is the pipeline's."""
+    if isinstance(optimizer, str):
+        optimizer = keras.optimizers.get(optimizer)
+    _check_type(optimizer)
+    how = arguments.check(**how)
     if is_distributed(optimizer):
         raise UsageError(f"This {type(optimizer).__name__} is already distributed.", fix="wrap an optimizer only once.")
     loss_scale.install_adoption()
     if world.size() == 1:
         training_data.watch_fit()
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    distribution = Distribution(GradientPipeline(how, name and f"{name}.{next(_ordinals)}"))
+    distribution = Distribution(GradientPipeline(how, name and f"{name}.{next(_ordinals)}"), rounds=rounds)
     if backward_passes_per_step != 1:
         _accumulate(inner, backward_passes_per_step)
         distribution.sum_of_passes = 1 if average_aggregated_gradients else backward_passes_per_step
@@ -176,7 +194,7 @@ def PartialDistributedOptimizer(  # noqa: PLR0917  Horovod's arguments in Horovo
 
 def is_distributed(optimizer: Any) -> bool:
     """Whether an optimizer, or the one inside a ``LossScaleOptimizer``, reduces its gradients over the ranks."""
-    return getattr(getattr(optimizer, "inner_optimizer", optimizer), "_hvdkit", None) is not None
+    return distribution_of(optimizer) is not None
 
 
 def _accumulate(optimizer: Any, steps: int) -> None:
@@ -230,6 +248,12 @@ def _check_type(optimizer: Any) -> None:
 class _Reducing(Registering, OnReplicas):
     """Reduces where Keras has unscaled and accumulated, and has not clipped yet."""
 
+    def build(self, variables):
+        if not self.built and self._hvdkit.rounds is not None:
+            _check_rounds(self)
+            self._hvdkit.rounds.build(variables, self._hvdkit.local)
+        super().build(variables)
+
     def scale_loss(self, loss):
         return super().scale_loss(share.weigh_loss(self._hvdkit, loss))
 
@@ -248,10 +272,21 @@ class _Reducing(Registering, OnReplicas):
         # Inside Keras' cond on the k-th of k accumulated steps; every rank counts the same steps.
         ours = self._hvdkit
         if ours.reduces:
-            grads = ours.reduce(grads, ours.variables, [self._get_variable_index(v) for v in ours.variables])
+            numbers = [self._get_variable_index(v) for v in ours.variables]
+            reduce = lambda gradients: ours.reduce(gradients, ours.variables, numbers)
+            grads = reduce(grads) if ours.rounds is None else ours.rounds.reduce(reduce, _dense(grads), self.iterations)
         if ours.sum_of_passes != 1:
             grads = [g * ours.sum_of_passes for g in grads]
         return super()._clip_gradients(grads)
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        rounds = self._hvdkit.rounds
+        if rounds is None:
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+            return
+        rounds.begin(self.iterations)
+        super()._backend_update_step(grads, trainable_variables, learning_rate)
+        rounds.end(self._hvdkit.pipeline, self.iterations)
 
     def _overwrite_variables_directly_with_gradients(self, grads, trainable_variables):
         several = self._hvdkit.pipeline.engine.size > 1
@@ -264,6 +299,14 @@ class _Reducing(Registering, OnReplicas):
         if self.loss_scale_factor is not None:  # Keras is about to divide by it
             grads = _dense(grads)
         return super()._overwrite_variables_directly_with_gradients(grads, trainable_variables)
+
+
+def _check_rounds(optimizer: Any) -> None:
+    if tf.distribute.has_strategy() and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        raise UsageError(
+            "Local SGD does not train on the replicas of a strategy.",
+            fix="one process for each device, without a strategy.",
+        )
 
 
 def _dense(grads: list) -> list:

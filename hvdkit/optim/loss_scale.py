@@ -55,7 +55,7 @@ class _ReducingLossScale(Registering):
 def adopt(outer: Any) -> None:
     """Make a ``LossScaleOptimizer`` around a distributed optimizer right: it reduces, and asks afterwards."""
     inner = outer.inner_optimizer
-    inner._hvdkit.reduces = bool(inner.gradient_accumulation_steps)
+    inner._hvdkit.reduces = bool(inner.gradient_accumulation_steps) or inner._hvdkit.rounds is not None
     inner._hvdkit.inside_loss_scale = True
     # The same local variables, also those that are registered later, with either of the two.
     outside = Distribution(inner._hvdkit.pipeline, reduces=not inner._hvdkit.reduces, local=inner._hvdkit.local)

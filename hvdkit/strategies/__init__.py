@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hvdkit.registry import Registry
+from hvdkit.registry import Registry, load
 
 STRATEGIES = Registry(
     "strategy",
@@ -29,7 +29,10 @@ STRATEGIES = Registry(
     },
 )
 
-__all__ = ["STRATEGIES", "horovod", "hybrid", "mirrored"]
+# Of an optimizer, and not of devices.
+_OF_OPTIMIZERS = {"local_sgd": "hvdkit.optim.local_sgd:local_sgd"}
+
+__all__ = ["STRATEGIES", "horovod", "hybrid", "local_sgd", "mirrored"]
 
 
 def wants_every_gpu(strategy: Callable) -> Callable:
@@ -39,6 +42,8 @@ def wants_every_gpu(strategy: Callable) -> Callable:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _OF_OPTIMIZERS:
+        return load(_OF_OPTIMIZERS[name])
     if name not in STRATEGIES.names():
         raise AttributeError(f"module 'hvdkit.strategies' has no attribute {name!r}. Known: {', '.join(__all__)}.")
     return STRATEGIES.resolve(name)

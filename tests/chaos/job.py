@@ -65,6 +65,7 @@ class Diary(keras.callbacks.Callback):
         self.data, self.how = data, how
         self.first = os.environ.get("HVDKIT_RESTART", "0") == "0"
         self.out = out
+        self.calls = 0  # the optimizer's own count leaves out steps that loss scaling skips
         self.file = (out / f"rows-{hvd.rank()}-{os.environ.get('HVDKIT_RESTART', '0')}.jsonl").open("a")
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -77,7 +78,8 @@ class Diary(keras.callbacks.Callback):
         optimizer = self.model.optimizer
         step = int(getattr(optimizer, "inner_optimizer", optimizer)._iterations.numpy())  # micro-steps too
         if self.first:
-            self._trouble(step)
+            self._trouble(self.calls)
+        self.calls += 1
         random.random(), np.random.rand(), keras.random.uniform(())  # noqa: S311  all move on
         time.sleep(self.how["slow"])
         self.file.write(json.dumps([self.epoch, step, self.rows[batch]]) + "\n")

@@ -65,6 +65,7 @@ def model(kind: str) -> keras.Model:
         "two applies": lambda: keras.optimizers.SGD(0.2),
         "tape": lambda: keras.optimizers.SGD(0.2),
         "sync bn": lambda: keras.optimizers.SGD(0.2),
+        "log": lambda: keras.optimizers.SGD(0.2),  # Adam makes a step of the rounding of a gradient that is all but 0
         "clip": lambda: keras.optimizers.SGD(0.2, momentum=0.9, clipnorm=0.05),
         "accumulate": lambda: keras.optimizers.SGD(0.2, momentum=0.9, gradient_accumulation_steps=2),
         "loss scale": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.2), initial_scale=8.0),

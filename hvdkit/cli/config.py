@@ -1,0 +1,51 @@
+"""``hvdkit config``: what a configuration means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+_EPILOG = """\b
+Examples:
+  hvdkit config explain configs/large_batch_1024.yaml                  the rates on 1, 8, 64 and 512 ranks
+  hvdkit config explain configs/large_batch_1024.yaml --ranks 2,4 --set lr.scale=sqrt --plot rates.png
+"""
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Say what a configuration means, without training."""
+
+
+def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> list[int]:
+    try:
+        numbers = [int(word) for word in value.split(",")]
+    except ValueError:
+        numbers = [0]
+    if min(numbers) < 1:
+        raise click.BadParameter(f"whole numbers of at least 1, such as 1,8,64. Received: {value!r}.")
+    return numbers
+
+
+@command.command(epilog=_EPILOG)
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, as for train.")
+@click.option(
+    "--ranks", default="1,8,64,512", show_default=True, callback=_numbers, metavar="N,N", help="Numbers of ranks."
+)
+@click.option("--plot", "image", type=click.Path(dir_okay=False, path_type=Path), help="Draw the rates into this file.")
+def explain(config: Path, overrides: tuple[str, ...], ranks: list[int], image: Path | None) -> None:
+    """Print the batch and the learning rates that CONFIG gives on several numbers of ranks."""
+    from hvdkit import config as configuration
+    from hvdkit.schedules.explain import plot, table
+
+    settings = configuration.load(config, overrides)
+    rows = table(settings, ranks)
+    widths = [max(len(row[i]) for row in rows if len(row) == len(rows[0])) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=False)]
+        click.echo("  ".join(cells))
+    if image is not None:
+        plot(settings, ranks, image)
+        click.echo(f"Wrote {image}.")

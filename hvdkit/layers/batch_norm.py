@@ -1,0 +1,71 @@
+"""The batch norms of a model that is there already, changed at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from hvdkit.errors import UsageError
+from hvdkit.layers.sync_batch_norm import SyncBatchNormalization
+
+
+def with_batch_norm(
+    model: keras.Model, *, synchronized: bool | None = None, momentum: float | None = None
+) -> keras.Model:
+    """A copy of a model whose batch norms work in another way; its weights stay.
+
+    By default each rank normalises with the statistics of its own batch, as in Goyal et al., whose recipe keeps some 32
+    samples per rank. With few samples per rank, take them over all ranks.
+
+    Args:
+        model: Functional or Sequential, built, not compiled yet.
+        synchronized: True: statistics over all ranks' batches (``hvd.SyncBatchNormalization``); False: each rank's own;
+            None: as it is.
+        momentum: of the moving mean and variance; a training with few, large batches wants less than Keras' 0.99.
+
+    Raises:
+        UsageError: the model has no batch norm, or cannot be copied, as one of a class of its own.
+
+    Paper: P. Goyal et al., arXiv:1706.02677, 2017, section 2.3.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization()])
+    >>> copy = with_batch_norm(model, synchronized=True, momentum=0.9)
+    >>> type(copy.layers[0]).__name__, copy.layers[0].momentum
+    ('SyncBatchNormalization', 0.9)
+    """
+    changed = 0
+
+    def copied(layer: Any) -> Any:
+        nonlocal changed
+        if isinstance(layer, keras.Model) and _can_be_copied(layer):  # a model inside a model
+            return keras.models.clone_model(layer, clone_function=copied)
+        if not isinstance(layer, keras.layers.BatchNormalization):
+            return layer.__class__.from_config(layer.get_config())
+        changed += 1
+        config = layer.get_config()
+        config |= {} if momentum is None else {"momentum": momentum}
+        cls = type(layer)
+        if synchronized is not None:
+            config.pop("synchronized", None)
+            cls = SyncBatchNormalization if synchronized else keras.layers.BatchNormalization
+        return cls.from_config(config)
+
+    if not _can_be_copied(model):
+        raise UsageError(
+            f"A {type(model).__name__} is a class of its own, of which no copy can be made.",
+            fix="use hvd.SyncBatchNormalization() or momentum= where it makes its layers.",
+        )
+    if not model.built:
+        raise UsageError(f"{model.name} is not built.", fix="begin it with keras.Input(shape).")
+    copy = keras.models.clone_model(model, clone_function=copied)
+    if not changed:
+        raise UsageError(f"{model.name} has no batch norm.", fix="leave out with_batch_norm.")
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _can_be_copied(model: keras.Model) -> bool:
+    return isinstance(model, keras.Sequential) or type(model).__name__ == "Functional"

@@ -1,0 +1,80 @@
+"""Residual blocks that begin as the identity."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import keras
+
+from hvdkit.errors import UsageError
+
+
+def zero_last_gamma(model: keras.Model) -> list[str]:
+    """Set gamma of the last batch norm of each residual branch to 0, so that a block begins as its shortcut.
+
+    A residual block ends in a ``keras.layers.Add``; of the batch norms that it adds up, the one with the most layers
+    before it is the end of the residual branch (the other one is a shortcut with a projection). Call it on every rank,
+    before training.
+
+    Args:
+        model: Functional or Sequential, with models inside it or not.
+
+    Returns:
+        The names of the layers that were changed.
+
+    Raises:
+        UsageError: no residual branch ends in a batch norm, as in networks with pre-activation.
+
+    Paper: P. Goyal et al., arXiv:1706.02677, 2017, section 5.1.
+
+    Example:
+
+    >>> x = keras.Input((4,))
+    >>> y = keras.layers.BatchNormalization(name="last")(keras.layers.Dense(4)(x))
+    >>> zero_last_gamma(keras.Model(x, keras.layers.Add()([x, y])))
+    ['last']
+    """
+    found: dict[int, Any] = {}
+    for part in [model, *(layer for layer in model._flatten_layers() if isinstance(layer, keras.Model))]:
+        graph = getattr(part, "_functional", part)  # a Sequential has one inside
+        depths: dict[int, int] = {}
+        for node in itertools.chain(*getattr(graph, "_nodes_by_depth", {}).values()):
+            if isinstance(node.operation, keras.layers.Add):
+                ends = [n for n in map(_through, node.parent_nodes) if _has_gamma(n.operation)]
+                ends.sort(key=lambda n: -_depth(n, depths))
+                if ends and (len(ends) == 1 or _depth(ends[0], depths) > _depth(ends[1], depths)):
+                    found[id(ends[0].operation)] = ends[0].operation
+    if not found:
+        raise UsageError(
+            f"No residual branch of {model.name} ends in a batch norm before a keras.layers.Add.",
+            fix="pass gamma_initializer='zeros' to the layers you mean.",
+        )
+    for layer in found.values():
+        layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
+    return [layer.name for layer in found.values()]
+
+
+def _has_gamma(layer: Any) -> bool:
+    return isinstance(layer, keras.layers.BatchNormalization) and layer.scale
+
+
+def _through(node: Any) -> Any:
+    """Past layers that leave zeros zero."""
+    while isinstance(node.operation, keras.layers.Dropout) and node.parent_nodes:
+        node = node.parent_nodes[0]
+    return node
+
+
+def _depth(node: Any, known: dict[int, int]) -> int:
+    """How many layers there are between a node and the inputs, on the longest way; deep models want no recursion."""
+    todo = [node]
+    while todo:
+        at = todo[-1]
+        missing = [parent for parent in at.parent_nodes if id(parent) not in known]
+        if missing:
+            todo += missing
+            continue
+        known[id(at)] = 1 + max((known[id(parent)] for parent in at.parent_nodes), default=0)
+        todo.pop()
+    return known[id(node)]
