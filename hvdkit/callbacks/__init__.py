@@ -16,6 +16,7 @@ _HOME = {
     "LearningRateScheduleCallback": "hvdkit.callbacks.learning_rate:LearningRateScheduleCallback",
     "LearningRateWarmupCallback": "hvdkit.callbacks.learning_rate:LearningRateWarmupCallback",
     "CheckpointCallback": "hvdkit.callbacks.checkpoint:CheckpointCallback",
+    "GradientNoiseScale": "hvdkit.callbacks.noise_scale:GradientNoiseScale",
     "BestModelCheckpoint": "hvdkit.callbacks.best_model_checkpoint:BestModelCheckpoint",
 }
 

@@ -106,7 +106,7 @@ def _not_for_xla(graph: tf.Graph) -> str:
 
 
 def _has_collectives(optimizer: Any) -> bool:
-    """Whether ``apply`` asks the other ranks in the middle: to reduce or average on the k-th step, or for all finite."""
+    """Whether ``apply`` asks the other ranks in the middle: to reduce, to average, or for what is finite."""
     outer = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     inner = optimizer.inner_optimizer if outer else optimizer
     return bool(inner.gradient_accumulation_steps or inner._hvdkit.rounds or (outer and optimizer._hvdkit.local))

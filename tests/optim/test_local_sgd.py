@@ -51,7 +51,7 @@ def test_a_round_is_steps_of_ones_own_and_then_the_mean(engine):
     ranks = _ranks(engine)
     x, y = cases.samples(80)
     nets = [cases.model() for _ in range(2)]
-    for rank, net in enumerate(nets):
+    for net in nets:
         net.compile(keras.optimizers.SGD(0.05), "mse")
     steps = [np.arange(i * 8, i * 8 + 8) for i in range(10)]
     rows = _shares(steps)

@@ -1,0 +1,170 @@
+"""The gradient noise scale: how large a batch still pays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from hvdkit import training_data
+from hvdkit.comm import ops, world
+from hvdkit.errors import UsageError
+from hvdkit.grads.norms import Norms
+from hvdkit.keras_model import optimizers_of
+from hvdkit.log import get_logger
+
+
+class GradientNoiseScale(keras.callbacks.Callback):
+    """Estimate the gradient noise scale, log it, and say up to which batch more ranks pay.
+
+    The noise scale is the trace of the covariance of one sample's gradient, over the squared length of the true
+    gradient. With a batch much smaller, twice the batch saves nearly half of the steps; with one much larger, hardly
+    any. It grows as the loss falls. Estimated from what is there anyway, each rank's gradient and the reduced one: no
+    second backward pass. It costs two passes over the gradients in the steps that are looked at, and one exchange of
+    three numbers each time it is told.
+
+    At the end of each epoch ``logs["noise_scale"]`` has it, in samples, the same on every rank; NaN while the gradient
+    cannot be told from its noise. Steps that are not full and steps that loss scaling skips do not count. In a world of
+    one there is nothing to compare, and a line says so.
+
+    Args:
+        every: of how many steps one is looked at.
+        batch_size: samples per step on each rank; None takes it from ``hvd.data.shard``.
+        smoothing: how much of the epochs before counts, from 0 to below 1: an exponential mean of both estimates.
+
+    Raises:
+        UsageError: when training begins: the batch size is not known, or the gradients are not averaged over ranks (a
+            plain optimizer, ``op=hvd.Adasum``, replicas of a strategy, local SGD).
+
+    Paper: S. McCandlish, J. Kaplan, D. Amodei et al., "An Empirical Model of Large-Batch Training", arXiv:1812.06162,
+    2018, appendix A.1.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> callbacks = [*hvd.callbacks.defaults(), hvd.callbacks.GradientNoiseScale(every=10)]
+    """
+
+    def __init__(self, every: int = 10, batch_size: int | None = None, smoothing: float = 0.5):
+        super().__init__()
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise UsageError(f"`every` must be a whole number of at least 1. Received: every={every!r}.")
+        if not 0 <= smoothing < 1:
+            raise UsageError(f"`smoothing` must be from 0 to below 1. Received: smoothing={smoothing!r}.")
+        self.every, self.batch_size, self.smoothing = every, batch_size, smoothing
+        self.noise_scale = float("nan")
+        self._norms: Norms | None = None
+        self._means = np.zeros(3)  # of the noise, of the squared gradient, and by how much both are too small
+
+    def on_train_begin(self, logs=None):
+        if world.size() == 1:
+            get_logger().info("The gradient noise scale wants at least two ranks, whose gradients it compares.")
+            return
+        ours = self._distribution()
+        self._sizes = self._batch_sizes(ours)
+        self._means = np.zeros(3)
+        if ours.pipeline.norms is None:
+            self._norms = ours.pipeline.norms = Norms()
+            outer = self.model.optimizer
+            if isinstance(outer, keras.optimizers.LossScaleOptimizer) and not ours.reduces:
+                self._norms.loss_scale = lambda: outer.dynamic_scale  # not unscaled yet where it is reduced
+            self.model.make_train_function(force=True)
+        self._norms = ours.pipeline.norms
+
+    def _distribution(self) -> Any:
+        found = [getattr(getattr(o, "inner_optimizer", o), "_hvdkit", None) for o in optimizers_of(self.model)]
+        why_not = None
+        if len(found) != 1 or found[0] is None:
+            why_not = "its model has one hvd.DistributedOptimizer, and no other"
+        elif found[0].pipeline.arguments.op.value not in ("average", "sum"):
+            why_not = "gradients are averaged or summed"
+        elif found[0].rounds is not None:
+            why_not = "gradients are reduced in every step, which local SGD does not"
+        elif self.model.distribute_strategy.num_replicas_in_sync > 1:
+            why_not = "each process has one device, without a strategy's replicas"
+        elif found[0].pipeline.process_set is not None:
+            why_not = "all ranks share the gradients, and no process set"
+        if why_not:
+            raise UsageError(f"The gradient noise scale can be told where {why_not}.", fix="leave out the callback.")
+        return found[0]
+
+    def _batch_sizes(self, ours: Any) -> np.ndarray:
+        """Samples per reduction on each rank."""
+        data = training_data.of(self.model)
+        own = self.batch_size
+        if own is None and hasattr(data, "sizes"):
+            own = data.sizes[world.rank()]
+        if own is None:
+            raise UsageError(
+                "The gradient noise scale wants to know how many samples a step has.",
+                fix="hvd.callbacks.GradientNoiseScale(batch_size=...), samples per step on each rank.",
+            )
+        inner = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        passes = inner.gradient_accumulation_steps or 1
+        return np.asarray(ops.allgather_object(own * passes), dtype=np.float64)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._norms is None:
+            return
+        steps, at_once = self.params.get("steps"), int(self.model.steps_per_execution)
+        last = steps is not None and batch + at_once >= steps  # it may have fewer samples
+        wanted = not last and batch // at_once % self.every == 0
+        if wanted != self._is_active:
+            self._norms.active.assign(wanted)
+            self._is_active = wanted
+
+    _is_active = False
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._norms is None:
+            return
+        self._update()
+        if logs is not None:
+            logs["noise_scale"] = self.noise_scale
+        if world.rank() == 0:
+            get_logger().info("%s", self._verdict())
+
+    def on_train_end(self, logs=None):
+        if self._norms is not None:
+            self._norms.active.assign(False)
+            self._is_active = False
+
+    def _update(self) -> None:
+        """Both estimates from the sums since the last time; collective."""
+        own, reduced, steps = self._norms.sums.numpy()
+        self._norms.sums.assign(np.zeros(3))
+        total = self._sizes.sum()
+        # A rank with more samples than the mean brings a gradient that was multiplied by as much.
+        own /= (self._sizes[world.rank()] * len(self._sizes) / total) ** 2
+        everyones = np.asarray(ops.allgather_object([float(own), float(steps)]))
+        if steps == 0:
+            return
+        if self._distribution().pipeline.arguments.op.value == "sum":
+            reduced /= len(self._sizes) ** 2
+        small, large = everyones[:, 0].mean() / everyones[:, 1].mean(), reduced / steps
+        one_rank, all_ranks = np.mean(1 / self._sizes), 1 / total  # what the variance of each gradient is divided by
+        noise = (small - large) / (one_rank - all_ranks)
+        signal = (large * one_rank - small * all_ranks) / (one_rank - all_ranks)
+        self._means = self.smoothing * self._means + (1 - self.smoothing) * np.asarray([noise, signal, 1.0])
+        noise, signal, _ = self._means
+        self.noise_scale = float(noise / signal) if signal > 0 and noise >= 0 else float("nan")
+
+    def _verdict(self) -> str:
+        now = f"{self._sizes.sum():,.0f}"
+        if np.isnan(self.noise_scale):
+            return f"Gradient noise scale: the gradient of a batch of {now} cannot be told from its noise yet."
+        scale = _rounded(self.noise_scale)
+        still = self.noise_scale > self._sizes.sum()
+        verdict = "still pays" if still else "pays, and this one is larger"
+        return f"Gradient noise scale about {scale} samples; the batch is {now}. A batch up to about {scale} {verdict}."
+
+
+def _rounded(value: float) -> str:
+    """Two digits of it count.
+
+    >>> _rounded(12345.6), _rounded(0.31)
+    ('12,000', '0.31')
+    """
+    return f"{float(f'{value:.2g}'):,.10g}"
