@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -42,6 +42,11 @@ class BatchSize(_Section):
         None, alias="global", description="Of all ranks and accumulated steps together, whatever their number."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_number(cls, value: Any) -> Any:
+        return value if isinstance(value, dict | cls) else {"per_rank": value}
+
     @model_validator(mode="after")
     def _one_of_them(self) -> BatchSize:
         if (self.per_rank is None) == (self.global_ is None):
@@ -58,6 +63,15 @@ class LearningRate(_Section):
     warmup_epochs: Annotated[float, Field(ge=0)] = Field(5, description="How long the rate rises to the scaled one.")
     warmup_from: Annotated[float, Field(ge=0)] | None = Field(None, description="Where it begins; None: at `base`.")
     after: str | Named = Field("cosine", description="constant, step, cosine, polynomial; or {name: ..., arguments}.")
+
+
+class LocalSGD(_Section):
+    """Steps that each rank makes by itself, then the mean of the weights: see `hvd.strategies.local_sgd`."""
+
+    k: Annotated[int, Field(ge=1)] = Field(8, description="Updates between two means.")
+    start: Annotated[int, Field(ge=0)] = Field(0, description="Updates with reduced gradients before the first round.")
+    outer_lr: Annotated[float, Field(gt=0)] = Field(1.0, description="Of the outer step; 1 takes the mean.")
+    outer_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Of the outer step.")
 
 
 class Checkpoint(_Section):
@@ -85,6 +99,7 @@ class Config(_Section):
     model: Named = Field(Named(name="cnn"), description="`cnn`, `mlp`, or `module:function`; and its arguments.")
     optimizer: Named = Field(Named(name="adam"), description="Any Keras optimizer, and its arguments.")
     compression: str | Named = Field("none", description="How gradients travel: none, fp16.")
+    local_sgd: LocalSGD | None = Field(None, description="Exchange weights every k steps instead of gradients.")
     engine: Literal["auto", "horovod", "mpi"] = Field("auto", description="What moves the bytes between ranks.")
     strategy: str | Named = Field("horovod", description="A process' devices: horovod, mirrored, hybrid.")
     lr: LearningRate | None = Field(None, description="Scales the rate with the batch, instead of a learning_rate.")
@@ -92,12 +107,13 @@ class Config(_Section):
     loss: str = Field("sparse_categorical_crossentropy", description="A Keras loss.")
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Of a categorical crossentropy.")
     metrics: tuple[str, ...] = Field(("accuracy",), description="Keras metrics.")
-    batch_size: Annotated[int, Field(ge=1)] | BatchSize = Field(
-        32, description="Samples per step and rank, over all its devices; or {per_rank: n} or {global: n}."
+    batch_size: BatchSize = Field(
+        BatchSize(per_rank=32), description="Samples per step and rank, over all its devices; or {global: n}."
     )
     per_rank_batch: Literal["equal", "auto"] = Field("equal", description="auto: slower ranks get smaller batches.")
     epochs: Annotated[int, Field(ge=1)] = Field(20, description="Passes over the data.")
     proof_every_steps: Annotated[int, Field(ge=1)] | None = Field(None, description="None: once an epoch.")
+    noise_scale: bool = Field(False, description="Log the gradient noise scale: up to which batch it pays.")
     save: str | None = Field(None, description="Write the trained model here (.keras), from rank 0.")
     checkpoint: Checkpoint = Checkpoint()
     launch: Launch = Launch()
@@ -113,18 +129,17 @@ class Config(_Section):
         Raises:
             ConfigError: a global batch that does not come out even.
         """
-        size = self.batch_size if isinstance(self.batch_size, BatchSize) else BatchSize(per_rank=self.batch_size)
-        if size.per_rank is not None:
-            return size.per_rank
-        parts = ranks * self.accumulation
-        if size.global_ % parts:
-            near = max(size.global_ // parts, 1) * parts
+        if self.batch_size.per_rank is not None:
+            return self.batch_size.per_rank
+        whole, parts = self.batch_size.global_, ranks * self.accumulation
+        if whole % parts:
+            near = max(whole // parts, 1) * parts
             raise ConfigError(
-                f"`batch_size.global`: {size.global_} samples are not so many for each of {ranks} ranks x "
+                f"`batch_size.global`: {whole} samples are not so many for each of {ranks} ranks x "
                 f"{self.accumulation} accumulated steps.",
                 fix=f"take {near} or {near + parts}.",
             )
-        return size.global_ // parts
+        return whole // parts
 
 
 def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
@@ -203,5 +218,6 @@ def _fix(error: ValidationError) -> str | None:
     section: Any = Config
     for part in first["loc"][:-1]:
         section = section.model_fields[part].annotation
+        section = next(s for s in (*get_args(section), section) if isinstance(s, type) and issubclass(s, _Section))
     known = list(section.model_fields)
     return suggestion(str(first["loc"][-1]), known) or f"known here: {', '.join(known)}."

@@ -93,7 +93,12 @@ def train(config: Config) -> Result:
 def _compiled(config: Config, input_shape: tuple, classes: int, steps_per_epoch: int) -> keras.Model:
     model = _built("model", _named(MODELS, config.model.name), input_shape, classes, **config.model.arguments())
     compression = config.compression if isinstance(config.compression, str) else config.compression.model_dump()
-    optimizer = hvd.DistributedOptimizer(_optimizer(config, steps_per_epoch), compression=compression)
+    optimizer = _optimizer(config, steps_per_epoch)
+    if config.local_sgd is None:
+        hvd.DistributedOptimizer(optimizer, compression=compression)
+    else:
+        _without_compression(config)
+        hvd.strategies.local_sgd(optimizer, **config.local_sgd.model_dump())
     if optimizer.weight_decay and config.weight_decay_on == "kernels":
         hvd.optim.exclude_bias_and_norm(optimizer, model)
     loss = _loss(config)
@@ -106,6 +111,8 @@ def _compiled(config: Config, input_shape: tuple, classes: int, steps_per_epoch:
 def _callbacks(config: Config) -> list:
     proof = hvd.callbacks.CommunicationProof(config.proof_every_steps)
     callbacks = [c for c in hvd.callbacks.defaults() if not isinstance(c, hvd.callbacks.CommunicationProof)]
+    if config.noise_scale:
+        callbacks.append(hvd.callbacks.GradientNoiseScale())
     saving = config.checkpoint
     if saving.dir is not None:
         how = saving.model_dump(exclude={"dir"})
@@ -170,6 +177,11 @@ def _optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Optimiz
         return _built("optimizer", hvd.optim.LARS, **arguments)
     named = _built("optimizer", keras.optimizers.get, config.optimizer.name)
     return _built("optimizer", type(named), **arguments)
+
+
+def _without_compression(config: Config) -> None:
+    if config.compression != "none":
+        raise ConfigError("`local_sgd` exchanges weights, which are not compressed.", fix="leave out `compression`.")
 
 
 def _loss(config: Config) -> Any:

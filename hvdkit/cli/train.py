@@ -36,7 +36,7 @@ def command(config: Path, overrides: tuple[str, ...], np_: int | None, max_resta
     if dry_run:
         import yaml
 
-        click.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False).rstrip())
+        click.echo(yaml.safe_dump(settings.model_dump(mode="json", by_alias=True), sort_keys=False).rstrip())
         return
     ranks = np_ or settings.launch.np
     by_hand = env.launch_info().launcher == "none"

@@ -49,8 +49,9 @@ def with_batch_norm(
         config |= {} if momentum is None else {"momentum": momentum}
         cls = type(layer)
         if synchronized is not None:
-            config.pop("synchronized", None)
             cls = SyncBatchNormalization if synchronized else keras.layers.BatchNormalization
+            ours = () if synchronized else ("process_set",)  # what only the synchronized one knows
+            config = {k: v for k, v in config.items() if k not in ("synchronized", *ours)}
         return cls.from_config(config)
 
     if not _can_be_copied(model):

@@ -1,0 +1,103 @@
+"""What a configuration means: batches, rates, the table and the plot; and that training has just these rates."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hvdkit as hvd
+from hvdkit import config, train
+from hvdkit.errors import ConfigError
+from hvdkit.schedules.explain import rates, table
+
+ROOT = Path(hvd.__file__).parent.parent
+LR = "lr={base: 0.1, base_batch: 256, scale: linear, warmup_epochs: 5, after: cosine}"
+
+
+def _config(tmp_path, text, *overrides):
+    (tmp_path / "c.yaml").write_text(text)
+    return config.load(tmp_path / "c.yaml", overrides)
+
+
+def test_the_batch_of_each_rank(tmp_path):
+    assert [_config(tmp_path, "batch_size: 48").batch_of_each(n) for n in (1, 8)] == [48, 48]
+    assert _config(tmp_path, "batch_size: {per_rank: 16}").batch_of_each(3) == 16
+    whole = _config(tmp_path, "batch_size: {global: 96}\noptimizer: {name: sgd, gradient_accumulation_steps: 3}")
+    assert [whole.batch_of_each(n) for n in (1, 2, 4)] == [32, 16, 8]
+    with pytest.raises(ConfigError, match="take 90 or 105"):
+        whole.batch_of_each(5)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("batch_size: {global: 32, per_rank: 8}", "either per_rank or global"),
+        ("batch_size: {}", "either per_rank or global"),
+        ("batch_size: {globl: 32}", "globl"),
+        ("batch_size: 0", "batch_size"),
+        ("lr: {base: 0.1, scal: linear}", "unknown key `lr.scal`"),
+        ("lr: {base: -1}", "lr.base"),
+        ("label_smoothing: 1.0", "label_smoothing"),
+        ("local_sgd: {k: 0}", "local_sgd.k"),
+    ],
+)
+def test_bad_configurations(tmp_path, text, says):
+    with pytest.raises(ConfigError, match=says):
+        _config(tmp_path, text)
+
+
+def test_rates_of_many_ranks(tmp_path):
+    found = _config(tmp_path, "batch_size: 32\nepochs: 90", LR)
+    assert [rates(found, n).global_batch for n in (1, 8, 64, 512)] == [32, 256, 2048, 16384]
+    assert [rates(found, n).recipe.peak_lr for n in (8, 64)] == pytest.approx([0.1, 0.8])
+    rows = table(found, [8, 64])
+    assert rows[0][:4] == ["ranks", "batch per rank", "global batch", "scale"]
+    assert rows[2] == ["64", "32", "2,048", "x 8", "0.1", "0.8", *rows[2][6:]]
+
+
+def test_the_command_prints_and_draws(tmp_path):
+    image = tmp_path / "rates.png"
+    words = [sys.executable, "-m", "hvdkit", "config", "explain", "configs/large_batch_512.yaml"]
+    done = subprocess.run(
+        [*words, "--ranks", "1,2,16", "--plot", str(image)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^ +2 +32 +512 +x 16 ", done.stdout, re.M) and image.read_bytes().startswith(b"\x89PNG")
+    done = subprocess.run([*words, "--ranks", "1,x"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "1,8,64" in done.stderr
+    words[-1] = "configs/digits.yaml"
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "has no `lr:`" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("optimizer", ["{name: sgd, weight_decay: 0.01}", "{name: lars, weight_decay: 0.01}"])
+def test_training_has_the_rates_that_are_explained(tmp_path, optimizer):
+    hvd.init()
+    text = f"batch_size: 64\nepochs: 20\noptimizer: {optimizer}\nlabel_smoothing: 0.1\nmodel: {{name: resnet}}"
+    found = _config(tmp_path, text, LR)
+    model = train._compiled(found, (8, 8, 1), 10, steps_per_epoch=19)
+    expected = rates(found, 1).recipe
+    for step in (0, 40, 95, 200, 379):
+        assert float(model.optimizer._learning_rate(step)) == pytest.approx(float(expected.rate(step / 19)), rel=1e-6)
+    decays = [model.optimizer._use_weight_decay(v) for v in model.trainable_variables]
+    assert decays == [len(v.shape) > 1 for v in model.trainable_variables]
+    assert type(model.loss).__name__ == "SmoothSparseCategoricalCrossentropy"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("optimizer: {name: sgd, learning_rate: 0.1}\nlr: {base: 0.1}", "both"),
+        ("loss: mse\nlabel_smoothing: 0.1", "label_smoothing"),
+        ("local_sgd: {k: 4}\ncompression: fp16", "leave out `compression`"),
+        ("optimizer: {name: lars, momentun: 0.1}", "momentun"),
+    ],
+)
+def test_what_does_not_go_together(tmp_path, text, says):
+    hvd.init()
+    with pytest.raises(ConfigError, match=says):
+        train._compiled(_config(tmp_path, text), (8, 8, 1), 10, steps_per_epoch=19)
