@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from hvdkit.errors import UsageError
+from hvdkit.log import get_logger
 
 
 def check_settable(optimizer: Any) -> None:
@@ -100,6 +101,20 @@ def check_accumulation(optimizer: Any) -> None:
             f"accumulates {steps}: its rate would be that of another batch.",
             fix=f"hvd.schedules.large_batch(..., accumulation={steps}).",
         )
+
+
+def check_steps(optimizers: list, steps: int | None) -> None:
+    """Warn about a schedule that was made for another number of steps in an epoch than there are."""
+    for schedule in map(schedule_of, optimizers):
+        made_for = getattr(schedule, "steps_per_epoch", None)
+        if None not in (made_for, steps) and made_for != steps:
+            get_logger().warning(
+                "The learning rate schedule counts on %g steps in an epoch, and this training makes %d: its epochs are "
+                "not those of the training. Pass steps_per_epoch=%d.",
+                made_for,
+                steps,
+                steps,
+            )
 
 
 def schedule_positions(optimizers: list) -> list:

@@ -10,7 +10,7 @@ Usage: scripts/test.sh [fast|dist|all|chaos] [pytest arguments]
   fast   what needs no ranks: seconds to a minute
   dist   what starts real ranks (horovodrun, mpirun)
   all    both (the default)
-  chaos  kills, damages, full disks, resumes and uneven data in the long counts: about an hour
+  chaos  kills, damages, full disks, resumes, uneven data, large batches in the long counts: two hours
 
 Example: scripts/test.sh dist -k proof
 USAGE
@@ -39,7 +39,7 @@ case $which in
   dist) marks=(-m dist) ;;
   chaos)
     export HVDKIT_CHAOS=long
-    marks=(tests/chaos tests/dist/test_data.py tests/dist/test_resume.py -o timeout=7200)
+    marks=(tests/chaos tests/dist/test_data.py tests/dist/test_resume.py tests/equivalence tests/schedules -o timeout=7200)
     ;;
 esac
 say "pytest, $which"

@@ -6,11 +6,13 @@ from typing import Any
 
 import keras
 
+from hvdkit import training_data
 from hvdkit.comm import ops, world
 from hvdkit.comm.process_sets import ProcessSet
 from hvdkit.errors import CommunicationError, UsageError
 from hvdkit.grads import shared
 from hvdkit.keras_model import adapted_of, optimizers_of
+from hvdkit.learning_rate import check_steps
 from hvdkit.proof import agree, assert_equal_weights
 
 
@@ -54,6 +56,9 @@ class CommunicationProof(keras.callbacks.Callback):
         self._process_set = _process_set_of(self.model)
         if self._alone():
             return
+        if world.rank() == 0:
+            data = training_data.of(self.model)  # the epoch that runs may be the rest of one
+            check_steps(optimizers_of(self.model), len(data) if hasattr(data, "__len__") else self.params.get("steps"))
         self._agree(
             "how many steps and epochs they train",
             {

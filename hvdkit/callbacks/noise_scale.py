@@ -157,8 +157,8 @@ class GradientNoiseScale(keras.callbacks.Callback):
             return f"Gradient noise scale: the gradient of a batch of {now} cannot be told from its noise yet."
         scale = _rounded(self.noise_scale)
         still = self.noise_scale > self._sizes.sum()
-        verdict = "still pays" if still else "pays, and this one is larger"
-        return f"Gradient noise scale about {scale} samples; the batch is {now}. A batch up to about {scale} {verdict}."
+        verdict = f"A batch up to about {scale} still pays." if still else "More ranks or larger batches hardly pay."
+        return f"Gradient noise scale about {scale} samples; the batch is {now}. {verdict}"
 
 
 def _rounded(value: float) -> str:

@@ -39,7 +39,7 @@ DEFAULTS = {
 }
 
 
-def build(how: dict) -> keras.Model:
+def build(how: dict, data) -> keras.Model:
     hvd.set_seed(11)
     keras.mixed_precision.set_global_policy(how["policy"])
     model = keras.Sequential(
@@ -51,7 +51,11 @@ def build(how: dict) -> keras.Model:
             keras.layers.Dense(3, activation="softmax", dtype="float32"),
         ]
     )
-    optimizer = keras.optimizers.Adam(0.01, use_ema=True, gradient_accumulation_steps=how["accumulate"])
+    steps = len(data) if hasattr(data, "__len__") else 8
+    rate = hvd.schedules.large_batch(
+        0.01, 8, how["batch"], steps, 1, epochs=how["epochs"] + 1, accumulation=how["accumulate"] or 1
+    )
+    optimizer = keras.optimizers.Adam(rate, use_ema=True, gradient_accumulation_steps=how["accumulate"])
     optimizer = hvd.DistributedOptimizer(optimizer, compression=how["compression"])
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
@@ -124,7 +128,7 @@ def main(out: Path, how: dict) -> None:
     x = rng.normal(size=(how["samples"], 4)).astype("float32")
     y = (x @ rng.normal(size=(4, 3))).argmax(1).astype("int32")
     data = sharded(x, y, out, how)
-    model = build(how)
+    model = build(how, data)
     history = keras.callbacks.History()
     stopping = keras.callbacks.EarlyStopping("loss", patience=50, min_delta=9)  # counts each epoch
     saving = hvd.callbacks.CheckpointCallback(
