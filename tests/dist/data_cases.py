@@ -108,9 +108,9 @@ def train(kind: str, n: int, batch: int) -> dict:
     }
 
 
-def train_all(sizes: list, batch: int) -> dict:
-    """Every kind on so many samples."""
-    return {f"{kind} {n}": train(kind, n, batch) for kind in KINDS for n in sizes}
+def train_all(wanted: list, batch: int) -> dict:
+    """Each kind on so many samples."""
+    return {f"{kind} {n}": train(kind, n, batch) for kind, n in wanted}
 
 
 def own_parts(counts: list, batch: int) -> dict:

@@ -19,14 +19,20 @@ BATCH = 4
 WORLDS = [("gloo", 2), ("mpi", 3)]
 
 
-def _ragged(ranks: int) -> int:
-    return 3 * ranks * BATCH + 1
+# In the short run a tail of one sample, which leaves ranks empty, is on 2 or on 3 ranks.
+RAGGED = [(kind, "gloo", 2, "uneven") for kind in cases.KINDS]
+RAGGED += [(kind, "gloo", 2, "one") for kind in cases.KINDS[:: count(2, 1)]]
+RAGGED += [(kind, "mpi", 3, "one") for kind in cases.KINDS[count(1, 0) :: count(2, 1)]]
+
+
+def _samples(ranks: int, tail: str) -> int:
+    return 37 if tail == "uneven" else 3 * ranks * BATCH + 1
 
 
 @functools.cache
 def _on_ranks(engine: str, ranks: int) -> list[dict]:
-    sizes = [_ragged(ranks), *([37] if engine == "gloo" else [])]
-    return run_ranks(ranks, cases.train_all, sizes, BATCH, **world(engine), timeout=900).values
+    wanted = [[kind, _samples(n, tail)] for kind, its, n, tail in RAGGED if (its, n) == (engine, ranks)]
+    return run_ranks(ranks, cases.train_all, wanted, BATCH, **world(engine), timeout=900).values
 
 
 @functools.cache
@@ -43,11 +49,10 @@ def _close(ranks: list[dict], alone: dict) -> None:
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize(("engine", "ranks", "tail"), [("gloo", 2, "uneven"), ("gloo", 2, "one"), ("mpi", 3, "one")])
-@pytest.mark.parametrize("kind", cases.KINDS)
+@pytest.mark.parametrize(("kind", "engine", "ranks", "tail"), RAGGED)
 @pytest.mark.timeout(1200)
 def test_ranks_are_one_process_on_ragged_data(engine, ranks, tail, kind):
-    n = 37 if tail == "uneven" else _ragged(ranks)
+    n = _samples(ranks, tail)
     everyone, alone = [r[f"{kind} {n}"] for r in _on_ranks(engine, ranks)], _alone(kind, n, ranks)
     _close(everyone, alone)
     assert everyone[0]["iterations"] == alone["iterations"]

@@ -56,7 +56,7 @@ def test_a_killed_run_that_goes_on_is_the_straight_run(tmp_path, ranks, policy, 
             assert len(first) + len(second) >= len(straight)
 
 
-@pytest.mark.parametrize("data", ["split", "files", "stream"])
+@pytest.mark.parametrize("data", ["split", "stream", "files"][: count(2, 3)])
 @pytest.mark.timeout(600)
 def test_in_the_middle_of_an_epoch_of_other_data(tmp_path, data):
     run(tmp_path / "straight", 2, data=data)
@@ -107,8 +107,8 @@ TOLD = {
 }
 
 
-SHORT = [("mpirun", "the other"), ("mpirun", "during a save"), ("mpirun", "during the first compile")]
-SHORT += [("mpirun", "at the last step"), ("horovodrun", "twice"), ("horovodrun", "SIGUSR1")]
+SHORT = [("mpirun", "the other"), ("mpirun", "during the first compile"), ("mpirun", "at the last step")]
+SHORT += [("horovodrun", "twice")]
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import pytest
 import hvdkit as hvd
 from hvdkit.errors import UsageError
 from hvdkit.testing import run_ranks
+from tests.chaos.common import count
 from tests.machine import world
 from tests.optim import local_sgd_cases as cases
 
@@ -31,15 +32,18 @@ HOWS = {
     "jit 4": {"inner": "sgd", "k": 4, "n": 80, "epochs": 2, "jit": True},
 }  # fmt: skip
 ENGINES = ["gloo", "mpi"]
+# Over Gloo those in which another order of collectives could be another result, or a hang.
+OVER_GLOO = [name for name in HOWS if count(0, 1) or name.startswith(("loss scale", "accumulate", "sgd 4", "late"))]
+CASES = [("mpi", name) for name in HOWS] + [("gloo", name) for name in OVER_GLOO]
 
 
 @functools.cache
 def _ranks(engine: str) -> list[dict]:
-    return run_ranks(2, cases.all_of, HOWS, **world(engine), timeout=500).values
+    hows = {name: HOWS[name] for its, name in CASES if its == engine}
+    return run_ranks(2, cases.all_of, hows, **world(engine), timeout=500).values
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("inner", ["sgd", "momentum", "accumulate", "loss scale"])
+@pytest.mark.parametrize(("engine", "inner"), [(e, name[:-2]) for e, name in CASES if name.endswith(" 1")])
 def test_one_step_rounds_are_synchronous_training(engine, inner):
     for mine in _ranks(engine):
         for a, b in zip(mine[f"{inner} 1"]["weights"], mine[f"{inner} sync"]["weights"], strict=True):
@@ -85,14 +89,13 @@ def _average(nets):
         net.set_weights(means)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", list(HOWS))
+@pytest.mark.parametrize(("engine", "name"), CASES)
 def test_ranks_end_equal(engine, name):
     first, second = (mine[name] for mine in _ranks(engine))
     assert all(a.tobytes() == b.tobytes() for a, b in zip(first["weights"], second["weights"], strict=True))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["mpi"])
 def test_xla_does_the_same(engine):
     for a, b in zip(_ranks(engine)[0]["jit 4"]["weights"], _ranks(engine)[0]["sgd 4"]["weights"], strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
@@ -108,8 +111,7 @@ def test_until_the_switch_it_is_synchronous(engine):
     assert first["late"]["reductions"] == 5 + 2  # the second round ends with the epoch
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", ["outer", "outer plain"])
+@pytest.mark.parametrize(("engine", "name"), [case for case in CASES if case[1].startswith("outer")])
 def test_the_outer_step_is_dilocos(engine, name):
     """From what each rank had before and after each round, by the formula."""
     first, second = (mine[name]["seen"] for mine in _ranks(engine))

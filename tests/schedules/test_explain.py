@@ -74,15 +74,20 @@ def test_the_command_prints_and_draws(tmp_path):
     assert done.returncode == 1 and "has no `lr:`" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("optimizer", ["{name: sgd, weight_decay: 0.01}", "{name: lars, weight_decay: 0.01}"])
-def test_training_has_the_rates_that_are_explained(tmp_path, optimizer):
+@pytest.mark.parametrize(
+    ("name", "k"), [("sgd, weight_decay: 0.01", 1), ("lars, weight_decay: 0.01", 1), ("adamw, weight_decay: 0.01", 4)]
+)
+def test_training_has_the_rates_that_are_explained(tmp_path, name, k):
     hvd.init()
-    text = f"batch_size: 64\nepochs: 20\noptimizer: {optimizer}\nlabel_smoothing: 0.1\nmodel: {{name: resnet}}"
+    optimizer = f"{{name: {name}, gradient_accumulation_steps: {k if k > 1 else 'null'}}}"
+    text = f"batch_size: 64\nepochs: 20\nlabel_smoothing: 0.1\nmodel: {{name: resnet}}\noptimizer: {optimizer}"
     found = _config(tmp_path, text, LR)
     model = train._compiled(found, (8, 8, 1), 10, steps_per_epoch=19)
     expected = rates(found, 1).recipe
     for step in (0, 40, 95, 200, 379):
-        assert float(model.optimizer._learning_rate(step)) == pytest.approx(float(expected.rate(step / 19)), rel=1e-6)
+        assert float(model.optimizer._learning_rate(step)) == pytest.approx(
+            float(expected.rate(step // k * k / 19)), rel=1e-6
+        )
     decays = [model.optimizer._use_weight_decay(v) for v in model.trainable_variables]
     assert decays == [len(v.shape) > 1 for v in model.trainable_variables]
     assert type(model.loss).__name__ == "SmoothSparseCategoricalCrossentropy"
