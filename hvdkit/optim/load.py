@@ -11,10 +11,10 @@ import keras
 
 from hvdkit.comm.compression import Compression
 from hvdkit.errors import UsageError
-from hvdkit.layers.sync_batch_norm import SyncBatchNormalization
 from hvdkit.log import get_logger
 from hvdkit.optim.distributed import DistributedOptimizer, is_distributed
 from hvdkit.optim.legacy_h5 import restore_optimizer
+from hvdkit.registry import load
 
 
 def load_model(
@@ -55,8 +55,7 @@ def load_model(
         raise UsageError(
             "Keras 3 has no legacy optimizers.", fix="leave out legacy_opts; keras.optimizers has them all."
         )
-    # Keras finds a class of ours in a file only once it has been imported.
-    known = {"hvdkit>SyncBatchNormalization": SyncBatchNormalization}
+    known = dict(_ours())
     for optimizer in custom_optimizers or ():
         if not isinstance(optimizer, type):
             raise UsageError(f"`custom_optimizers` must be classes. Received: {optimizer!r}.")
@@ -71,6 +70,13 @@ def load_model(
         _say_what_is_not_known(optimizer, ours)
         DistributedOptimizer(optimizer, compression=compression, **ours)
     return model
+
+
+def _ours() -> dict[str, type]:
+    """What a saved model may have of hvdkit's own: Keras finds such a class only once it has been imported."""
+    homes = ("layers:SyncBatchNormalization", "losses:SmoothSparseCategoricalCrossentropy", "optim:LARS")
+    classes = [load(f"hvdkit.{home}") for home in (*homes, "schedules:LargeBatchSchedule")]
+    return {f"hvdkit>{cls.__name__}": cls for cls in classes}
 
 
 _ARGUMENTS = inspect.signature(DistributedOptimizer).parameters.keys() - {"optimizer", "compression"}

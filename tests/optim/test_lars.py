@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -151,15 +154,20 @@ def test_a_model_with_lars_is_saved_and_loaded(tmp_path):
     hvd.init()
     schedule = hvd.schedules.large_batch(0.5, 32, 32, 10, 2, epochs=6, size=4)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    model.compile(hvd.DistributedOptimizer(LARS(schedule, weight_decay=0.01, exclude=["bias"])), "mse")
+    optimizer = hvd.DistributedOptimizer(LARS(schedule, weight_decay=0.01, exclude=["bias"]))
+    model.compile(optimizer, hvd.losses.SmoothSparseCategoricalCrossentropy(from_logits=True))
     x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
-    model.fit(x, x[:, :3], verbose=0)
+    model.fit(x, np.arange(64) % 3, verbose=0)
     model.save(tmp_path / "m.keras")
     copy = hvd.load_model(tmp_path / "m.keras")
     mine, theirs = model.optimizer, copy.optimizer
     assert isinstance(theirs, LARS) and theirs.get_config() == mine.get_config()
     for before, after in zip(mine.variables, theirs.variables, strict=True):
         np.testing.assert_array_equal(before.numpy(), after.numpy())
+
+    code = "import sys, hvdkit as hvd; hvd.init(); print(type(hvd.load_model(sys.argv[1]).optimizer).__name__)"
+    words = [sys.executable, "-c", code, str(tmp_path / "m.keras")]  # where nothing of it has been imported
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip() == "LARS"
 
 
 @pytest.mark.parametrize("wrong", [{"momentum": 1.5}, {"trust_coefficient": -1}, {"weight_decay": -0.1}])
