@@ -50,13 +50,14 @@ def train(how: dict) -> dict:
     net, watch = model(), Watch()
     net.compile(made(how), "mse", jit_compile=how.get("jit", False))
     data = hvd.data.shard(x, y, batch_size=4, shuffle=False)
-    history = net.fit(data, epochs=how["epochs"], verbose=0, callbacks=[watch], validation_data=(x[:8], y[:8])).history
+    validation = (x[:8], y[:8]) if how.get("validation") else None
+    history = net.fit(data, epochs=how["epochs"], verbose=0, callbacks=[watch], validation_data=validation).history
     optimizer = getattr(net.optimizer, "inner_optimizer", net.optimizer)
     return {
         "weights": [w.numpy() for w in net.weights],
         "seen": watch.seen,
         "reductions": int(optimizer._hvdkit.pipeline.reductions.numpy()),
-        "validation": history["val_loss"],
+        "validation": history.get("val_loss"),
     }
 
 

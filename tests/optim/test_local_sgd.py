@@ -21,7 +21,7 @@ PLAIN = {"n": 53, "epochs": 2}  # a last step that is not full, and one that lea
 HOWS = {
     **{f"{inner} 1": {"inner": inner, "k": 1, **PLAIN} for inner in ("sgd", "momentum", "accumulate", "loss scale")},
     **{f"{inner} sync": {"inner": inner, **PLAIN} for inner in ("sgd", "momentum", "accumulate", "loss scale")},
-    "sgd 4": {"inner": "sgd", "k": 4, "n": 80, "epochs": 2},
+    "sgd 4": {"inner": "sgd", "k": 4, "n": 80, "epochs": 2, "validation": True},
     "adam 4": {"inner": "adam", "k": 4, "n": 80, "epochs": 1},
     "late": {"inner": "momentum", "k": 3, "start": 5, "n": 80, "epochs": 1},
     "late sync": {"inner": "momentum", "n": 80, "epochs": 1},

@@ -25,7 +25,7 @@ def test_the_configurations_say_what_they_are(path):
     here = rates(found, found.launch.np)
     assert here.global_batch == int(path.stem.split("_")[2])
     naive = path.stem.endswith("naive")
-    assert here.recipe.peak_lr == pytest.approx(0.05 * (1 if naive else here.global_batch / 32))
+    assert here.recipe.peak_lr == pytest.approx(0.0125 * (1 if naive else here.global_batch / 32))
 
 
 @pytest.mark.dist
