@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -10,6 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hvdkit.errors import ConfigError
 from hvdkit.registry import suggestion
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, str) and _SCIENTIFIC.fullmatch(value) else value
+
+
+_SCIENTIFIC = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 
 
 class _Section(BaseModel):
@@ -21,6 +29,12 @@ class Named(_Section):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        """YAML reads 1e-3, without a point, as text."""
+        return {k: _number(v) for k, v in value.items()} if isinstance(value, dict) else value
 
     def arguments(self) -> dict[str, Any]:
         """Everything but the name."""
@@ -45,6 +59,8 @@ class BatchSize(_Section):
     @model_validator(mode="before")
     @classmethod
     def _of_a_number(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("a number of samples, or {per_rank: n} or {global: n}")
         return value if isinstance(value, dict | cls) else {"per_rank": value}
 
     @model_validator(mode="after")
@@ -72,6 +88,7 @@ class LocalSGD(_Section):
     start: Annotated[int, Field(ge=0)] = Field(0, description="Updates with reduced gradients before the first round.")
     outer_lr: Annotated[float, Field(gt=0)] = Field(1.0, description="Of the outer step; 1 takes the mean.")
     outer_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Of the outer step.")
+    nesterov: bool = Field(True, description="Of the outer momentum.")
 
 
 class Checkpoint(_Section):
@@ -121,7 +138,10 @@ class Config(_Section):
     @property
     def accumulation(self) -> int:
         """Steps whose gradients are accumulated for one update."""
-        return int(self.optimizer.arguments().get("gradient_accumulation_steps") or 1)
+        steps = self.optimizer.arguments().get("gradient_accumulation_steps") or 1
+        if isinstance(steps, bool) or not isinstance(steps, int):
+            raise ConfigError(f"`optimizer.gradient_accumulation_steps`: a whole number. Received: {steps!r}.")
+        return steps
 
     def batch_of_each(self, ranks: int) -> int:
         """Samples per step on each of so many ranks.
@@ -219,5 +239,5 @@ def _fix(error: ValidationError) -> str | None:
     for part in first["loc"][:-1]:
         section = section.model_fields[part].annotation
         section = next(s for s in (*get_args(section), section) if isinstance(s, type) and issubclass(s, _Section))
-    known = list(section.model_fields)
+    known = [field.alias or name for name, field in section.model_fields.items()]
     return suggestion(str(first["loc"][-1]), known) or f"known here: {', '.join(known)}."

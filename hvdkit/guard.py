@@ -27,7 +27,7 @@ from hvdkit.comm import world
 from hvdkit.data.feed import build, feeding, step_on_shares
 from hvdkit.data.sharded import Sharded
 from hvdkit.errors import CommunicationError, UsageError
-from hvdkit.keras_model import optimizers_of
+from hvdkit.grads.rounds import rounds_of
 from hvdkit.log import get_logger
 
 _originals: dict[str, Any] = {}
@@ -86,7 +86,6 @@ def _fit(original, *, proof: bool):
 
     from hvdkit.callbacks.communication_proof import CommunicationProof
     from hvdkit.callbacks.local_rounds import LocalRounds
-    from hvdkit.optim.convert import distribution_of
 
     def fit(self, *args, **kwargs):
         bound = signature.bind(self, *args, **kwargs)
@@ -98,7 +97,7 @@ def _fit(original, *, proof: bool):
         if proof:
             made = _with(self, bound.arguments, CommunicationProof)
             made.initial_epoch = bound.arguments["initial_epoch"]
-        if any(d is not None and d.rounds for d in map(distribution_of, optimizers_of(self))):
+        if rounds_of(self):
             _with(self, bound.arguments, LocalRounds, first=True)
         world.engine().failure = None
         try:

@@ -40,8 +40,8 @@ def check_settable(optimizer: Any) -> None:
 def set_learning_rate(optimizer: Any, rate: float, *, momentum_correction: bool) -> None:
     """Set the rate; with ``momentum_correction`` bring the velocities of momentum to the new rate.
 
-    SGD's and RMSprop's velocity is a sum of ``rate * step``: after a change of the rate it goes on with steps of the
-    old size. Multiplied by ``new / old`` it is what it would be, had its steps been made with the new rate. The
+    The velocity of SGD, LARS and RMSprop is a sum of ``rate * step``: after a change of the rate it goes on with steps
+    of the old size. Multiplied by ``new / old`` it is what it would be, had its steps been made with the new rate. The
     velocity *variables* are scaled: ``optimizer.momentum`` is a number that Keras has built into the compiled step,
     where a new value never arrives. The slots of other optimizers (Adam, Lion, Muon) hold no rate and stay as they are.
 
@@ -72,7 +72,7 @@ def set_learning_rate(optimizer: Any, rate: float, *, momentum_correction: bool)
 
 def _velocities(optimizer: Any) -> list:
     """The slots that are sums of ``rate * step``; none without momentum, and none before the optimizer is built."""
-    if isinstance(optimizer, keras.optimizers.SGD):
+    if isinstance(optimizer, keras.optimizers.SGD) or getattr(optimizer, "velocity_holds_rate", False):
         slots = getattr(optimizer, "momentums", [])
     elif isinstance(optimizer, keras.optimizers.RMSprop):
         slots = getattr(optimizer, "_momentums", [])

@@ -174,13 +174,16 @@ def _optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Optimiz
             **how,
         )
     if config.optimizer.name.lower() == "lars":
+        if config.weight_decay_on == "all":
+            arguments.setdefault("exclude", [])
         return _built("optimizer", hvd.optim.LARS, **arguments)
     named = _built("optimizer", keras.optimizers.get, config.optimizer.name)
     return _built("optimizer", type(named), **arguments)
 
 
 def _without_compression(config: Config) -> None:
-    if config.compression != "none":
+    compression = config.compression if isinstance(config.compression, str) else config.compression.name
+    if compression != "none":
         raise ConfigError("`local_sgd` exchanges weights, which are not compressed.", fix="leave out `compression`.")
 
 

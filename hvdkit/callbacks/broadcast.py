@@ -11,7 +11,16 @@ import tensorflow as tf
 from hvdkit.comm import ops, world
 from hvdkit.comm.variables import broadcast_variables
 from hvdkit.errors import UsageError
-from hvdkit.keras_model import build_optimizer, keep_local, optimizer_state_of, renew_adapted, slots_of, underlying
+from hvdkit.grads.rounds import rounds_of
+from hvdkit.keras_model import (
+    build_optimizer,
+    keep_local,
+    optimizer_state_of,
+    optimizers_of,
+    renew_adapted,
+    slots_of,
+    underlying,
+)
 from hvdkit.proof import agree
 
 
@@ -20,7 +29,8 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
 
     Covers the model's weights (among them what a ``Normalization`` layer was adapted to), and of its optimizer
     ``iterations``, learning rate, slots and loss scale. Seeds of dropout layers stay each rank's own. What only comes
-    to be in the first step is sent after it.
+    to be in the first step is sent after it. Of local SGD (``hvd.strategies.local_sgd``) that has trained before,
+    slots, and weights in the middle of a round, stay each rank's own.
 
     Args:
         root_rank: the rank that has the weights, e.g. because it alone loaded a checkpoint.
@@ -93,7 +103,7 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
     def _send_new(self) -> None:
         if world.size() == 1:
             return
-        local = {id(underlying(v)) for v in [*self._local, *slots_of(self.model, self._local)]}
+        local = {id(underlying(v)) for v in [*self._local, *slots_of(self.model, self._local), *self._apart()]}
         new = lambda v: id(v) not in self._sent and id(underlying(v)) not in local
         weights = [v for v in self.model.weights if new(v)]
         slots = [v for v in optimizer_state_of(self.model) if new(v)]
@@ -108,6 +118,19 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
             broadcast_variables([*weights, *slots], self.root_rank)
         renew_adapted(self.model)
         self._sent |= {id(v) for v in [*weights, *slots]}
+
+    def _apart(self) -> list:
+        """What local SGD lets go apart: slots, and in a round the weights, where all ranks have trained as long."""
+        rounds = rounds_of(self.model)
+        if not rounds:
+            return []
+        steps = [int(o.iterations.numpy()) for o in optimizers_of(self.model)]
+        since = [int(r.since.numpy()) for r in rounds]
+        everyones = ops.allgather_object([steps, since])
+        if not any(steps) or any(other != everyones[0] for other in everyones):  # one of them alone has been trained
+            return []
+        weights = [v for r in rounds for v in r.variables]
+        return [*slots_of(self.model, weights), *(weights if any(since) else [])]
 
 
 def _is_variable(value: Any) -> bool:

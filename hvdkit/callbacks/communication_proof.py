@@ -11,6 +11,7 @@ from hvdkit.comm import ops, world
 from hvdkit.comm.process_sets import ProcessSet
 from hvdkit.errors import CommunicationError, UsageError
 from hvdkit.grads import shared
+from hvdkit.grads.rounds import rounds_of
 from hvdkit.keras_model import adapted_of, optimizers_of
 from hvdkit.learning_rate import check_steps
 from hvdkit.proof import agree, assert_equal_weights
@@ -125,7 +126,7 @@ class CommunicationProof(keras.callbacks.Callback):
         for rank, theirs in zip(ranks, everyones, strict=True):
             if theirs:
                 raise CommunicationError(f"On rank {rank}, {theirs[0]}", fix=_FIX, rank=world.rank())
-        if not _apart(self.model):
+        if not any(int(rounds.since.numpy()) for rounds in rounds_of(self.model)):  # each has weights of its own then
             assert_equal_weights(self.model, process_set=self._process_set)
 
     def _failure(self, optimizer: keras.optimizers.Optimizer, by_tapes: int) -> str | None:
@@ -162,12 +163,6 @@ _FIX = (
 
 def _distribution(optimizer: keras.optimizers.Optimizer):
     return getattr(getattr(optimizer, "inner_optimizer", optimizer), "_hvdkit", None)
-
-
-def _apart(model: keras.Model) -> bool:
-    """Whether a round of local SGD is under way, in which each rank has its own weights."""
-    rounds = [d.rounds for d in map(_distribution, optimizers_of(model)) if d and d.rounds]
-    return any(int(r.since.numpy()) for r in rounds)
 
 
 def _process_set_of(model: keras.Model) -> ProcessSet | None:

@@ -29,7 +29,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
     one there is nothing to compare, and a line says so.
 
     Args:
-        every: of how many steps one is looked at.
+        every: of how many updates one is looked at.
         batch_size: samples per step on each rank; None takes it from ``hvd.data.shard``.
         smoothing: how much of the epochs before counts, from 0 to below 1: an exponential mean of both estimates.
 
@@ -102,20 +102,32 @@ class GradientNoiseScale(keras.callbacks.Callback):
                 fix="hvd.callbacks.GradientNoiseScale(batch_size=...), samples per step on each rank.",
             )
         inner = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        passes = inner.gradient_accumulation_steps or 1
-        return np.asarray(ops.allgather_object(own * passes), dtype=np.float64)
+        self._passes = inner.gradient_accumulation_steps or 1
+        self._step = int(inner._iterations.numpy())
+        everyones = np.asarray(ops.allgather_object(int(own)), dtype=np.float64)
+        self._data_batch = everyones.sum()
+        return everyones * self._passes
 
     def on_train_batch_begin(self, batch, logs=None):
         if self._norms is None:
             return
-        steps, at_once = self.params.get("steps"), int(self.model.steps_per_execution)
-        last = steps is not None and batch + at_once >= steps  # it may have fewer samples
-        wanted = not last and batch // at_once % self.every == 0
+        at_once = int(self.model.steps_per_execution)
+        # All small steps of an update: which of them reduces is the optimizer's affair.
+        wanted = self._step // max(self._passes, at_once) % self.every == 0
+        if at_once == 1 and batch + 1 == self.params.get("steps") and self._ends_short():
+            wanted = False
+        self._step += at_once
         if wanted != self._is_active:
             self._norms.active.assign(wanted)
             self._is_active = wanted
 
+    def _ends_short(self) -> bool:
+        """Whether the last step of an epoch has fewer samples than the others."""
+        plan = getattr(training_data.of(self.model), "plan", None)
+        return plan is not None and plan.counts[-1].sum() < self._data_batch
+
     _is_active = False
+    _looked_at = 0
 
     def on_epoch_end(self, epoch, logs=None):
         if self._norms is None:
@@ -139,6 +151,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
         # A rank with more samples than the mean brings a gradient that was multiplied by as much.
         own /= (self._sizes[world.rank()] * len(self._sizes) / total) ** 2
         everyones = np.asarray(ops.allgather_object([float(own), float(steps)]))
+        self._looked_at = int(steps)
         if steps == 0:
             return
         if self._distribution().pipeline.arguments.op.value == "sum":
@@ -152,6 +165,8 @@ class GradientNoiseScale(keras.callbacks.Callback):
         self.noise_scale = float(noise / signal) if signal > 0 and noise >= 0 else float("nan")
 
     def _verdict(self) -> str:
+        if not self._looked_at:
+            return "Gradient noise scale: of this epoch's updates none was looked at; lower `every`."
         now = f"{self._sizes.sum():,.0f}"
         if np.isnan(self.noise_scale):
             return f"Gradient noise scale: the gradient of a batch of {now} cannot be told from its noise yet."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -61,7 +62,7 @@ def write_model(model: keras.Model, target: Path) -> None:
 
 
 def model_of(checkpoint: Checkpoint, modules: tuple[str, ...] = ()) -> keras.Model:
-    """The model of a checkpoint, with its weights; batch statistics are rank 0's.
+    """The model of a checkpoint, with its weights, or their mean over the ranks; batch statistics are rank 0's.
 
     Args:
         checkpoint: written by ``CheckpointCallback`` or ``save``.
@@ -90,9 +91,22 @@ def model_of(checkpoint: Checkpoint, modules: tuple[str, ...] = ()) -> keras.Mod
         n: p for p in checkpoint.manifest.parts if p == "rank-00000" or p[:6] == "common" for n in checkpoint.names(p)
     }
     read = lambda name: checkpoint.get(homes[name], name)
-    for kind, variables in (("weights/", state.common_variables(model)), ("own/", state.own_variables(model))):
+    together = _with_means(checkpoint, state.common_variables(model))
+    for kind, variables in (("weights/", together), ("own/", state.own_variables(model))):
         wanted = {name: v for name, v in variables.items() if name.startswith(kind)}
         # Behind them there may be slots of variables that were kept local.
         state.assign(wanted, read, sorted(n for n in homes if n.startswith(kind))[: len(wanted)], where)
     renew_adapted(model)
     return model
+
+
+def _with_means(checkpoint: Checkpoint, variables: dict[str, Any]) -> dict[str, Any]:
+    """Give the weights that were each rank's own their mean; the others, by their places among the rest."""
+    ranks = [part for part in checkpoint.manifest.parts if part.startswith("rank-")]
+    parts = {part: {int(n.split("/")[1]): n for n in checkpoint.names(part) if n[:6] == "apart/"} for part in ranks}
+    weights = [v for name, v in variables.items() if name.startswith("weights/")]
+    for place in parts[ranks[0]]:
+        values = [checkpoint.get(part, parts[part][place]) for part in ranks]
+        weights[place].assign(state.joined("apart", values, 0))
+    rest = [v for i, v in enumerate(weights) if i not in parts[ranks[0]]]
+    return {f"weights/{i:05d}": v for i, v in enumerate(rest)}

@@ -113,7 +113,7 @@ def _restore_own(model: keras.Model, checkpoint: Checkpoint) -> None:
 
     def read(name: str) -> np.ndarray:
         kind = name.partition("/")[0]
-        if then == world.size() or kind not in ("mean", "sum"):
+        if then == world.size() or kind not in ("mean", "apart", "sum"):
             return checkpoint.get(home, name)
         return state.joined(kind, [checkpoint.get(part, name) for part in ranks], rank)
 

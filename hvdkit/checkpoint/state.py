@@ -5,7 +5,8 @@
     own/       seeds of dropout, statistics of batch norm, variables  each rank's
                that are kept local, with their slots
     mean/      gradients accumulated so far, residuals of reducers,   each rank's; what counts is their mean
-               weights and slots of local SGD
+               slots of local SGD
+    apart/     weights of local SGD                                   each rank's; what counts is their mean
     sum/       what metrics have counted in the running epoch         each rank's; what counts is their sum
     random/    Keras', NumPy's and Python's generators                each rank's
 
@@ -25,6 +26,7 @@ import tensorflow as tf
 
 from hvdkit.checkpoint.randomness import random_state, set_random_state
 from hvdkit.errors import UsageError
+from hvdkit.grads.rounds import rounds_of
 from hvdkit.keras_model import optimizer_state_of, optimizers_of, parameters_of, slots_of, underlying
 
 Tensors = dict[str, np.ndarray]
@@ -34,7 +36,7 @@ def common_variables(model: keras.Model) -> dict[str, Any]:
     """The variables that are equal on all ranks, by name."""
     parameters = {id(underlying(v)) for v in parameters_of(model)}
     slots = _own_slots(model)
-    apart = {id(underlying(v)) for v in _apart(model)}
+    apart = {id(underlying(v)) for v in [*apart_of(model), *_rounds(model)]}
     weights = [v for v in model.weights if id(underlying(v)) in parameters - apart]
     optimizer = [v for v in optimizer_state_of(model) if id(v) not in slots and id(underlying(v)) not in apart]
     return {**_named("weights", weights), **_named("optimizer", optimizer)}
@@ -49,8 +51,9 @@ def own_variables(model: keras.Model) -> dict[str, Any]:
     slots = _own_slots(model)
     accumulated = {id(v) for v in _accumulators(model)}
     own = [*others, *(v for v in optimizer_state_of(model) if id(v) in slots and id(v) not in accumulated)]
-    mean = [*_accumulators(model), *_residuals(model), *_apart(model)]
-    return {**_named("own", own), **_named("mean", mean), **_named("sum", model.metrics_variables)}
+    mean = [*_accumulators(model), *_residuals(model), *_rounds(model)]
+    apart = _named("apart", [v for v in model.weights if id(underlying(v)) in parameters], apart_of(model))
+    return {**_named("own", own), **_named("mean", mean), **apart, **_named("sum", model.metrics_variables)}
 
 
 def trained(model: keras.Model) -> list[list[int]]:
@@ -137,7 +140,7 @@ def joined(kind: str, parts: list[np.ndarray], rank: int) -> np.ndarray:
     >>> joined("mean", [np.float32([1.0]), np.float32([3.0])], 0), joined("sum", [np.float32([1.0])] * 2, 1)
     (array([2.], dtype=float32), array([0.], dtype=float32))
     """
-    if kind == "mean":
+    if kind in ("mean", "apart"):
         return np.mean(np.stack(parts).astype(np.float64), axis=0).astype(parts[0].dtype)
     if kind == "sum":
         total = np.sum(np.stack(parts).astype(np.float64), axis=0).astype(parts[0].dtype)
@@ -150,8 +153,10 @@ def set_randoms(tensors: Tensors) -> None:
     set_random_state({name.removeprefix("random/"): a for name, a in tensors.items() if name.startswith("random/")})
 
 
-def _named(kind: str, variables: list) -> dict[str, Any]:
-    return {f"{kind}/{i:05d}/{_path(v)}": v for i, v in enumerate(variables)}
+def _named(kind: str, variables: list, some: list | None = None) -> dict[str, Any]:
+    """Names by the places among all variables, of all or of some."""
+    wanted = {id(underlying(v)) for v in (variables if some is None else some)}
+    return {f"{kind}/{i:05d}/{_path(v)}": v for i, v in enumerate(variables) if id(underlying(v)) in wanted}
 
 
 def _place(name: str) -> str:
@@ -177,16 +182,16 @@ def _own_slots(model: keras.Model) -> set[int]:
     return {id(v) for v in [*slots_of(model, local), *_accumulators(model)]}
 
 
-def _apart(model: keras.Model) -> list:
-    """Weights and slots that local SGD lets go apart, and what its rounds keep."""
-    found: list = []
-    for optimizer in optimizers_of(model):
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        rounds = getattr(getattr(inner, "_hvdkit", None), "rounds", None)
-        if rounds is not None:
-            found += [*rounds.variables, *slots_of(model, rounds.variables), *rounds.state]
+def apart_of(model: keras.Model) -> list:
+    """The weights that local SGD lets go apart."""
+    return [v for rounds in rounds_of(model) for v in rounds.variables]
+
+
+def _rounds(model: keras.Model) -> list:
+    """The slots of local SGD's weights, and what its rounds keep."""
     accumulated = {id(v) for v in _accumulators(model)}
-    return [v for v in found if id(v) not in accumulated]
+    slots = [v for v in slots_of(model, apart_of(model)) if id(v) not in accumulated]
+    return [*slots, *(v for rounds in rounds_of(model) for v in rounds.state)]
 
 
 def _residuals(model: keras.Model) -> list:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from hvdkit.grads.identity import LocalVariables
 from hvdkit.grads.pipeline import GradientPipeline
+from hvdkit.keras_model import optimizers_of
 
 
 @dataclass(eq=False)
@@ -31,11 +32,17 @@ class Rounds:
     nesterov: bool = True
     anchors: list = field(default_factory=list)
     velocities: list = field(default_factory=list)
-    variables: list = field(default_factory=list)
+    weights: list = field(default_factory=list)
+    local: LocalVariables = field(default_factory=LocalVariables)
 
     def __post_init__(self):
         with tf.init_scope():
             self.since = tf.Variable(0, dtype=tf.int64, trainable=False, name="hvdkit_since")
+
+    @property
+    def variables(self) -> list:
+        """The weights that are averaged: all but those that are kept local."""
+        return [v for v in self.weights if v not in self.local] if self.local else self.weights
 
     @property
     def has_outer(self) -> bool:
@@ -49,12 +56,12 @@ class Rounds:
 
     def build(self, variables: list, local: LocalVariables) -> None:
         """Make what there is for each weight, as the optimizer makes its slots."""
-        self.variables = [v for v in variables if not (local and v in local)]
+        self.weights, self.local = list(variables), local
         if not self.has_outer or self.anchors:
             return
         with tf.init_scope():
             make = lambda v: tf.Variable(tf.zeros(v.shape, v.dtype), trainable=False)
-            self.anchors, self.velocities = [make(v) for v in self.variables], [make(v) for v in self.variables]
+            self.anchors, self.velocities = [make(v) for v in self.weights], [make(v) for v in self.weights]
 
     def reductions(self, before: int, after: int) -> int:
         """How many reductions there are at least between two numbers of updates.
@@ -77,7 +84,7 @@ class Rounds:
             return
 
         def remember() -> tf.Tensor:
-            for anchor, variable in zip(self.anchors, self.variables, strict=True):
+            for anchor, variable in zip(self.anchors, self.weights, strict=True):
                 anchor.assign(tf.convert_to_tensor(variable))
             return tf.constant(0)
 
@@ -91,11 +98,11 @@ class Rounds:
 
     def average(self, pipeline: GradientPipeline) -> tf.Tensor:
         """Average the weights over the ranks, and end the round."""
-        means = pipeline([tf.convert_to_tensor(v) for v in self.variables], self.variables, call=".weights")
-        if self.has_outer:
-            means = [self._outer(*each) for each in zip(means, self.anchors, self.velocities, strict=True)]
-        for variable, mean in zip(self.variables, means, strict=True):
-            variable.assign(mean)
+        shared = self.variables
+        means = pipeline([tf.convert_to_tensor(v) for v in shared], shared, call=".weights")
+        kept = [i for i, v in enumerate(self.weights) if not (self.local and v in self.local)]
+        for i, variable, mean in zip(kept, shared, means, strict=True):
+            variable.assign(self._outer(mean, self.anchors[i], self.velocities[i]) if self.has_outer else mean)
         self.since.assign(0)
         return tf.constant(0)
 
@@ -110,3 +117,25 @@ class Rounds:
         """End a round that is under way, outside the graph; collective."""
         if int(self.since.numpy()):
             self.average(pipeline)
+
+
+def rounds_of(model: Any) -> list[Rounds]:
+    """Those of a model's optimizers that do local SGD."""
+    return [ours.rounds for ours in _distributions(model)]
+
+
+def end_round(model: Any) -> None:
+    """Average the weights of local SGD now, in a training loop of one's own: before a test, before saving; collective.
+
+    ``fit`` does it at the end of each epoch.
+
+    Args:
+        model: whose optimizers are of ``hvd.strategies.local_sgd``; nothing is done for others.
+    """
+    for ours in _distributions(model):
+        ours.rounds.settle(ours.pipeline)
+
+
+def _distributions(model: Any) -> list:
+    found = [getattr(getattr(o, "inner_optimizer", o), "_hvdkit", None) for o in optimizers_of(model)]
+    return [ours for ours in found if getattr(ours, "rounds", None) is not None]

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from hvdkit.errors import UsageError
+from hvdkit.keras_model import renew_adapted
 from hvdkit.layers.sync_batch_norm import SyncBatchNormalization
 
 
@@ -42,6 +43,11 @@ def with_batch_norm(
         nonlocal changed
         if isinstance(layer, keras.Model) and _can_be_copied(layer):  # a model inside a model
             return keras.models.clone_model(layer, clone_function=copied)
+        if isinstance(getattr(layer, "layer", None), keras.layers.BatchNormalization):
+            raise UsageError(
+                f"{layer.name} is a {type(layer).__name__} around a batch norm, which is not changed.",
+                fix="say synchronized or momentum where it is made.",
+            )
         if not isinstance(layer, keras.layers.BatchNormalization):
             return layer.__class__.from_config(layer.get_config())
         changed += 1
@@ -65,6 +71,7 @@ def with_batch_norm(
     if not changed:
         raise UsageError(f"{model.name} has no batch norm.", fix="leave out with_batch_norm.")
     copy.set_weights(model.get_weights())
+    renew_adapted(copy)
     return copy
 
 

@@ -13,9 +13,9 @@ from hvdkit.errors import UsageError
 def zero_last_gamma(model: keras.Model) -> list[str]:
     """Set gamma of the last batch norm of each residual branch to 0, so that a block begins as its shortcut.
 
-    A residual block ends in a ``keras.layers.Add``; of the batch norms that it adds up, the one with the most layers
-    before it is the end of the residual branch (the other one is a shortcut with a projection). Call it on every rank,
-    before training.
+    A residual block ends in a ``keras.layers.Add``; of what it adds up, that with the most layers before it is the
+    residual branch (the other one is the shortcut, with a projection or without). Branches that do not end in a batch
+    norm are left alone. Call it on every rank, before training.
 
     Args:
         model: Functional or Sequential, with models inside it or not.
@@ -41,9 +41,9 @@ def zero_last_gamma(model: keras.Model) -> list[str]:
         depths: dict[int, int] = {}
         for node in itertools.chain(*getattr(graph, "_nodes_by_depth", {}).values()):
             if isinstance(node.operation, keras.layers.Add):
-                ends = [n for n in map(_through, node.parent_nodes) if _has_gamma(n.operation)]
-                ends.sort(key=lambda n: -_depth(n, depths))
-                if ends and (len(ends) == 1 or _depth(ends[0], depths) > _depth(ends[1], depths)):
+                ends = sorted(map(_through, node.parent_nodes), key=lambda n: -_depth(n, depths))
+                alone = len(ends) == 1 or _depth(ends[0], depths) > _depth(ends[1], depths)
+                if ends and alone and _has_gamma(ends[0].operation):
                     found[id(ends[0].operation)] = ends[0].operation
     if not found:
         raise UsageError(

@@ -137,6 +137,9 @@ def distribute(
         distribution.sum_of_passes = 1 if average_aggregated_gradients else backward_passes_per_step
     check_accumulation(inner)
     convert(inner, _Reducing, distribution)
+    if rounds is not None and inner.built:
+        _check_rounds(inner)
+        rounds.build(inner._trainable_variables, distribution.local)
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         loss_scale.adopt(optimizer)
     return optimizer

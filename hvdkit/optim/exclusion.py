@@ -29,14 +29,15 @@ def exclude_bias_and_norm(optimizer: Any, model: Any) -> Any:
     """Let biases and normalisation weights decay no more: weight decay is for kernels and embeddings.
 
     Args:
-        optimizer: of Keras (AdamW, Lamb, SGD with ``weight_decay``, ...), distributed or not, before its first step.
+        optimizer: of Keras (AdamW, Lamb, SGD with ``weight_decay``, ...), distributed or not. A saved model does not
+            hold it: after ``hvd.load_model`` call it again.
         model: a built model, or a list of variables.
 
     Returns:
         The optimizer.
 
     Raises:
-        UsageError: the model has no weights yet, or the optimizer made its slots already.
+        UsageError: the model has no weights yet, or its training step was made already.
 
     Paper: X. Jia et al., "Highly Scalable Deep Learning Training System with Mixed-Precision", arXiv:1807.11205, 2018,
     section 3.2; T. He et al., "Bag of Tricks", arXiv:1812.01187, 2018, section 3.1.
@@ -54,10 +55,10 @@ def exclude_bias_and_norm(optimizer: Any, model: Any) -> Any:
             "There are no weights to exclude from weight decay: the model is not built.",
             fix="begin it with keras.Input(shape), or call it once: model(x[:1]).",
         )
-    if inner.built:
+    if getattr(model, "train_function", None) is not None:
         raise UsageError(
-            f"{type(inner).__name__} has made its first step, and which weights decay is settled.",
-            fix="call exclude_bias_and_norm before model.fit.",
+            "The model's training step is made, and which weights decay is settled.",
+            fix="call exclude_bias_and_norm before model.fit, or compile the model again.",
         )
     inner.exclude_from_weight_decay(var_list=[v for v in weights if is_bias_or_norm(v)])
     return optimizer

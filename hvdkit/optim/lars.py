@@ -66,10 +66,14 @@ class LARS(keras.optimizers.Optimizer):
         for what, value in {"trust_coefficient": trust_coefficient, "weight_decay": weight_decay or 0.0}.items():
             if value < 0:
                 raise UsageError(f"`{what}` must not be below 0. Received: {what}={value!r}.")
+        if isinstance(exclude, str):
+            raise UsageError(f"`exclude` must be a list of names. Received: exclude={exclude!r}.", fix=f"[{exclude!r}]")
         super().__init__(learning_rate=learning_rate, name=name, weight_decay=weight_decay, **kwargs)
         self.momentum, self.nesterov = momentum, nesterov
         self.trust_coefficient, self.epsilon = trust_coefficient, epsilon
         self.exclude = exclude
+
+    velocity_holds_rate = True  # as SGD's: momentum correction scales it
 
     def build(self, var_list):
         """Make a velocity for each of these variables."""
@@ -77,6 +81,7 @@ class LARS(keras.optimizers.Optimizer):
             return
         super().build(var_list)
         self.momentums = [self.add_variable_from_reference(v, name="momentum") for v in var_list]
+        self._plain = [self._is_plain(v) for v in var_list]  # now: a replica's variable has another name
 
     def _apply_weight_decay(self, variables):
         """Nothing: the decay is part of the step."""
@@ -92,14 +97,15 @@ class LARS(keras.optimizers.Optimizer):
         if isinstance(gradient, tf.IndexedSlices):  # its norm is that of the sums of rows
             gradient = tf.convert_to_tensor(gradient)
         rate, gradient = ops.cast(learning_rate, dtype), ops.cast(gradient, dtype)
-        if not self._is_plain(variable):
+        number = self._get_variable_index(variable)
+        if not self._plain[number]:
             decay = self.weight_decay if self.weight_decay and self._use_weight_decay(variable) else 0.0
             weight_norm, gradient_norm = _norm(variable), _norm(gradient)
             ratio = self.trust_coefficient * weight_norm / (gradient_norm + decay * weight_norm + self.epsilon)
             ratio = ops.where((weight_norm > 0) & (gradient_norm > 0), ratio, 1.0)
             gradient = ops.cast(ratio, dtype) * (gradient + decay * variable)
         step = rate * gradient
-        velocity = self.momentums[self._get_variable_index(variable)]
+        velocity = self.momentums[number]
         self.assign(velocity, ops.add(ops.multiply(velocity, self.momentum), step))
         self.assign_sub(variable, ops.add(ops.multiply(velocity, self.momentum), step) if self.nesterov else velocity)
 

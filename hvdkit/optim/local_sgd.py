@@ -29,8 +29,10 @@ def local_sgd(
     learns is not the same: the larger ``k``, the further the ranks part. With ``k=1`` and SGD, with or without
     momentum, it is synchronous training. Slots (momenta) stay each rank's own.
 
-    A round also ends with the epoch, so that validation, callbacks and saved models have the mean weights. A checkpoint
-    in the middle of a round holds each rank's weights.
+    On several ranks ``fit`` also ends a round with the epoch, so that validation, callbacks and saved models have the
+    mean weights; in a loop of one's own ``hvd.strategies.end_round(model)`` does. A checkpoint in the middle of a round
+    holds each rank's weights. With ``mixed_float16`` the ranks also exchange one number in each step, whether all
+    gradients are finite; ``mixed_bfloat16`` needs none.
 
     Args:
         optimizer: a Keras optimizer, or its name.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,13 @@ def table(config: Config, numbers: Sequence[int]) -> list[list[str]]:
     return rows
 
 
+def _that_come_out(config: Config, numbers: Sequence[int]) -> Iterator[Rates]:
+    """Without the numbers of ranks among which a global batch does not come out even."""
+    for ranks in numbers:
+        with contextlib.suppress(ConfigError):
+            yield rates(config, ranks)
+
+
 def plot(config: Config, numbers: Sequence[int], path: Path) -> None:
     """Draw the rate over the epochs, a line for each number of ranks, into an image file.
 
@@ -91,7 +99,7 @@ def plot(config: Config, numbers: Sequence[int], path: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     epochs = np.linspace(0, config.epochs, 1001)
-    for found in (rates(config, ranks) for ranks in numbers):
+    for found in _that_come_out(config, numbers):
         label = f"{found.ranks:,} ranks, batch {found.global_batch:,}"
         axes.plot(epochs, found.recipe.rate(epochs), label=label)
     axes.set(xlabel="epoch", ylabel="learning rate", xlim=(0, config.epochs), ylim=(0, None))

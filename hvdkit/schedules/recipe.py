@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,11 @@ class Recipe:
     def __post_init__(self):
         for name in ("base_lr", "peak_lr", "warmup_epochs"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value) or value < 0:
+            if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(value) or value < 0:
                 raise UsageError(f"`{name}` must be a number of at least 0. Received: {name}={value!r}.")
+            object.__setattr__(self, name, float(value))  # NumPy's numbers have no place in a saved model
+        if self.epochs is not None:
+            object.__setattr__(self, "epochs", float(self.epochs))
         if self.after is None:
             return
         curve = CURVES.resolve(self.after)
@@ -72,6 +76,11 @@ class Recipe:
                 f"The warm-up of {self.warmup_epochs:g} epochs is not over when the training of {self.epochs:g} is.",
                 fix="make warmup_epochs smaller; 5 of 90 epochs is the original.",
             )
+
+        try:
+            self.rate(self.warmup_epochs)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"The curve {self.after!r} cannot do with {self.arguments}: {error}.") from error
 
     @functools.cached_property
     def _curve(self) -> Callable:

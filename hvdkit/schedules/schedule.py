@@ -76,6 +76,8 @@ def large_batch(  # noqa: PLR0917  they are read in this order
     global_batch = batch_size * size * accumulation
     factor = scale_by(base_batch_size, global_batch, scale)
     own = after if isinstance(after, _Schedule) else None
+    if own is None and not isinstance(after, str) and "name" not in after:
+        raise UsageError(f"`after` has no name. Received: after={after!r}.", fix='{"name": "cosine", ...}.')
     named = {"name": after} if isinstance(after, str) else {} if own else dict(after)
     if own is not None and not np.isclose(float(own(0)), base_lr):
         raise UsageError(
@@ -113,6 +115,7 @@ class LargeBatchSchedule(_Schedule):
             rate.
         after: a Keras schedule for after the warm-up, instead of the recipe's curve.
         factor: by what its rates are multiplied.
+        origin: from which update and epoch epochs are counted, after a change of the number of steps in an epoch.
 
     Example:
 
@@ -122,13 +125,14 @@ class LargeBatchSchedule(_Schedule):
     [0.1, 0.1, 0.25, 0.4, 0.4]
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         recipe: Recipe,
         steps_per_epoch: float,
         accumulation: int = 1,
         after: _Schedule | None = None,
         factor: float = 1.0,
+        origin: tuple[float, float] = (0.0, 0.0),
     ):
         if not steps_per_epoch > 0:
             raise UsageError(
@@ -136,10 +140,10 @@ class LargeBatchSchedule(_Schedule):
                 fix="it is how many steps `fit` makes in an epoch on each rank: len(train) of hvd.data.shard.",
             )
         self.recipe, self.after, self.factor = recipe, after, factor
-        self.steps_per_epoch, self.accumulation = steps_per_epoch, accumulation
+        self.steps_per_epoch, self.accumulation = float(steps_per_epoch), int(accumulation)
         # Update number and epoch that the epochs are counted from: other than 0 once the batch has changed on the way.
         with tf.init_scope():
-            self._origin = tf.Variable([0.0, 0.0], trainable=False, dtype=tf.float64, name="origin")
+            self._origin = tf.Variable(origin, trainable=False, dtype=tf.float64, name="origin")
 
     def epoch(self, step: Any) -> Any:
         """How many epochs were made before a step, with fractions; a float64 tensor."""
@@ -184,6 +188,7 @@ class LargeBatchSchedule(_Schedule):
             "accumulation": self.accumulation,
             "after": after,
             "factor": self.factor,
+            "origin": self._origin.numpy().tolist(),
         }
 
     @classmethod

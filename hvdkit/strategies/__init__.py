@@ -30,9 +30,9 @@ STRATEGIES = Registry(
 )
 
 # Of an optimizer, and not of devices.
-_OF_OPTIMIZERS = {"local_sgd": "hvdkit.optim.local_sgd:local_sgd"}
+_OF_OPTIMIZERS = {"local_sgd": "hvdkit.optim.local_sgd:local_sgd", "end_round": "hvdkit.grads.rounds:end_round"}
 
-__all__ = ["STRATEGIES", "horovod", "hybrid", "local_sgd", "mirrored"]
+__all__ = ["STRATEGIES", "end_round", "horovod", "hybrid", "local_sgd", "mirrored"]
 
 
 def wants_every_gpu(strategy: Callable) -> Callable:

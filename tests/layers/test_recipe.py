@@ -36,6 +36,25 @@ def test_the_end_of_the_residual_branch_and_not_the_projection():
     assert zero == {"last", "second"}
 
 
+def test_a_branch_that_ends_otherwise_leaves_its_shortcut_alone():
+    x = keras.Input((4,))
+    stem = layers.BatchNormalization(name="stem")(layers.Dense(4)(x))
+    branch = layers.ReLU()(layers.BatchNormalization(name="branch")(layers.Dense(4)(stem)))
+    y = layers.Add()([stem, branch])
+    last = layers.BatchNormalization(name="last")(layers.Dense(4)(layers.ReLU()(layers.Dense(4)(y))))
+    model = keras.Model(x, layers.Add()([y, last]))
+    assert hvd.layers.zero_last_gamma(model) == ["last"]
+
+
+def test_what_a_layer_was_adapted_to_stays():
+    adapted = layers.Normalization()
+    adapted.adapt(np.random.default_rng(0).normal(50, 5, size=(100, 3)))
+    model = keras.Sequential([keras.Input((3,)), adapted, layers.BatchNormalization()])
+    copy = hvd.layers.with_batch_norm(model, momentum=0.9)
+    data = np.full((2, 3), 55.0)
+    np.testing.assert_allclose(copy(data), model(data), rtol=1e-6)
+
+
 def test_a_block_with_zero_gamma_is_its_shortcut():
     x = keras.Input((8, 8, 4))
     y = layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same")(x))
@@ -85,6 +104,10 @@ def test_batch_norms_made_anew_keep_the_weights():
 def test_what_cannot_be_copied():
     with pytest.raises(UsageError, match="no batch norm"):
         hvd.layers.with_batch_norm(keras.Sequential([keras.Input((2,)), layers.Dense(1)]), momentum=0.9)
+
+    wrapped = keras.Sequential([keras.Input((3, 2)), layers.TimeDistributed(layers.BatchNormalization())])
+    with pytest.raises(UsageError, match="TimeDistributed around a batch norm"):
+        hvd.layers.with_batch_norm(wrapped, momentum=0.9)
 
     class Own(keras.Model):
         pass

@@ -33,7 +33,7 @@ def regression(how: dict) -> dict:
         sgd = keras.optimizers.LossScaleOptimizer(sgd, initial_scale=2.0**10)
     optimizer = hvd.DistributedOptimizer(sgd, op=getattr(hvd, how.get("op", "Average")))
     half = lambda t, p: keras.ops.mean(keras.ops.square(t - p), axis=-1) / 2
-    model.compile(optimizer, half)
+    model.compile(optimizer, half, steps_per_execution=how.get("together", 1))
     callback = hvd.callbacks.GradientNoiseScale(every=how.get("every", 1), smoothing=0.3)
     data = hvd.data.shard(x.astype("float32"), y.astype("float32"), batch_size=how.get("batch", 8))
     if how.get("sizes"):

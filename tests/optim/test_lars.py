@@ -12,6 +12,7 @@ import tensorflow as tf
 
 import hvdkit as hvd
 from hvdkit.errors import UsageError
+from hvdkit.learning_rate import set_learning_rate
 from hvdkit.optim import LARS, exclude_bias_and_norm, is_bias_or_norm
 
 STEPS = 50
@@ -119,7 +120,11 @@ def test_exclusion_says_when_it_comes_too_late_or_too_early():
         exclude_bias_and_norm(keras.optimizers.AdamW(0.1), keras.Sequential([keras.layers.Dense(2)]))
     adam = keras.optimizers.AdamW(0.1)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
-    adam.build(model.trainable_variables)
+    adam.build(model.trainable_variables)  # as after load_model
+    exclude_bias_and_norm(adam, model)
+    assert [adam._use_weight_decay(v) for v in model.trainable_variables] == [True, False]
+    model.compile(adam, "mse")
+    model.fit(np.ones((4, 2)), np.ones((4, 2)), verbose=0)
     with pytest.raises(UsageError, match=r"before model\.fit"):
         exclude_bias_and_norm(adam, model)
 
@@ -170,10 +175,30 @@ def test_a_model_with_lars_is_saved_and_loaded(tmp_path):
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip() == "LARS"
 
 
-@pytest.mark.parametrize("wrong", [{"momentum": 1.5}, {"trust_coefficient": -1}, {"weight_decay": -0.1}])
+@pytest.mark.parametrize(
+    "wrong", [{"exclude": "bias"}, {"momentum": 1.5}, {"trust_coefficient": -1}, {"weight_decay": -0.1}]
+)
 def test_numbers_out_of_range(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         LARS(**wrong)
+
+
+def test_momentum_correction_reaches_its_velocity():
+    lars = LARS(0.1)
+    lars.build([keras.Variable(np.ones((2, 2)))])
+    lars.momentums[0].assign(np.full((2, 2), 3.0))
+    set_learning_rate(lars, 0.2, momentum_correction=True)
+    np.testing.assert_allclose(lars.momentums[0].numpy(), 6.0, rtol=1e-6)
+
+
+def test_what_is_excluded_is_settled_when_it_is_built():
+    """On a replica the variable has another name."""
+    weight = keras.Variable(np.ones((2, 2)), name="bias")
+    lars = LARS(0.5, momentum=0.0)
+    lars.build([weight])
+    weight._name = weight._path = "bias/replica_1"
+    lars.apply([tf.ones((2, 2))], [weight])
+    np.testing.assert_allclose(weight.numpy(), 0.5)
 
 
 def test_compiled_and_in_halves():

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import hvdkit as hvd
+from hvdkit.checkpoint.exporting import model_of
+from hvdkit.checkpoint.store import Store
 from hvdkit.errors import UsageError
 from hvdkit.testing import run_ranks
 from tests.chaos.common import count
@@ -22,6 +24,7 @@ HOWS = {
     **{f"{inner} 1": {"inner": inner, "k": 1, **PLAIN} for inner in ("sgd", "momentum", "accumulate", "loss scale")},
     **{f"{inner} sync": {"inner": inner, **PLAIN} for inner in ("sgd", "momentum", "accumulate", "loss scale")},
     "sgd 4": {"inner": "sgd", "k": 4, "n": 80, "epochs": 2, "validation": True},
+    "built": {"inner": "sgd", "k": 4, "n": 80, "epochs": 2, "built": True},
     "adam 4": {"inner": "adam", "k": 4, "n": 80, "epochs": 1},
     "late": {"inner": "momentum", "k": 3, "start": 5, "n": 80, "epochs": 1},
     "late sync": {"inner": "momentum", "n": 80, "epochs": 1},
@@ -139,6 +142,19 @@ def test_the_outer_step_is_dilocos(engine, name):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
 
 
+def test_an_optimizer_that_has_its_slots_already():
+    for mine in _ranks("mpi"):
+        for a, b in zip(mine["built"]["weights"], mine["sgd 4"]["weights"], strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+def test_a_second_fit_goes_on_with_each_ranks_own_slots():
+    how = {"inner": "momentum", "k": 4}
+    one, two = (run_ranks(2, cases.twice, how, fits, **world("mpi")).values for fits in (1, 2))
+    for a, b in zip(one[0], two[0], strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
 @pytest.mark.parametrize("inner", ["adam", "momentum"])
 def test_a_checkpoint_in_the_middle_of_a_round(tmp_path, inner):
     """To the last bit, with weights and slots that differ between the ranks."""
@@ -149,6 +165,10 @@ def test_a_checkpoint_in_the_middle_of_a_round(tmp_path, inner):
     for mine, theirs in zip(straight, broken, strict=True):
         for a, b in zip(mine["weights"], theirs["weights"], strict=True):
             assert a.tobytes() == b.tobytes()
+    exported = model_of(Store(tmp_path).newest_valid())
+    np.testing.assert_allclose(
+        exported.weights[0].numpy(), (broken[0]["apart"] + broken[1]["apart"]) / 2, rtol=1e-6, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize(

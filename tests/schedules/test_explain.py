@@ -11,7 +11,7 @@ import pytest
 
 import hvdkit as hvd
 from hvdkit import config, train
-from hvdkit.errors import ConfigError
+from hvdkit.errors import ConfigError, UsageError
 from hvdkit.schedules.explain import rates, table
 
 ROOT = Path(hvd.__file__).parent.parent
@@ -39,6 +39,8 @@ def test_the_batch_of_each_rank(tmp_path):
         ("batch_size: {}", "either per_rank or global"),
         ("batch_size: {globl: 32}", "globl"),
         ("batch_size: 0", "batch_size"),
+        ("batch_size: true", "a number of samples"),
+        ("batch_size: {glbal: 3}", "did you mean 'global'"),
         ("lr: {base: 0.1, scal: linear}", "unknown key `lr.scal`"),
         ("lr: {base: -1}", "lr.base"),
         ("label_smoothing: 1.0", "label_smoothing"),
@@ -48,6 +50,16 @@ def test_the_batch_of_each_rank(tmp_path):
 def test_bad_configurations(tmp_path, text, says):
     with pytest.raises(ConfigError, match=says):
         _config(tmp_path, text)
+
+
+def test_numbers_as_yaml_reads_them(tmp_path):
+    lr = "lr={base: 1e-2, warmup_epochs: 1, after: {name: cosine, floor: 1e-3}}"
+    found = rates(_config(tmp_path, "optimizer: {name: sgd, momentum: 9e-1}", lr), 8)
+    assert found.recipe.arguments == {"floor": 0.001} and found.recipe.peak_lr == 0.01
+    with pytest.raises(UsageError, match="cannot do with"):
+        rates(_config(tmp_path, "", "lr={base: 0.1, warmup_epochs: 1, after: {name: step, boundaries: 5}}"), 8)
+    with pytest.raises(ConfigError, match="gradient_accumulation_steps"):
+        rates(_config(tmp_path, "optimizer: {name: sgd, gradient_accumulation_steps: two}", lr), 8)
 
 
 def test_rates_of_many_ranks(tmp_path):
@@ -63,7 +75,7 @@ def test_the_command_prints_and_draws(tmp_path):
     image = tmp_path / "rates.png"
     words = [sys.executable, "-m", "hvdkit", "config", "explain", "configs/large_batch_512.yaml"]
     done = subprocess.run(
-        [*words, "--ranks", "1,2,16", "--plot", str(image)], cwd=ROOT, capture_output=True, text=True, check=False
+        [*words, "--ranks", "1,2,16,512", "--plot", str(image)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"^ +2 +32 +512 +x 16 ", done.stdout, re.M) and image.read_bytes().startswith(b"\x89PNG")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import keras
@@ -102,6 +103,13 @@ def test_it_serialises_with_an_optimizer():
         copy = sgd._learning_rate
         assert isinstance(copy, LargeBatchSchedule)
         assert [float(copy(s)) for s in range(0, 90, 7)] == [float(schedule(s)) for s in range(0, 90, 7)]
+        schedule.go_on({"steps": 40, "accumulation": 2, "update": 0, "epoch": 0}, 100)  # it began on other ranks
+        assert float(LargeBatchSchedule.from_config(schedule.get_config())(110)) == float(schedule(110))
+
+
+def test_numbers_of_numpy_are_numbers():
+    schedule = large_batch(np.float32(0.1), np.int64(32), np.int64(32), np.int64(10), epochs=np.int64(9))
+    json.dumps([schedule.position(), schedule.get_config()])
 
 
 def test_the_line_says_what_was_made_of_it(caplog, capfd):
@@ -117,6 +125,7 @@ def test_the_line_says_what_was_made_of_it(caplog, capfd):
         ({"after": {"name": "step", "boundary": [3]}}, "did you mean 'boundaries'"),
         ({"after": "cosine"}, "pass epochs="),
         ({"epochs": 5}, "is not over when"),
+        ({"after": {"floor": 0.1}}, "has no name"),
         ({"scale": "linea", "epochs": 9}, "did you mean 'linear'"),
         ({"steps_per_epoch": 0, "epochs": 9}, "len(train)"),
         ({"batch_size": 0, "epochs": 9}, "batch_size"),
