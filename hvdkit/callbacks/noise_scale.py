@@ -12,6 +12,7 @@ from hvdkit.comm import ops, world
 from hvdkit.errors import UsageError
 from hvdkit.grads.norms import Norms
 from hvdkit.keras_model import optimizers_of
+from hvdkit.layers.sync_batch_norm import SyncBatchNormalization
 from hvdkit.log import get_logger
 
 
@@ -35,7 +36,8 @@ class GradientNoiseScale(keras.callbacks.Callback):
 
     Raises:
         UsageError: when training begins: the batch size is not known, or the gradients are not averaged over ranks (a
-            plain optimizer, ``op=hvd.Adasum``, replicas of a strategy, local SGD).
+            plain optimizer, ``op=hvd.Adasum``, replicas of a strategy, local SGD), or a rank's gradient is not that of
+            its own samples (``SyncBatchNormalization``).
 
     Paper: S. McCandlish, J. Kaplan, D. Amodei et al., "An Empirical Model of Large-Batch Training", arXiv:1812.06162,
     2018, appendix A.1.
@@ -80,6 +82,10 @@ class GradientNoiseScale(keras.callbacks.Callback):
             why_not = "its model has one hvd.DistributedOptimizer, and no other"
         elif found[0].pipeline.arguments.op.value not in ("average", "sum"):
             why_not = "gradients are averaged or summed"
+        elif any(isinstance(layer, SyncBatchNormalization) for layer in self.model._flatten_layers()):
+            why_not = (
+                "a rank's gradient is that of its own samples, which SyncBatchNormalization mixes with the others'"
+            )
         elif found[0].rounds is not None:
             why_not = "gradients are reduced in every step, which local SGD does not"
         elif self.model.distribute_strategy.num_replicas_in_sync > 1:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 import hvdkit as hvd
+from hvdkit.errors import UsageError
 
 N, SIGMA = 5, 0.7
 
@@ -59,6 +60,13 @@ def training(epochs: int) -> dict:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 6)).astype("float32")
     y = (x @ rng.normal(size=(6, 1)) + rng.normal(size=(400, 1))).astype("float32")
+    mixed = keras.Sequential([keras.Input((6,)), hvd.SyncBatchNormalization(), keras.layers.Dense(1)])
+    mixed.compile(hvd.DistributedOptimizer("sgd"), "mse")
+    refused = ""
+    try:
+        mixed.fit(x[:8], y[:8], verbose=0, callbacks=[hvd.callbacks.GradientNoiseScale(batch_size=8)])
+    except UsageError as error:
+        refused = str(error)
     weights, scales = [], None
     for callbacks in ([], [hvd.callbacks.GradientNoiseScale(every=1)]):
         keras.utils.set_random_seed(1)
@@ -68,4 +76,4 @@ def training(epochs: int) -> dict:
         history = model.fit(data, epochs=epochs, verbose=0, callbacks=callbacks).history
         weights.append([w.numpy() for w in model.weights])
         scales = history.get("noise_scale")
-    return {"weights": weights, "scales": scales}
+    return {"weights": weights, "scales": scales, "refused": refused}
