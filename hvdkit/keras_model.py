@@ -19,6 +19,12 @@ def optimizers_of(model: keras.Model) -> list:
     return list({id(o): o for o in found}.values())
 
 
+def distribution_of(optimizer: Any) -> Any:
+    """What makes an optimizer, or the one inside a ``LossScaleOptimizer``, distributed (``optim.convert.Distribution``);
+    None where nothing does."""
+    return getattr(getattr(optimizer, "inner_optimizer", optimizer), "_hvdkit", None)
+
+
 def optimizer_state_of(model: keras.Model) -> list:
     """The variables of a model's optimizers, each once: iterations, learning rate, slots, loss scale."""
     variables = [v for optimizer in optimizers_of(model) for v in optimizer.variables]

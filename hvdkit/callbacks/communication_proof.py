@@ -12,7 +12,7 @@ from hvdkit.comm.process_sets import ProcessSet
 from hvdkit.errors import CommunicationError, UsageError
 from hvdkit.grads import shared
 from hvdkit.grads.rounds import rounds_of
-from hvdkit.keras_model import adapted_of, optimizers_of
+from hvdkit.keras_model import adapted_of, distribution_of, optimizers_of
 from hvdkit.learning_rate import check_steps
 from hvdkit.proof import agree, assert_equal_weights
 
@@ -141,14 +141,14 @@ class CommunicationProof(keras.callbacks.Callback):
         stepped = steps - steps_before
         if stepped <= 0:
             return None
-        if _distribution(optimizer) is None:
+        if distribution_of(optimizer) is None:
             if by_tapes >= stepped:
                 return None
             return f"{name} made {stepped} steps and is not distributed: {world.size()} ranks train different models."
         # A step that a LossScaleOptimizer skipped was reduced too, so there may be more reductions than steps. And
         # where nobody knows how many batches there are, TensorFlow counts one that fails for want of data.
         reduced = reductions - reductions_before
-        rounds = _distribution(optimizer).rounds
+        rounds = distribution_of(optimizer).rounds
         wanted = stepped if rounds is None else rounds.reductions(steps_before, steps)
         if reduced < wanted - (self.params.get("steps") is None):
             return f"{name} made {stepped} steps, but reduced its gradients only {reduced} times."
@@ -161,18 +161,14 @@ _FIX = (
 )
 
 
-def _distribution(optimizer: keras.optimizers.Optimizer):
-    return getattr(getattr(optimizer, "inner_optimizer", optimizer), "_hvdkit", None)
-
-
 def _process_set_of(model: keras.Model) -> ProcessSet | None:
     """The ranks that train this model together; None means all."""
-    sets = [d.pipeline.process_set for d in map(_distribution, optimizers_of(model)) if d]
+    sets = [d.pipeline.process_set for d in map(distribution_of, optimizers_of(model)) if d]
     return sets[0] if sets else None
 
 
 def _counts(optimizer: keras.optimizers.Optimizer) -> tuple[int, int]:
     """How many updates an optimizer has made, and how many reductions."""
-    distribution = _distribution(optimizer)
+    distribution = distribution_of(optimizer)
     # .numpy(), because under a strategy both are mirrored, which int() does not take.
     return int(optimizer.iterations.numpy()), int(distribution.pipeline.reductions.numpy()) if distribution else 0

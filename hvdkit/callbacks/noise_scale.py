@@ -11,7 +11,7 @@ from hvdkit import training_data
 from hvdkit.comm import ops, world
 from hvdkit.errors import UsageError
 from hvdkit.grads.norms import Norms
-from hvdkit.keras_model import optimizers_of
+from hvdkit.keras_model import distribution_of, optimizers_of
 from hvdkit.layers.sync_batch_norm import SyncBatchNormalization
 from hvdkit.log import get_logger
 
@@ -76,7 +76,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
         self._norms = ours.pipeline.norms
 
     def _distribution(self) -> Any:
-        found = [getattr(getattr(o, "inner_optimizer", o), "_hvdkit", None) for o in optimizers_of(self.model)]
+        found = [distribution_of(optimizer) for optimizer in optimizers_of(self.model)]
         why_not = None
         if len(found) != 1 or found[0] is None:
             why_not = "its model has one hvd.DistributedOptimizer, and no other"

@@ -27,7 +27,7 @@ import tensorflow as tf
 from hvdkit.checkpoint.randomness import random_state, set_random_state
 from hvdkit.errors import UsageError
 from hvdkit.grads.rounds import rounds_of
-from hvdkit.keras_model import optimizer_state_of, optimizers_of, parameters_of, slots_of, underlying
+from hvdkit.keras_model import distribution_of, optimizer_state_of, optimizers_of, parameters_of, slots_of, underlying
 
 Tensors = dict[str, np.ndarray]
 
@@ -202,7 +202,7 @@ def _residuals(model: keras.Model) -> list:
 def _reducer_variables(model: keras.Model) -> Iterator[Any]:
     seen: set[int] = set()
     for optimizer in optimizers_of(model):
-        ours = getattr(getattr(optimizer, "inner_optimizer", optimizer), "_hvdkit", None)
+        ours = distribution_of(optimizer)
         reducer = None if ours is None else ours.pipeline.arguments.reducer
         if reducer is not None and id(reducer) not in seen:
             seen.add(id(reducer))

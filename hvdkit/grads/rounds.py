@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from hvdkit.grads.identity import LocalVariables
 from hvdkit.grads.pipeline import GradientPipeline
-from hvdkit.keras_model import optimizers_of
+from hvdkit.keras_model import distribution_of, optimizers_of
 
 
 @dataclass(eq=False)
@@ -137,5 +137,5 @@ def end_round(model: Any) -> None:
 
 
 def _distributions(model: Any) -> list:
-    found = [getattr(getattr(o, "inner_optimizer", o), "_hvdkit", None) for o in optimizers_of(model)]
+    found = map(distribution_of, optimizers_of(model))
     return [ours for ours in found if getattr(ours, "rounds", None) is not None]

@@ -89,8 +89,3 @@ def distributed_class(base: type, mixin: type) -> type:
         package, _, name = registered.partition(">")
         keras.saving.register_keras_serializable(package, name)(new)
     return new
-
-
-def distribution_of(optimizer: Any) -> Distribution | None:
-    """What makes an optimizer, or the one inside a ``LossScaleOptimizer``, distributed; None where nothing does."""
-    return getattr(getattr(optimizer, "inner_optimizer", optimizer), "_hvdkit", None)

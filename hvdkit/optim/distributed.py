@@ -18,9 +18,10 @@ from hvdkit.grads import arguments, share
 from hvdkit.grads.identity import variables_of_layers
 from hvdkit.grads.pipeline import GradientPipeline
 from hvdkit.grads.rounds import Rounds
+from hvdkit.keras_model import distribution_of
 from hvdkit.learning_rate import check_accumulation
 from hvdkit.optim import loss_scale
-from hvdkit.optim.convert import Distribution, Registering, convert, distribution_of
+from hvdkit.optim.convert import Distribution, Registering, convert
 from hvdkit.optim.replicated import OnReplicas
 
 _ordinals = itertools.count()  # two optimizers may have one name
