@@ -20,8 +20,7 @@ def optimizers_of(model: keras.Model) -> list:
 
 
 def distribution_of(optimizer: Any) -> Any:
-    """What makes an optimizer, or the one inside a ``LossScaleOptimizer``, distributed (``optim.convert.Distribution``);
-    None where nothing does."""
+    """The ``Distribution`` of an optimizer, or of the one inside a ``LossScaleOptimizer``; None where there is none."""
     return getattr(getattr(optimizer, "inner_optimizer", optimizer), "_hvdkit", None)
 
 
