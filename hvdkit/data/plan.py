@@ -54,17 +54,23 @@ def common(samples: int, sizes: list[int], *, drop: bool, passed: int = 0) -> Pl
     >>> plan.counts.tolist(), plan.begins.tolist()
     ([[2, 2], [2, 1]], [[0, 2], [4, 6]])
     """
+    whole = sum(sizes)
+    left = samples - passed
+    steps = left // whole if drop else -(-left // whole)
+    totals = np.minimum(whole, left - np.arange(steps, dtype=np.int64) * whole)
+    plan = _cut(totals, sizes, passed)
+    if passed and steps > 1 and plan.has_empty and not common(samples, sizes, drop=drop).has_empty:
+        # The rest of an epoch that other ranks began: that no rank is ever without samples was settled before.
+        plan = _cut(np.append(totals[:-2], totals[-2:].sum()), sizes, passed)
+    return plan
+
+
+def _cut(totals: np.ndarray, sizes: list[int], passed: int) -> Plan:
+    """So many samples of all ranks in each step, cut up between ranks with these batch sizes."""
     edges = np.concatenate([[0], np.cumsum(np.asarray(sizes, np.int64))])
-    whole = int(edges[-1])
-    samples -= passed
-    steps = samples // whole if drop else -(-samples // whole)
-    totals = np.minimum(whole, samples - np.arange(steps, dtype=np.int64) * whole)
-    if passed and steps > 1 and totals[-1] < len(sizes):
-        # The rest of an epoch on other ranks than began it: whether a rank can be without samples was settled before.
-        steps, totals = steps - 1, np.append(totals[:-2], totals[-2:].sum())
     # In whole numbers, rounded up, so that of two samples for three ranks the first ranks get one each.
-    bounds = -(-edges[None, :] * totals[:, None] // whole)
-    begins = bounds[:, :-1] + np.arange(steps, dtype=np.int64)[:, None] * whole
+    bounds = -(-edges[None, :] * totals[:, None] // edges[-1])
+    begins = bounds[:, :-1] + np.arange(len(totals), dtype=np.int64)[:, None] * edges[-1]
     return Plan(np.diff(bounds, axis=1), passed + begins)
 
 
