@@ -33,13 +33,13 @@ if command -v mpicxx >/dev/null || [ -x .venv/bin/mpicxx ] || [ "$(uname -s)" = 
 fi
 prepare "$extras" "${with[@]}"
 
-marks=(-n 2 --dist loadgroup) # tests/conftest.py says what runs beside what
+marks=()
 case $which in
-  fast) marks+=(-m "not dist") ;;
-  dist) marks+=(-m dist) ;;
+  fast) marks=(-m "not dist") ;;
+  dist) marks=(-m dist) ;;
   chaos)
     export HVDKIT_CHAOS=long
-    marks+=(tests/chaos tests/dist/test_data.py tests/dist/test_resume.py tests/equivalence tests/schedules -o timeout=7200)
+    marks=(tests/chaos tests/dist/test_data.py tests/dist/test_resume.py tests/equivalence tests/schedules -o timeout=7200)
     ;;
 esac
 say "pytest, $which"

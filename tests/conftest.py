@@ -9,17 +9,6 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-# Tests that mostly wait run beside the others (scripts/test.sh); those that train share the cores, one after the other.
-_WAITING = ("launch", "chaos", "horovod_build", "doctor")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.parent.name not in _WAITING:
-            item.add_marker(pytest.mark.xdist_group("trains"))
-
-
 @pytest.fixture(autouse=True)
 def unchanged_environment():
     """Fail a test that leaves the environment changed."""
