@@ -67,10 +67,10 @@ def test_the_command_line_is_frozen():
     """A verb that goes or changes its name breaks users' scripts: change this list on purpose."""
     from hvdkit.cli import VERBS
 
-    assert list(VERBS) == ["run", "train", "checkpoint", "doctor", "bench", "install-horovod"]
+    assert list(VERBS) == ["run", "train", "config", "checkpoint", "doctor", "bench", "install-horovod"]
 
 
-@pytest.mark.parametrize("verb", ["run", "train", "checkpoint", "doctor", "bench", "install-horovod"])
+@pytest.mark.parametrize("verb", ["run", "train", "config", "checkpoint", "doctor", "bench", "install-horovod"])
 def test_every_verb_has_help_with_an_example(verb):
     done = _python("-m", "hvdkit", verb, "--help")
     assert done.returncode == 0 and "example" in done.stdout.lower(), done.stdout + done.stderr
