@@ -35,16 +35,16 @@ EXTRAS = {
     "lars-schedule": lambda: hvd.optim.LARS(_schedule(1), weight_decay=0.01, trust_coefficient=0.02),
     "lars-schedule-k4": lambda: hvd.optim.LARS(_schedule(4), weight_decay=0.01, gradient_accumulation_steps=4),
     "lars-lossscale": lambda: keras.optimizers.LossScaleOptimizer(hvd.optim.LARS(0.5, global_clipnorm=0.2)),
-    "lamb": lambda: keras.optimizers.Lamb(_schedule(1), weight_decay=0.01),
+    "lamb": lambda: keras.optimizers.Lamb(_schedule(1, 0.005), weight_decay=0.01),
     "adam-lossscale-outside": lambda: keras.optimizers.Adam(1e-3, global_clipnorm=0.2),
     "adam-lossscale-outside-k2": lambda: keras.optimizers.Adam(1e-3, gradient_accumulation_steps=2),
 }
 
 
-def _schedule(accumulation: int):
+def _schedule(accumulation: int, rate: float = 0.2):
     """The rate of this batch, whoever shares it: rising for half of the steps, then a curve."""
     batch = GLOBAL_BATCH // hvd.size()
-    return hvd.schedules.large_batch(0.2, 16, batch, 10, 1, "polynomial", epochs=3, accumulation=accumulation)
+    return hvd.schedules.large_batch(rate, 16, batch, 10, 1, "polynomial", epochs=3, accumulation=accumulation)
 
 
 def names() -> list[str]:
