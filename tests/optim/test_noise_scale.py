@@ -22,7 +22,7 @@ HOWS = {
     "far": {"distance": 3.0},
     "every third": {"distance": 0.5, "every": 3},
     "accumulated": {"distance": 0.5, "accumulate": 2, "batch": 4},
-    "accumulated, every third": {"distance": 0.5, "accumulate": 2, "batch": 4, "every": 3, "samples": 32_000},
+    "accumulated, every second": {"distance": 0.5, "accumulate": 2, "batch": 4, "every": 2, "samples": 24_000},
     "steps together": {"distance": 0.5, "together": 4},
     "scaled": {"distance": 0.5, "policy": "mixed_float16"},
     "summed": {"distance": 0.5, "op": "Sum"},
