@@ -30,7 +30,7 @@ from hvdkit.errors import REQUEUE_EXIT_CODE, LaunchError
 from hvdkit.launch import records, streams
 from hvdkit.launch.plan import RUN_DIR, RUN_ID, LaunchPlan
 from hvdkit.launch.signals import PREEMPTIONS, Signals
-from hvdkit.launch.sweep import sweep
+from hvdkit.launch.sweep import remove_session, sweep
 from hvdkit.launch.worker import PRIVATE_FILE, PRIVATE_NAMES
 
 _POLL = 0.2
@@ -220,6 +220,7 @@ class _Run:
         if hung and self.launcher.poll() is None:
             self.launcher.kill()
         code = self.launcher.wait()
+        remove_session(self.launcher.pid)
         for pump in self.pumps:
             pump.join(5)
         self._collect()

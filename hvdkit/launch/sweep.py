@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import tempfile
 import time
+from pathlib import Path
 
 import psutil
 
+from hvdkit import env
 from hvdkit.launch.plan import RUN_ID
 
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess, OSError)
@@ -32,6 +36,7 @@ def sweep(run_id: str, patience: float, deadline: float = 10.0) -> int:
         How many were left when it gave up, ``deadline`` seconds after the first SIGKILL; 0 is what to expect.
     """
     left = members(run_id)
+    pids = [process.pid for process in left]
     if left and patience > 0:
         _send(left, "terminate")
         psutil.wait_procs(left, timeout=patience)
@@ -41,7 +46,20 @@ def sweep(run_id: str, patience: float, deadline: float = 10.0) -> int:
         _send(left, "kill")
         psutil.wait_procs(left, timeout=0.5)
         left = members(run_id)
+    for pid in set(pids) - {process.pid for process in left}:
+        remove_session(pid)
     return len(left)
+
+
+def remove_session(pid: int) -> None:
+    """Remove what the mpirun of Open MPI 5 left that had this process id and is gone.
+
+    Where it was killed its session directory stays, and the next mpirun that the system gives this process id ends with
+    "The PMIx server's listener thread failed to start".
+    """
+    named = [env.get(f"PRTE_MCA_prte_{which}tmpdir_base") for which in ("local_", "")]
+    base = next(filter(None, named), tempfile.gettempdir())
+    shutil.rmtree(Path(base, f"ompi.{pid}"), ignore_errors=True)
 
 
 def _send(processes: list[psutil.Process], how: str) -> None:
