@@ -23,14 +23,12 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-import psutil
-
 from hvdkit import env
 from hvdkit.errors import REQUEUE_EXIT_CODE, LaunchError
 from hvdkit.launch import records, streams
 from hvdkit.launch.plan import RUN_DIR, RUN_ID, LaunchPlan
 from hvdkit.launch.signals import PREEMPTIONS, Signals
-from hvdkit.launch.sweep import remove_session, sweep
+from hvdkit.launch.sweep import is_alive, remove_session, sweep
 from hvdkit.launch.worker import PRIVATE_FILE, PRIVATE_NAMES
 
 _POLL = 0.2
@@ -200,7 +198,7 @@ class _Run:
     def _collect(self) -> None:
         """Read the records, and make one for a rank whose worker vanished without one: it was killed."""
         self.started = records.read(self.directory, "started")
-        vanished = [rank for rank, me in self.started.items() if me.place == self.place and not _alive(me.pid)]
+        vanished = [rank for rank, me in self.started.items() if me.place == self.place and not is_alive(me.pid)]
         # Read after the look at the processes: a worker that ended in order has written its record before.
         known = {**self.sent, **records.read(self.directory, "ended")}
         self.ended = {**self.ended, **known}
@@ -220,7 +218,8 @@ class _Run:
         if hung and self.launcher.poll() is None:
             self.launcher.kill()
         code = self.launcher.wait()
-        remove_session(self.launcher.pid)
+        if self.plan.launcher == "mpirun":
+            remove_session(self.launcher.pid)  # killed by somebody else it was not there for the sweep
         for pump in self.pumps:
             pump.join(5)
         self._collect()
@@ -263,13 +262,6 @@ class _Run:
                 self.caretaker.communicate(b".", timeout=5)
         for stream in (self.launcher.stdout, self.launcher.stderr) if self.launcher else ():
             stream.close()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 def _is_open(descriptor: int) -> bool:

@@ -36,7 +36,7 @@ def sweep(run_id: str, patience: float, deadline: float = 10.0) -> int:
         How many were left when it gave up, ``deadline`` seconds after the first SIGKILL; 0 is what to expect.
     """
     left = members(run_id)
-    pids = [process.pid for process in left]
+    mpiruns = [process.pid for process in left if _is_mpirun(process)]
     if left and patience > 0:
         _send(left, "terminate")
         psutil.wait_procs(left, timeout=patience)
@@ -46,20 +46,37 @@ def sweep(run_id: str, patience: float, deadline: float = 10.0) -> int:
         _send(left, "kill")
         psutil.wait_procs(left, timeout=0.5)
         left = members(run_id)
-    for pid in set(pids) - {process.pid for process in left}:
+    for pid in mpiruns:
         remove_session(pid)
     return len(left)
 
 
-def remove_session(pid: int) -> None:
-    """Remove what the mpirun of Open MPI 5 left that had this process id and is gone.
+def remove_session(mpirun: int) -> None:
+    """Remove what the mpirun of Open MPI 5 with this process id left behind, unless a living process has that id.
 
     Where it was killed its session directory stays, and the next mpirun that the system gives this process id ends with
     "The PMIx server's listener thread failed to start".
     """
+    if is_alive(mpirun):
+        return
     named = [env.get(f"PRTE_MCA_prte_{which}tmpdir_base") for which in ("local_", "")]
     base = next(filter(None, named), tempfile.gettempdir())
-    shutil.rmtree(Path(base, f"ompi.{pid}"), ignore_errors=True)
+    shutil.rmtree(Path(base, f"ompi.{mpirun}"), ignore_errors=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process on this host has this id and is no zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _is_mpirun(process: psutil.Process) -> bool:
+    # Only these: containers that share /tmp may have the other ids in use, by an mpirun that lives.
+    with contextlib.suppress(*_GONE):
+        return process.name() in ("mpirun", "mpiexec", "prterun")
+    return False
 
 
 def _send(processes: list[psutil.Process], how: str) -> None:

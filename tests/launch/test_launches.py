@@ -6,7 +6,9 @@ import json
 import os
 import re
 import signal
+import tempfile
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -179,3 +181,22 @@ def test_a_secret_stands_on_no_command_line(cluster, launcher):
     ended = cluster.run("-np", 2, cluster.script(text), launcher=launcher, env={"MY_API_KEY": "s3cret-marker"})
     assert ended.code == 0, ended.err
     assert ended.out.count("unseen") == 2
+
+
+@pytest.mark.usefixtures("mpirun_words")  # skips where no mpirun can be used
+@pytest.mark.parametrize("victim", ["mpirun", "hvdkit run"])
+def test_a_killed_mpirun_leaves_no_session_behind(cluster, victim):
+    """Another mpirun with its process id would not start."""
+    words = cluster.command("-np", 2, cluster.script("print('ready', flush=True)\ntime.sleep(600)"), launcher="mpirun")
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        process = cluster.ready(words, {"TMPDIR": short, "PRTE_MCA_prte_tmpdir_base": short})
+        (session,) = Path(short).glob("ompi.*")
+        mpirun = psutil.Process(int(session.suffix[1:]))
+        mpirun.suspend()  # so that it cannot clean up
+        (mpirun if victim == "mpirun" else process).kill()
+        cluster.finish(process)
+        assert cluster.gone(within=30)
+        until = time.monotonic() + 10
+        while list(Path(short).iterdir()) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not list(Path(short).iterdir())

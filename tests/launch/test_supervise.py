@@ -6,17 +6,13 @@ import io
 import os
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-import psutil
 import pytest
 
 from hvdkit.launch import records, streams
 from hvdkit.launch.plan import LaunchPlan
 from hvdkit.launch.supervise import Signals, supervise
-from tests.launch.conftest import DRIVER
 
 pytestmark = pytest.mark.timeout(120)  # what is tested here hangs when it is broken
 
@@ -213,27 +209,3 @@ def test_tags_come_off_whole_and_torn_lines():
     assert take(b"end\n") == b"end\n"
     assert take(b"exit\n") == b""
     assert own.text().splitlines() == ["Process 1 exit with status code 1.", "Terminating remaining workers", "exit"]
-
-
-@pytest.mark.dist
-@pytest.mark.parametrize("victim", ["mpirun", "hvdkit run"])
-def test_a_killed_mpirun_leaves_no_session_behind(cluster, mpirun_words, victim):
-    """Another mpirun with its process id would not start."""
-    script = cluster.script("print('ready', flush=True)\ntime.sleep(600)")
-    words = [*mpirun_words, "-np", "2", sys.executable, "-m", "hvdkit.launch.worker", script]
-    driver = [sys.executable, cluster.script(DRIVER, "driver.py"), "mpirun", "0", cluster.script(EXEC, "launcher.py")]
-    with tempfile.TemporaryDirectory(dir="/tmp") as short:
-        process = cluster.ready([*driver, *words], {"TMPDIR": short, "PRTE_MCA_prte_tmpdir_base": short})
-        (session,) = Path(short).glob("ompi.*")
-        mpirun = psutil.Process(int(session.suffix[1:]))
-        mpirun.suspend()  # so that it cannot clean up
-        (mpirun if victim == "mpirun" else process).kill()
-        cluster.finish(process)
-        assert cluster.gone(within=30)
-        until = time.monotonic() + 10
-        while list(Path(short).iterdir()) and time.monotonic() < until:
-            time.sleep(0.1)
-        assert not list(Path(short).iterdir())
-
-
-EXEC = "os.execv(sys.argv[1], sys.argv[1:])"
