@@ -60,3 +60,11 @@ class LaunchError(HvdkitError, RuntimeError):
 
 class CommunicationError(HvdkitError, RuntimeError):
     """The ranks did not communicate, disagree, or drifted apart."""
+
+
+BROKEN_OFF_FIX = (
+    "look for the rank whose own traceback comes first. If every rank says only this, one of them made fewer steps "
+    "than the others or stopped by itself, and none failed; or it alone called fit or a collective: a model that one "
+    "rank trains alone belongs in `with hvd.local_training():`."
+)
+"""What to do when other ranks ended or did not come."""

@@ -16,21 +16,25 @@ import contextlib
 import functools
 import inspect
 import re
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from hvdkit import metric_states
+from hvdkit import fit_callbacks, metric_states
 from hvdkit.comm import world
 from hvdkit.data.feed import build, feeding, step_on_shares
 from hvdkit.data.sharded import Sharded
-from hvdkit.errors import CommunicationError, UsageError
+from hvdkit.errors import BROKEN_OFF_FIX, CommunicationError, UsageError
+from hvdkit.grads import weighted_tape
 from hvdkit.grads.rounds import rounds_of
 from hvdkit.log import get_logger
+from hvdkit.optim.held import step_of
 
 _originals: dict[str, Any] = {}
+_trained: weakref.WeakSet = weakref.WeakSet()  # the models that were trained in this world
 _local = False
 
 
@@ -65,6 +69,7 @@ def install(*, proof: bool) -> None:
         "make_test_function": _around_test_step,
         "_maybe_symbolic_build": _build_early,
     }
+    weighted_tape.install()
     for name, wrapper in wrappers.items():
         original = getattr(keras.Model, name)
         _originals[name] = keras.Model.__dict__.get(name)
@@ -73,6 +78,10 @@ def install(*, proof: bool) -> None:
 
 def remove() -> None:
     """Give Keras its own entry points back."""
+    weighted_tape.remove()
+    for model in _trained:  # what is compiled would go on to call collectives of a world that is over
+        model.train_function = None
+    _trained.clear()
     for name, own in _originals.items():
         if own is None:
             delattr(keras.Model, name)
@@ -84,25 +93,36 @@ def remove() -> None:
 def _fit(original, *, proof: bool):
     signature = inspect.signature(original)
 
-    from hvdkit.callbacks.communication_proof import CommunicationProof
+    from hvdkit.callbacks.communication_proof import CommunicationProof, refuse_backups
     from hvdkit.callbacks.local_rounds import LocalRounds
 
     def fit(self, *args, **kwargs):
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
-        if _local:
-            with feeding(self, bound.arguments):
-                return original(*bound.args, **bound.kwargs)
+        _trained.add(self)
+        with fit_callbacks.borrowed(bound.arguments):
+            fit_callbacks.lead(self, bound.arguments)
+            if _local:
+                with feeding(self, bound.arguments):
+                    return original(*bound.args, **bound.kwargs)
+            return together(self, bound)
+
+    def together(model, bound):
         _set_verbosity(bound.arguments)
-        if proof:
-            made = _with(self, bound.arguments, CommunicationProof)
-            made.initial_epoch = bound.arguments["initial_epoch"]
-        if rounds_of(self):
-            _with(self, bound.arguments, LocalRounds, first=True)
+        checks = _with(model, bound.arguments, CommunicationProof, make=proof)
+        if checks is None:
+            refuse_backups(fit_callbacks.of(bound.arguments))
+        else:
+            checks.watch(fit_callbacks.of(bound.arguments), bound.arguments["initial_epoch"])
+        if rounds_of(model):
+            _with(model, bound.arguments, LocalRounds, make=True, first=True)
         world.engine().failure = None
         try:
-            with feeding(self, bound.arguments):
-                return original(*bound.args, **bound.kwargs)
+            with feeding(model, bound.arguments):
+                history = original(*bound.args, **bound.kwargs)
+            if checks is not None:
+                checks.after_fit()
+            return history
         except tf.errors.OpError as error:
             if world.engine().failure is not None:
                 raise world.engine().failure from None
@@ -126,7 +146,7 @@ def _evaluate(original):
         if _local or inside_fit or not isinstance(bound.arguments["x"], Sharded):
             return quiet(self, *args, **kwargs)
         wants_dict, bound.arguments["return_dict"] = bound.arguments["return_dict"], True
-        with feeding(self, bound.arguments):
+        with fit_callbacks.borrowed(bound.arguments), feeding(self, bound.arguments):
             own = quiet(*bound.args, **bound.kwargs)
         everyones = metric_states.exchanged(self, own)
         return everyones if wants_dict else self._flatten_metrics_in_order(everyones)
@@ -169,22 +189,15 @@ def _set_verbosity(arguments: dict[str, Any]) -> None:
         arguments["verbose"] = verbosity("auto")
 
 
-def _with(model: keras.Model, arguments: dict[str, Any], kind: type, *, first: bool = False) -> Any:
-    """The callback of this kind among ``fit``'s; one is put before or after the others where there is none."""
-    callbacks = arguments["callbacks"]
-    is_list = isinstance(callbacks, keras.callbacks.CallbackList)
-    known = callbacks.callbacks if is_list else keras.tree.flatten(callbacks) if callbacks else []
-    found = next((c for c in known if isinstance(c, kind)), None)
-    if found is not None:
-        return found
-    made = kind()
-    known.insert(0 if first else len(known), made)
-    if is_list:  # a list of the user's own has handed out model and parameters already
-        made.set_params(callbacks.params or {})
-        made.set_model(model)
-    else:
-        arguments["callbacks"] = known
-    return made
+def _with(
+    model: keras.Model, arguments: dict[str, Any], kind: type, *, make: bool, first: bool = False
+) -> keras.callbacks.Callback | None:
+    """The callback of this kind among ``fit``'s; where there is none, one is made, if that is wanted."""
+    found = next((c for c in fit_callbacks.of(arguments) if isinstance(c, kind)), None)
+    if found is None and make:
+        found = kind()
+        fit_callbacks.add(model, arguments, found, first=first)
+    return found
 
 
 def _around_xla(original):
@@ -197,8 +210,9 @@ def _around_xla(original):
 
             step = compiled.train_step(self)
         self.jit_compile = bool(wanted and _local)
+        step = step_on_shares(self, step or self.train_step, trains=True)
         try:
-            with _in_place_of(self, "train_step", step_on_shares(self, step or self.train_step)):
+            with _in_place_of(self, "train_step", _of_model(self, step)):
                 return original(self, force=force)
         finally:
             self.jit_compile = wanted
@@ -206,9 +220,17 @@ def _around_xla(original):
     return make_train_function
 
 
+def _of_model(model: keras.Model, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def train_step(data):
+        with contextlib.nullcontext() if _local else step_of(model):
+            return step(data)
+
+    return train_step
+
+
 def _around_test_step(original):
     def make_test_function(self, force=False):
-        with _in_place_of(self, "test_step", step_on_shares(self, self.test_step)):
+        with _in_place_of(self, "test_step", step_on_shares(self, self.test_step, trains=False)):
             return original(self, force=force)
 
     return make_test_function
@@ -256,8 +278,7 @@ _BROKEN_OFF = re.compile(
 
 def _broken_off(said: str) -> CommunicationError:
     return CommunicationError(
-        f"A collective was broken off: another rank ended or did not come in time. Horovod says: {said[:300]}",
-        fix="look for the rank whose own traceback comes first. If every rank says only this, one of them made fewer "
-        "steps than the others or stopped by itself, and none failed.",
+        f"A collective was broken off: another rank ended or did not come in time ({said[:300]}).",
+        fix=BROKEN_OFF_FIX,
         rank=world.rank(),
     )

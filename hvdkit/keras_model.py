@@ -2,21 +2,101 @@
 
 from __future__ import annotations
 
+import collections
+import functools
 import hashlib
 import json
+import sys
+import types
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 
 def optimizers_of(model: keras.Model) -> list:
-    """The optimizers that make steps: ``model.optimizer``, those a model holds as attributes (a GAN's), and for a
-    ``MultiOptimizer`` those inside it."""
-    found = [getattr(model, "optimizer", None), *vars(model).values()]
+    """The optimizers that make steps: ``model.optimizer``, those the model holds (a GAN's), however it holds them, and
+    for a ``MultiOptimizer`` those inside it."""
+    found = [getattr(model, "optimizer", None), *held(model)]
     found = [o for o in found if isinstance(o, keras.optimizers.Optimizer)]
     found = [inner for o in found for inner in getattr(o, "optimizers", [o])]
-    return list({id(o): o for o in found}.values())
+    inside = {id(o.inner_optimizer) for o in found if isinstance(o, keras.optimizers.LossScaleOptimizer)}
+    return [o for o in {id(o): o for o in found}.values() if id(o) not in inside]
+
+
+def layers_of(model: keras.Model) -> list:
+    """The model and all layers it holds, those that Keras does not track too."""
+    return [layer for layer in held(model) if isinstance(layer, keras.layers.Layer)]
+
+
+def weights_of(model: keras.Model) -> list:
+    """A model's weights, each once: Keras' own list, then those of layers and the TensorFlow variables that the model
+    holds and Keras does not track."""
+    things = held(model)
+    layers = [layer for layer in things if isinstance(layer, keras.layers.Layer)]
+    weights = [*model.weights, *(v for layer in layers for v in layer.weights)]
+    weights = list({id(v): v for v in weights}.values())
+    known = {id(underlying(v)) for layer in layers for v in layer.variables}
+    raw = [v for v in things if isinstance(v, tf.Variable) and id(v) not in known]
+    return [*weights, *raw]
+
+
+def held(model: keras.Model) -> list:
+    """The layers, optimizers and TensorFlow variables that a model reaches, itself first.
+
+    Through its attributes and those of its layers, through lists and dictionaries, modules of TensorFlow, and objects
+    of the user's own classes. Not through functions: what only a closure holds nobody finds.
+    """
+    found, queue, seen = [], collections.deque([(model, getattr(model, "name", ""))]), {id(model)}
+    while queue:
+        thing, path = queue.popleft()
+        if isinstance(thing, keras.layers.Layer | keras.optimizers.Optimizer | tf.Variable):
+            found.append(thing)
+        if isinstance(thing, tf.Variable):
+            thing._hvdkit_path = path  # "Variable:0", its own name, says nothing
+        for name, part in _parts(thing):
+            if id(part) not in seen and not isinstance(part, _LEAVES):
+                seen.add(id(part))
+                queue.append((part, f"{path}.{name}"))
+    return found
+
+
+_LEAVES = (str, bytes, bool, int, float, complex, type, type(None), np.ndarray, np.generic, tf.Tensor)
+
+
+def _parts(thing: Any) -> Iterable[tuple[Any, Any]]:
+    """What a thing holds, where that may be a layer, an optimizer or a variable, by its names."""
+    if isinstance(thing, dict):
+        return list(thing.items())
+    if isinstance(thing, list | tuple | set | frozenset | collections.deque):
+        return list(enumerate(thing))
+    if isinstance(thing, keras.Variable | tf.Variable | keras.optimizers.Optimizer | keras.metrics.Metric):
+        return ()
+    if isinstance(thing, keras.layers.Layer | tf.Module | types.SimpleNamespace) or _is_of_the_user(thing):
+        # What TensorFlow notes beside the attributes ("_self_...") holds the same once more.
+        return [(name, value) for name, value in vars(thing).items() if not name.startswith("_self_")]
+    return ()
+
+
+def _is_of_the_user(thing: Any) -> bool:
+    """Whether an object is of a class that no library has made, and has attributes."""
+    return hasattr(thing, "__dict__") and _is_a_users_module(type(thing).__module__)
+
+
+@functools.cache
+def _is_a_users_module(name: str) -> bool:
+    top = name.partition(".")[0]
+    if top != "__main__" and (top in sys.stdlib_module_names or top in ("keras", "tensorflow", "numpy", "hvdkit")):
+        return False
+    file = getattr(sys.modules.get(name), "__file__", None) or ""
+    return "site-packages" not in file and "dist-packages" not in file
+
+
+def unwrap(optimizer: Any) -> Any:
+    """The optimizer inside a ``LossScaleOptimizer``; any other is itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def distribution_of(optimizer: Any) -> Any:
@@ -62,11 +142,10 @@ def keep_local(variable: Any) -> None:
 
 def parameters_of(model: Any) -> list:
     """The weights that ranks must have in common: trainable ones, frozen ones too, but no batch statistics and none
-    that is kept local."""
-    frozen = [
-        v for layer in model._flatten_layers() for v in getattr(layer, "_trainable_variables", ()) if not v.trainable
-    ]
-    weights = list({id(v): v for v in [*model.trainable_variables, *frozen]}.values())
+    that is kept local. Layers and TensorFlow variables that Keras does not track are among them."""
+    own = [v for layer in layers_of(model) for v in getattr(layer, "_trainable_variables", ())]
+    raw = [v for v in weights_of(model) if isinstance(v, tf.Variable) and v.trainable]
+    weights = list({id(v): v for v in [*model.trainable_variables, *own, *raw]}.values())
     return [v for v in weights if not getattr(underlying(v), "_hvdkit_local", False)]
 
 
@@ -80,7 +159,7 @@ def build_optimizer(model: keras.Model) -> None:
 
 def renew_adapted(model: keras.Model) -> None:
     """Let layers that compute with constants made from their weights (``Normalization``) make them anew."""
-    for layer in model._flatten_layers():
+    for layer in layers_of(model):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
 
@@ -88,7 +167,7 @@ def renew_adapted(model: keras.Model) -> None:
 def adapted_of(model: keras.Model) -> list[str]:
     """A digest of what each layer learnt from data by ``adapt``: vocabularies, boundaries, means and variances."""
     digests = []
-    for layer in model._flatten_layers():
+    for layer in layers_of(model):
         if hasattr(layer, "get_vocabulary"):
             learnt: Any = [str(word) for word in layer.get_vocabulary()]
         elif isinstance(layer, keras.layers.Discretization):

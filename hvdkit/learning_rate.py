@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from hvdkit.errors import UsageError
+from hvdkit.keras_model import optimizers_of
 from hvdkit.log import get_logger
 
 
@@ -101,6 +102,19 @@ def check_accumulation(optimizer: Any) -> None:
             f"accumulates {steps}: its rate would be that of another batch.",
             fix=f"hvd.schedules.large_batch(..., accumulation={steps}).",
         )
+
+
+def rates_of(model: keras.Model) -> list:
+    """The learning rates of a model's optimizers; None for a schedule or a function."""
+    rates = [getattr(optimizer, "learning_rate", None) for optimizer in optimizers_of(model)]
+    return [float(rate) if isinstance(rate, keras.Variable) else None for rate in rates]
+
+
+def set_rates(model: keras.Model, rates: list) -> None:
+    """Set what ``rates_of`` found."""
+    for optimizer, rate in zip(optimizers_of(model), rates, strict=False):
+        if rate is not None and isinstance(optimizer.learning_rate, keras.Variable):
+            optimizer.learning_rate = rate
 
 
 def check_steps(optimizers: list, steps: int | None) -> None:

@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 
 from hvdkit.comm import ops, world
-from hvdkit.comm.process_sets import ProcessSet, engine_of, global_process_set
+from hvdkit.comm.process_sets import ProcessSet, engine_of
+from hvdkit.comm.rank_text import by_rank, ranks_text
 from hvdkit.errors import CommunicationError, UsageError
 
 
-def agree(what: str, mine: Any, *, fix: str | None = None, process_set: ProcessSet | None = None) -> None:
+def agree(what: str, mine: Any, *, by: str, fix: str | None = None, process_set: ProcessSet | None = None) -> None:
     """Check that every rank brings the same value; collective, one small exchange.
 
     Args:
         what: what the value is, as the error names it.
         mine: JSON-like data.
+        by: who asks: a callback or a function that the user knows.
         fix: what to do when it differs.
         process_set: the ranks to ask; None means all.
 
@@ -27,18 +29,20 @@ def agree(what: str, mine: Any, *, fix: str | None = None, process_set: ProcessS
     """
     if engine_of(process_set).size == 1:
         return
-    values = ops.allgather_object(mine, process_set=process_set)
+    values = ops.allgather_object(mine, f"{by}: {what}", process_set)
     if any(value != values[0] for value in values):
-        differing = _by_rank(_differing(values), process_set)
+        differing = by_rank(_differing(values), ops.ranks_of(process_set))
         raise CommunicationError(f"The ranks do not agree on {what}: {differing}.", fix=fix, rank=world.rank())
 
 
-def together(what: str, make: Callable[[], Any]) -> Any:
+def together(what: str, make: Callable[[], Any], *, by: str, process_set: ProcessSet | None = None) -> Any:
     """Do something that may fail on one rank: it then fails on all, instead of leaving the others waiting; collective.
 
     Args:
         what: what is done, as the error says it: "open its files".
         make: does it; nothing collective in it.
+        by: who asks: a callback or a function that the user knows.
+        process_set: the ranks that do it; None means all.
 
     Returns:
         What ``make`` returns.
@@ -52,10 +56,10 @@ def together(what: str, make: Callable[[], Any]) -> Any:
         made = make()
     except Exception as error:  # noqa: BLE001  raised again below, after the others have heard of it
         mine = error
-    errors = ops.allgather_object(None if mine is None else str(mine))
+    errors = ops.allgather_object(None if mine is None else str(mine), f"{by}: {what}", process_set)
     if mine is not None:
         raise mine
-    failed = [(rank, error) for rank, error in enumerate(errors) if error is not None]
+    failed = [(r, error) for r, error in zip(ops.ranks_of(process_set), errors, strict=True) if error is not None]
     if failed:
         raise UsageError(f"Rank {failed[0][0]} could not {what}: {failed[0][1]}", rank=world.rank())
     return made
@@ -79,32 +83,6 @@ def _differing(values: list) -> list:
     return values
 
 
-def _by_rank(values: list, process_set: ProcessSet | None = None) -> str:
-    """``rank 0: 3; ranks 1, 2: 4``."""
-    groups: list[tuple[Any, list[int]]] = []
-    for rank, value in zip(_ranks(process_set), values, strict=True):
-        for known, ranks in groups:
-            if known == value:
-                ranks.append(rank)
-                break
-        else:
-            groups.append((value, [rank]))
-    return "; ".join(f"{ranks_text(ranks)}: {value}" for value, ranks in groups)
-
-
-def _ranks(process_set: ProcessSet | None) -> list[int]:
-    return global_process_set.ranks if process_set is None else process_set.ranks
-
-
-def ranks_text(ranks: list[int]) -> str:
-    """``rank 1`` or ``ranks 1, 2``.
-
-    >>> ranks_text([1]), ranks_text([0, 2])
-    ('rank 1', 'ranks 0, 2')
-    """
-    return ("rank " if len(ranks) == 1 else "ranks ") + ", ".join(map(str, ranks))
-
-
 def weights_digest(variables: list) -> str:
     """The sha256 of variables' bytes, as 64 hexadecimal digits: dtype, shape and value of each, in order."""
     return _combine([variable_digest(variable) for variable in variables])
@@ -122,13 +100,14 @@ def _combine(digests: list[str]) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def assert_equal_weights(model_or_variables: Any, *, process_set: ProcessSet | None = None) -> str:
+def assert_equal_weights(model_or_variables: Any, *, process_set: ProcessSet | None = None, when: str = "") -> str:
     """Check that weights are bitwise equal on all ranks, and on all replicas of a rank; collective.
 
     Args:
         model_or_variables: a model (its weights are compared, frozen ones too; batch statistics are each rank's
             own), or a list of variables.
         process_set: the ranks to compare; None means all.
+        when: what the ranks have just done, for the error: "after the last epoch".
 
     Returns:
         The sha256 of the weights, the same on every rank.
@@ -153,8 +132,8 @@ def assert_equal_weights(model_or_variables: Any, *, process_set: ProcessSet | N
     digests = [replicas[0] for replicas in copies]
     split = [_name(variables[i], i) for i, replicas in enumerate(copies) if len(set(replicas)) > 1]
     mine = {"sha256": _combine(digests), "split": split[:1]}
-    everyones = ops.allgather_object(mine, process_set=process_set)
-    for rank, theirs in zip(_ranks(process_set), everyones, strict=True):
+    everyones = ops.allgather_object(mine, f"the comparison of weights {when}".strip(), process_set)
+    for rank, theirs in zip(ops.ranks_of(process_set), everyones, strict=True):
         if theirs["split"]:
             raise CommunicationError(
                 f"On rank {rank}, the replicas of one process have different values of {theirs['split'][0]}.",
@@ -162,7 +141,7 @@ def assert_equal_weights(model_or_variables: Any, *, process_set: ProcessSet | N
                 rank=world.rank(),
             )
     if any(other != everyones[0] for other in everyones):
-        _raise_drift(variables, digests, process_set)
+        _raise_drift(variables, digests, process_set, when)
     return everyones[0]["sha256"]
 
 
@@ -173,28 +152,30 @@ def _copies(variable: Any) -> tuple:
 
 
 def _name(variable: Any, number: int) -> str:
-    return getattr(variable, "path", f"number {number}")
+    return getattr(variable, "path", None) or getattr(variable, "_hvdkit_path", f"number {number}")
 
 
-def _raise_drift(variables: list, digests: list[str], process_set: ProcessSet | None) -> None:
+def _raise_drift(variables: list, digests: list[str], process_set: ProcessSet | None, when: str) -> None:
     """Name the variables that differ and the ranks they differ on; every rank comes here together."""
-    everyones = ops.allgather_object(digests, process_set=process_set)
+    everyones = ops.allgather_object(digests, "which weights differ", process_set)
     lengths = [len(digests) for digests in everyones]
     if len(set(lengths)) > 1:
-        what = f"they have different numbers of variables ({_by_rank(lengths, process_set)})"
+        what = f"they have different numbers of variables ({by_rank(lengths, ops.ranks_of(process_set))})"
     else:
         differing = []
         for i, variable in enumerate(variables):
             values = [digests[i] for digests in everyones]
             if len(set(values)) > 1:
                 common = max(values, key=values.count)
-                odd = [rank for rank, value in zip(_ranks(process_set), values, strict=True) if value != common]
+                odd = [rank for rank, value in zip(ops.ranks_of(process_set), values, strict=True) if value != common]
                 differing.append(f"{_name(variable, i)} ({ranks_text(odd)})")
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         what = f"{len(differing)} of {len(variables)} variables differ: {', '.join(differing[:3])}{more}"
     raise CommunicationError(
-        f"The weights are not equal on all ranks: {what}.",
+        f"The weights are not equal on all ranks{when and f' {when}'}: {what}.",
         fix="start every rank from the same weights (hvd.callbacks.BroadcastGlobalVariablesCallback(0)), let only the "
-        "distributed optimizer change them, and do not assign or load weights on one rank alone.",
+        "distributed optimizer change them, and do not assign or load weights on one rank alone. Put "
+        "MetricAverageCallback before callbacks that choose weights by a metric, such as EarlyStopping. A tf.Variable "
+        "that each rank changes by itself is made with trainable=False.",
         rank=world.rank(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import weakref
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from hvdkit import fit_callbacks
 from hvdkit.comm import world
 
 _data: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -38,14 +40,18 @@ def _watched(original: Callable) -> Callable:
 
     @functools.wraps(original)
     def watched(self, *args, **kwargs):
-        if _feeding is None or world.size() > 1:  # nothing is sharded, or guard.py sees to it
+        if not world.is_initialized() or world.size() > 1:  # guard.py sees to it
             return original(self, *args, **kwargs)
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         if bound.arguments.get("kwargs"):  # evaluate, called by fit
             return original(self, *args, **kwargs)
-        with _feeding(self, bound.arguments):
-            return original(*bound.args, **bound.kwargs)
+        feeding = contextlib.nullcontext() if _feeding is None else _feeding(self, bound.arguments)
+        with fit_callbacks.borrowed(bound.arguments):
+            if "validation_data" in bound.arguments:  # fit
+                fit_callbacks.lead(self, bound.arguments)
+            with feeding:
+                return original(*bound.args, **bound.kwargs)
 
     return watched
 

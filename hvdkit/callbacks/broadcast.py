@@ -11,6 +11,7 @@ import tensorflow as tf
 from hvdkit.comm import ops, world
 from hvdkit.comm.variables import broadcast_variables
 from hvdkit.errors import UsageError
+from hvdkit.grads.identity import name_of
 from hvdkit.grads.rounds import rounds_of
 from hvdkit.keras_model import (
     build_optimizer,
@@ -20,6 +21,7 @@ from hvdkit.keras_model import (
     renew_adapted,
     slots_of,
     underlying,
+    weights_of,
 )
 from hvdkit.proof import agree
 
@@ -27,8 +29,9 @@ from hvdkit.proof import agree
 class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
     """Give every rank the weights and optimizer slots of ``root_rank`` before the first step.
 
-    Covers the model's weights (among them what a ``Normalization`` layer was adapted to), and of its optimizer
-    ``iterations``, learning rate, slots and loss scale. Seeds of dropout layers stay each rank's own. What only comes
+    Covers the model's weights (among them what a ``Normalization`` layer was adapted to, and each ``tf.Variable`` that
+    the model or a layer holds), and of its optimizers, wherever the model holds them, ``iterations``, learning rate,
+    slots and loss scale. Seeds of dropout layers stay each rank's own. What only comes
     to be in the first step is sent after it. Of local SGD (``hvd.strategies.local_sgd``) that has trained before,
     slots, and weights in the middle of a round, stay each rank's own.
 
@@ -105,16 +108,21 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
             return
         local = {id(underlying(v)) for v in [*self._local, *slots_of(self.model, self._local), *self._apart()]}
         new = lambda v: id(v) not in self._sent and id(underlying(v)) not in local
-        weights = [v for v in self.model.weights if new(v)]
+        weights = [v for v in weights_of(self.model) if new(v)]
         slots = [v for v in optimizer_state_of(self.model) if new(v)]
         # Of a slot not its name: that has the layer's in it, with a counter that differs where one rank has built or
         # loaded one model more.
         mine = {
-            "weights": [f"{v.name} {v.dtype} {list(v.shape)}" for v in weights],
+            "weights": [f"{name_of(v)} {keras.backend.standardize_dtype(v.dtype)} {list(v.shape)}" for v in weights],
             "optimizer": [f"{v.dtype} {list(v.shape)}" for v in slots],
         }
         with tf.device(self.device):
-            agree("the variables of their models", mine, fix="build the same model and optimizer on every rank.")
+            agree(
+                "the variables of their models",
+                mine,
+                by=type(self).__name__,
+                fix="build the same model and optimizer on every rank.",
+            )
             broadcast_variables([*weights, *slots], self.root_rank)
         renew_adapted(self.model)
         self._sent |= {id(v) for v in [*weights, *slots]}
@@ -126,7 +134,7 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
             return []
         steps = [int(o.iterations.numpy()) for o in optimizers_of(self.model)]
         since = [int(r.since.numpy()) for r in rounds]
-        everyones = ops.allgather_object([steps, since])
+        everyones = ops.allgather_object([steps, since], f"{type(self).__name__}: the rounds of local SGD")
         if not any(steps) or any(other != everyones[0] for other in everyones):  # one of them alone has been trained
             return []
         weights = [v for r in rounds for v in r.variables]

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from typing import Any
 
 import keras
 import numpy as np
 
 from hvdkit import training_data
+from hvdkit.checkpoint.callback_state import give, swapped_back, take, with_state
 from hvdkit.checkpoint.keep import Keep
 from hvdkit.checkpoint.pace import Pace
 from hvdkit.checkpoint.preemption import Preempted, Preemption, seconds_of
 from hvdkit.checkpoint.restoring import Restored, restore
 from hvdkit.checkpoint.saver import Saver
+from hvdkit.checkpoint.state import own_weights
 from hvdkit.comm import ops, world
 from hvdkit.errors import UsageError
-from hvdkit.keras_model import build_optimizer
+from hvdkit.keras_model import build_optimizer, optimizers_of, unwrap
+from hvdkit.learning_rate import rates_of, set_rates
 from hvdkit.log import get_logger
 
 
@@ -25,8 +26,11 @@ class CheckpointCallback(keras.callbacks.Callback):
     """Save the training, go on from where it was saved, and end in order on SIGTERM, SIGUSR1 or when time is over.
 
     What is saved: weights, optimizer, seeds, metrics, how far the data are (of ``hvd.data.shard``), of every rank. A
-    training that goes on from it on as many ranks is the same training, to the last bit. Put it after the callbacks
-    that change anything at the end of an epoch. Without sharded data an epoch that was broken off begins anew.
+    training that goes on from it on as many ranks is the same training, to the last bit. Where it stands among the
+    callbacks makes no difference: it saves when all have begun the next epoch, and before they end the training. What
+    it saves are the training's own weights, not the averages that ``SwapEMAWeights`` puts in their place for a time.
+    Without sharded data an epoch that was broken off begins anew. The ``on_epoch_begin`` of an epoch that is resumed
+    is called once more.
 
     Told to end, the ranks agree on a step (they ask one another about once a second, but not during a validation),
     save, and exit with code 75, on which a batch system or ``hvdkit run --max-restarts`` starts the job again.
@@ -40,8 +44,9 @@ class CheckpointCallback(keras.callbacks.Callback):
         resume: ``"auto"`` goes on from the newest valid checkpoint, if there is one; ``"never"`` begins
             anew, in a directory without any.
         max_time: end after so many seconds, or ``"3:50:00"``, since training began.
-        with_callbacks: callbacks whose own numbers (the best value so far, how long they have waited) are saved too:
-            ``[early_stopping]``.
+        with_callbacks: the callbacks whose own state (the best value so far, the best weights, how long they have
+            waited) is saved too, rank 0's. None means all that have any: Keras' ``EarlyStopping``,
+            ``ReduceLROnPlateau``, ``ModelCheckpoint`` and ``SwapEMAWeights``, and those of classes of your own.
 
     Raises:
         CheckpointInUseError: when training begins: another job writes there.
@@ -75,15 +80,15 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._keep = keep if isinstance(keep, Keep) else Keep(last=keep)
         self._background = background
         self._max_time = seconds_of(max_time)
-        self._others = list(with_callbacks or ())
-        for callback in self._others:
-            if getattr(callback, "restore_best_weights", False):
-                raise UsageError(
-                    f"{type(callback).__name__}(restore_best_weights=True) keeps weights, and `with_callbacks` saves "
-                    "numbers only.",
-                    fix="leave restore_best_weights out, and keep the best checkpoint: "
-                    'keep=hvd.checkpoint.Keep(last=3, best=1, monitor="val_loss").',
-                )
+        self._others = None if with_callbacks is None else list(with_callbacks)
+        self._led = False
+
+    def leader(self, callbacks: list) -> keras.callbacks.Callback:
+        """What does this callback's work before all others of a ``fit`` do theirs, wherever this one stands."""
+        if self._others is None:
+            self._others = with_state(callbacks)
+        self._led = True
+        return _Leader(self)
 
     def on_train_begin(self, logs=None):
         build_optimizer(self.model)
@@ -95,10 +100,15 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._before = self._steps = 0  # steps before the running epoch, and in it
         self._began = False  # whether the running epoch has made a step
         self._counted: list | None = None
-        self._numbers: list = []
+        self._given: Restored | None = None  # what was restored, until its first step
+        # The learning rates before and after the callbacks have begun the running epoch, which may multiply them.
+        self._rates: list = []
+        self._rates_after: list = []
+        self._own: dict[int, np.ndarray] = {}  # weights before callbacks, or Keras at the end, put averages there
+        self._logs: dict = {}
         if self.resume == "auto":
             self._go_on(restore(self.model, self.directory))
-        elif steps := ops.broadcast_object(self._saver.store.steps()[:1]):
+        elif steps := ops.broadcast_object(self._saver.store.steps()[:1], name="CheckpointCallback: the newest step"):
             self._saver.close()
             raise UsageError(
                 f"{self.directory} has checkpoints already, the newest of step {steps[0]}: "
@@ -122,8 +132,9 @@ class CheckpointCallback(keras.callbacks.Callback):
                 )
             else:
                 self._counted = [np.array(v.numpy()) for v in self.model.metrics_variables]
-        self._numbers = facts.get("callbacks", [])
-        self._give_numbers()
+        self._given = restored
+        self._give_state()
+        set_rates(self.model, facts.get("rates", {}).get("before", []))
         self._before, self._epoch, self._metrics = restored.step, restored.epoch, facts.get("metrics", {})
         self.model._initial_epoch = self.params["epochs"] if facts.get("stopped") else restored.epoch
         if world.rank() == 0:
@@ -132,35 +143,59 @@ class CheckpointCallback(keras.callbacks.Callback):
             if facts.get("stopped") or restored.epoch >= self.params["epochs"]:
                 get_logger().info("That training is over: nothing is left to train.")
 
-    def _give_numbers(self) -> None:
-        for callback, numbers in zip(self._others, self._numbers, strict=False):
-            vars(callback).update(numbers)
+    def _give_state(self) -> None:
+        """To the other callbacks. Again before their first epoch, and their first step: some begin anew in between."""
+        give(self._others or [], self._given.facts.get("callbacks", []), self._given.of_callbacks.__getitem__)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._give_numbers()  # again, after the on_train_begin of callbacks that come behind this one
-        self._numbers = []
+        if not self._led:
+            self.begin_epoch(epoch)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Before other callbacks begin the epoch."""
+        if self._given is not None:
+            self._give_state()
+        self._rates = rates_of(self.model)
         self._before, self._steps = self._before + self._steps, 0
         self._epoch, self._began = epoch, False
         if self._counted is not None:  # Keras has just reset them
             for variable, value in zip(self.model.metrics_variables, self._counted, strict=True):
                 variable.assign(value)
             self._counted, self._began = None, True
-        self._between()
 
     # Before a step and not after the one before it: Keras may call the hooks after a step from another thread.
     def on_train_batch_begin(self, batch, logs=None):
+        if not self._led:
+            self.before_step(batch)
+
+    def before_step(self, batch: int) -> None:
+        """Before other callbacks begin the step, and after all of them have begun the epoch."""
         if batch:
             self._steps, self._began = batch, True
-            self._between()
+        else:
+            self._rates_after = rates_of(self.model)
+        if self._given is not None:
+            self._give_state()
+            rates = self._given.facts.get("rates", {})
+            if rates and self._rates_after == rates["after"]:  # else a callback has another schedule now
+                set_rates(self.model, rates["now"])
+            self._given = None
+        self._own = {}
+        self._between()
 
     def on_train_batch_end(self, batch, logs=None):
         self._executed = batch + 1
+
+    def before_end_of_epoch(self) -> None:
+        """Before callbacks such as ``SwapEMAWeights``, or Keras at the end of training, put averages in the weights."""
+        if any(getattr(unwrap(o), "use_ema", False) for o in optimizers_of(self.model)):
+            self._own = own_weights(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
         data = training_data.of(self.model)
         steps = None if data is None else data.num_batches
         self._steps = self._executed if steps is None else min(self._executed, steps)
-        self._metrics = {k: float(v) for k, v in (logs or {}).items() if np.ndim(v) == 0 and np.isfinite(v)}
+        self._logs = logs or {}  # callbacks behind this one may still change them
 
     def _between(self) -> None:
         """Between two steps: save where it is time, end where a rank was told to."""
@@ -176,7 +211,9 @@ class CheckpointCallback(keras.callbacks.Callback):
         """About once a second: was a rank told to end? The answer is the same on every rank."""
         if not now and world.size() > 1 and not self._pace.is_time_to_ask:
             return None
-        everyones = ops.allgather_object({"why": self._preemption.why, "pace": self._pace.mine()})
+        everyones = ops.allgather_object(
+            {"why": self._preemption.why, "pace": self._pace.mine()}, "CheckpointCallback: whether to end"
+        )
         self._pace.agreed([rank["pace"] for rank in everyones])
         told = [(rank, answer["why"]) for rank, answer in enumerate(everyones) if answer["why"]]
         if not told:
@@ -195,16 +232,25 @@ class CheckpointCallback(keras.callbacks.Callback):
         data = training_data.of(self.model)
         place = {"passed": self._steps} if data is None else data.place(self._steps)
         epoch = self._epoch
+        rates = {"before": self._rates, "after": self._rates_after, "now": rates_of(self.model)}
         if ended or not self._began or place.get("over"):
             epoch, place = epoch + (ended or self._began), {**place, "passed": 0}
+            rates = {} if ended or self._began else rates
+        if self._logs:
+            numbers = {k: float(v) for k, v in self._logs.items() if np.ndim(v) == 0}
+            self._metrics, self._logs = {k: v for k, v in numbers.items() if np.isfinite(v)}, {}
+        states, tensors = take(self._others or [])
+        if self._own:
+            states = [swapped_back(state) for state in states]
         facts = {
             "place": place,
             "metrics": self._metrics,
-            "callbacks": [_numbers(c) for c in self._others],
+            "callbacks": states,
+            "rates": rates,
             "stopped": ended and bool(self.model.stop_training),
         }
         self._saved_step = step
-        self._pace.saved(self._saver.save(self.model, step, epoch, facts))
+        self._pace.saved(self._saver.save(self.model, step, epoch, facts, own=self._own, of_callbacks=tensors))
 
     def _end(self, why: str) -> None:
         self._preemption.end()
@@ -215,6 +261,12 @@ class CheckpointCallback(keras.callbacks.Callback):
         raise Preempted(why)
 
     def on_train_end(self, logs=None):
+        if not self._led:
+            self.finish()
+        self._led = False
+
+    def finish(self) -> None:
+        """Save what was trained, before other callbacks do what they do at the end of training."""
         self._save(ended=True)
         self.model._initial_epoch = None
         told = self._ask(now=True)
@@ -224,13 +276,21 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._preemption.stop()
 
 
-def _numbers(callback: Any) -> dict[str, Any]:
-    """What a callback has counted and compared: its numbers, as JSON can hold them, but not what it was made with.
+class _Leader(keras.callbacks.Callback):
+    """First of all callbacks in ``fit``: what ``CheckpointCallback`` does before the others."""
 
-    ``EarlyStopping`` turns the sign of its ``min_delta`` round when it begins, each time.
-    """
-    made_with = inspect.signature(type(callback).__init__).parameters
-    found = {k: v for k, v in vars(callback).items() if isinstance(v, bool | int | float | np.number)}
-    found = {k: v for k, v in found.items() if k not in made_with}
-    found = {k: v.item() if isinstance(v, np.number) else v for k, v in found.items()}
-    return {k: v for k, v in found.items() if abs(v) < 2**53}  # not NaN, and whole in JSON
+    def __init__(self, saving: CheckpointCallback):
+        super().__init__()
+        self._saving = saving
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._saving.begin_epoch(epoch)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._saving.before_step(batch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._saving.before_end_of_epoch()
+
+    def on_train_end(self, logs=None):
+        self._saving.finish()

@@ -14,7 +14,7 @@ from hvdkit.grads import shared
 from hvdkit.grads.rounds import rounds_of
 from hvdkit.keras_model import adapted_of, distribution_of, optimizers_of
 from hvdkit.learning_rate import check_steps
-from hvdkit.proof import agree, assert_equal_weights
+from hvdkit.proof import agree, assert_equal_weights, together
 
 
 class CommunicationProof(keras.callbacks.Callback):
@@ -23,7 +23,8 @@ class CommunicationProof(keras.callbacks.Callback):
     Before the first step: do all ranks make the same steps and epochs, and were their preprocessing layers adapted to
     the same data? Before each epoch and at the end: do all go on, or all stop? After the first step, and then every
     ``every_steps`` steps: does every optimizer that stepped reduce its gradients, as often as it stepped? Are the
-    weights (frozen ones too) bitwise equal on all ranks (sha256)?
+    weights (frozen ones too) bitwise equal on all ranks (sha256)? Once more when ``fit`` is over: are they still, after
+    all callbacks have done what they do at the end of training?
 
     Args:
         every_steps: steps between two checks after the first; None checks at the end of each epoch. A check costs a
@@ -45,11 +46,17 @@ class CommunicationProof(keras.callbacks.Callback):
             raise UsageError(f"`every_steps` must be at least 1, or None. Received: every_steps={every_steps}.")
         self.every_steps = every_steps
         self.initial_epoch = 0
+        self._callbacks: list = []
         self._calls = 0
         self._unchecked = 0
         self._seen: dict[int, tuple[int, int]] = {}
         self._by_tapes = 0
         self._process_set: ProcessSet | None = None
+
+    def watch(self, callbacks: list, initial_epoch: int) -> None:
+        """Hear of the ``fit`` that is about to begin: its callbacks, this one too, and its first epoch."""
+        self.initial_epoch = initial_epoch
+        self._callbacks = list(callbacks)
 
     def on_train_begin(self, logs=None):
         self._calls = self._unchecked = 0
@@ -57,17 +64,21 @@ class CommunicationProof(keras.callbacks.Callback):
         self._process_set = _process_set_of(self.model)
         if self._alone():
             return
+        refuse = lambda: refuse_backups(self._callbacks)
+        together("begin this training", refuse, by=type(self).__name__, process_set=self._process_set)
+        parameters = self.params or {}  # None in a loop that drives its callbacks by hand
         if world.rank() == 0:
             data = training_data.of(self.model)  # the epoch that runs may be the rest of one
-            check_steps(optimizers_of(self.model), len(data) if hasattr(data, "__len__") else self.params.get("steps"))
+            check_steps(optimizers_of(self.model), len(data) if hasattr(data, "__len__") else parameters.get("steps"))
         self._agree(
             "how many steps and epochs they train",
             {
-                "steps per epoch": self.params.get("steps"),
+                "steps per epoch": parameters.get("steps"),
                 "first epoch": self.initial_epoch,
-                "epochs": self.params.get("epochs"),
+                "epochs": parameters.get("epochs"),
             },
-            fix="give every rank the same number of batches (a rank with fewer would leave the others waiting).",
+            fix="give every rank the same number of batches (a rank with fewer would leave the others waiting). A "
+            "model that one rank trains alone belongs in `with hvd.local_training():`.",
         )
         self._agree(
             "what their preprocessing layers were adapted to",
@@ -80,7 +91,7 @@ class CommunicationProof(keras.callbacks.Callback):
         return world.size() == 1 or (self._process_set is not None and not self._process_set.included())
 
     def _agree(self, what: str, mine: Any, fix: str) -> None:
-        agree(what, mine, fix=fix, process_set=self._process_set)
+        agree(what, mine, by=type(self).__name__, fix=fix, process_set=self._process_set)
 
     # Before a step and not after the one before it: Keras may call the hooks after a step from another thread.
     def on_train_batch_begin(self, batch, logs=None):
@@ -99,6 +110,11 @@ class CommunicationProof(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self._go_on("the end of training")
+
+    def after_fit(self) -> None:
+        """Compare the weights once more, when every callback has done what it does at the end of training."""
+        if not self._alone():
+            self._compare("after the callbacks of the end of training")
 
     def _go_on(self, what: str) -> None:
         if self._alone():
@@ -121,13 +137,16 @@ class CommunicationProof(keras.callbacks.Callback):
         by_tapes = shared.reductions()
         newly, self._by_tapes = by_tapes - self._by_tapes, by_tapes
         failures = [f for f in (self._failure(o, newly) for o in optimizers_of(self.model)) if f]
-        everyones = ops.allgather_object(failures, process_set=self._process_set)
+        everyones = ops.allgather_object(failures, f"{type(self).__name__}: the count of reductions", self._process_set)
         ranks = range(world.size()) if self._process_set is None else self._process_set.ranks
         for rank, theirs in zip(ranks, everyones, strict=True):
             if theirs:
                 raise CommunicationError(f"On rank {rank}, {theirs[0]}", fix=_FIX, rank=world.rank())
+        self._compare()
+
+    def _compare(self, when: str = "") -> None:
         if not any(int(rounds.since.numpy()) for rounds in rounds_of(self.model)):  # each has weights of its own then
-            assert_equal_weights(self.model, process_set=self._process_set)
+            assert_equal_weights(self.model, process_set=self._process_set, when=when)
 
     def _failure(self, optimizer: keras.optimizers.Optimizer, by_tapes: int) -> str | None:
         """What is wrong with an optimizer, as the rest of a sentence that begins with the rank.
@@ -150,9 +169,24 @@ class CommunicationProof(keras.callbacks.Callback):
         reduced = reductions - reductions_before
         rounds = distribution_of(optimizer).rounds
         wanted = stepped if rounds is None else rounds.reductions(steps_before, steps)
-        if reduced < wanted - (self.params.get("steps") is None):
+        if reduced < wanted - ((self.params or {}).get("steps") is None):
             return f"{name} made {stepped} steps, but reduced its gradients only {reduced} times."
         return None
+
+
+def refuse_backups(callbacks: list) -> None:
+    """Refuse Keras' ``BackupAndRestore``, which would let the rank that has it begin in another epoch than the others.
+
+    Raises:
+        UsageError: it is among the callbacks.
+    """
+    if any(isinstance(c, keras.callbacks.BackupAndRestore) for c in callbacks):
+        raise UsageError(
+            "keras.callbacks.BackupAndRestore cannot bring several ranks back: it sets the epoch and the weights of "
+            "the rank it is on, and knows nothing of the others or of sharded data.",
+            fix="hvd.callbacks.CheckpointCallback(directory) on every rank saves the training of all ranks, and goes "
+            "on from it when the same command is started again.",
+        )
 
 
 _FIX = (

@@ -78,7 +78,7 @@ class LearningRateScheduleCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         check_settable(self.model.optimizer)
-        self._steps = self.steps_per_epoch or self.params.get("steps")
+        self._steps = self.steps_per_epoch or (self.params or {}).get("steps")
         if not self.staircase and not self._steps:
             raise UsageError(
                 f"{type(self).__name__} changes the rate within an epoch, and `fit` does not know how many steps one "

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from hvdkit import metric_states
 from hvdkit.comm import ops, world
+from hvdkit.comm.rank_text import ranks_text
 from hvdkit.errors import CommunicationError
-from hvdkit.proof import ranks_text
 
 
 class MetricAverageCallback(keras.callbacks.Callback):
@@ -82,7 +82,7 @@ class MetricAverageCallback(keras.callbacks.Callback):
             "counted": {phase: {"counted": self._states[phase]["counted"]} for phase in sums if sums[phase]},
         }
         with tf.device(self.device):
-            everyones = ops.allgather_object(mine)
+            everyones = ops.allgather_object(mine, f"{type(self).__name__}: the metrics of an epoch")
         _check_keys([set(rank["metrics"]) for rank in everyones])
         for name in mine["metrics"]:
             weights = [rank["val" if name.startswith("val_") else "train"] for rank in everyones]

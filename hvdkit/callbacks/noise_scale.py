@@ -110,7 +110,9 @@ class GradientNoiseScale(keras.callbacks.Callback):
         inner = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         self._passes = inner.gradient_accumulation_steps or 1
         self._step = int(inner._iterations.numpy())
-        everyones = np.asarray(ops.allgather_object(int(own)), dtype=np.float64)
+        everyones = np.asarray(
+            ops.allgather_object(int(own), f"{type(self).__name__}: the sizes of batches"), dtype=np.float64
+        )
         self._data_batch = everyones.sum()
         return everyones * self._passes
 
@@ -156,7 +158,9 @@ class GradientNoiseScale(keras.callbacks.Callback):
         total = self._sizes.sum()
         # A rank with more samples than the mean brings a gradient that was multiplied by as much.
         own /= (self._sizes[world.rank()] * len(self._sizes) / total) ** 2
-        everyones = np.asarray(ops.allgather_object([float(own), float(steps)]))
+        everyones = np.asarray(
+            ops.allgather_object([float(own), float(steps)], f"{type(self).__name__}: the norms of gradients")
+        )
         self._looked_at = int(steps)
         if steps == 0:
             return

@@ -25,8 +25,17 @@ class RankZeroProgress(keras.callbacks.ProgbarLogger):
 
     async_safe = True  # as Keras treats its own: no collective here, and a step need not wait for the bar
 
+    def __init__(self):
+        super().__init__()
+        self.verbose: int | None = None  # a loop that drives its callbacks by hand may never say it
+
     def set_params(self, params):
-        super().set_params({**params, "verbose": verbosity(params["verbose"])})
+        super().set_params({**params, "verbose": verbosity(params.get("verbose", "auto"))})
+
+    def on_train_begin(self, logs=None):
+        if self.verbose is None:
+            self.verbose = verbosity("auto")
+        super().on_train_begin(logs)
 
 
 def verbosity(verbose: int | str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -28,11 +28,13 @@ class Restored:
         step: how many steps it has made, over all epochs.
         epoch: the epoch to go on with, 0 first.
         facts: what was saved beside the tensors.
+        of_callbacks: the tensors of callbacks.
     """
 
     step: int
     epoch: int
     facts: dict[str, Any]
+    of_callbacks: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
 
 def restore(model: keras.Model, directory: str | os.PathLike, step: int | None = None) -> Restored | None:
@@ -66,8 +68,10 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
     7
     """
     store = Store(directory)
-    chosen = together("read the checkpoint", lambda: _choose(store, step) if world.rank() == 0 else None)
-    number = ops.broadcast_object(None if chosen is None else chosen.manifest.step)
+    chosen = together(
+        "read the checkpoint", lambda: _choose(store, step) if world.rank() == 0 else None, by="checkpoints"
+    )
+    number = ops.broadcast_object(None if chosen is None else chosen.manifest.step, name="checkpoints: the step")
     if number is None:
         return None
     if not model.weights:
@@ -76,14 +80,18 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
             fix="begin it with keras.Input(shape), or call it once: model(x[:1]).",
         )
     build_optimizer(model)
-    checkpoint = together("see the checkpoint that rank 0 sees", lambda: chosen or store.open(int(number)))
+    checkpoint = together(
+        "see the checkpoint that rank 0 sees", lambda: chosen or store.open(int(number)), by="checkpoints"
+    )
     state.build_optimizers(model, checkpoint.manifest.state.get("trained", []))
-    together("restore", lambda: _restore_own(model, checkpoint))
+    together("restore", lambda: _restore_own(model, checkpoint), by="checkpoints")
     _restore_common(model, checkpoint)
     go_on_with_schedules(optimizers_of(model), checkpoint.manifest.state.get("schedules", []))
     renew_adapted(model)
     manifest = checkpoint.manifest
-    return Restored(manifest.step, manifest.epoch, dict(manifest.state))
+    kept = [name for name in checkpoint.names("rank-00000") if name.startswith("callbacks/")]
+    kept = {name: checkpoint.get("rank-00000", name) for name in kept}
+    return Restored(manifest.step, manifest.epoch, dict(manifest.state), kept)
 
 
 def _choose(store: Store, step: int | None) -> Checkpoint | None:
@@ -101,7 +109,7 @@ def _restore_common(model: keras.Model, checkpoint: Checkpoint) -> None:
         state.assign(variables, lambda n: checkpoint.get(homes[n], n), list(homes), str(checkpoint.path))
 
     names = checkpoint.names
-    together("restore", read if world.rank() == 0 else lambda: None)
+    together("restore", read if world.rank() == 0 else lambda: None, by="checkpoints")
     broadcast_variables(list(variables.values()), 0)
 
 
@@ -117,7 +125,7 @@ def _restore_own(model: keras.Model, checkpoint: Checkpoint) -> None:
             return checkpoint.get(home, name)
         return state.joined(kind, [checkpoint.get(part, name) for part in ranks], rank)
 
-    own = [n for n in stored if not n.startswith("random/")]
+    own = [n for n in stored if not n.startswith(("random/", "callbacks/"))]
     variables = state.own_variables(model)
     sums = lambda names: [n for n in names if n.startswith("sum/")]
     if len(sums(own)) != len(sums(variables)):  # metrics are made in the first step; their epoch begins anew then

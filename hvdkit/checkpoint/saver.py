@@ -20,7 +20,7 @@ from hvdkit.checkpoint import state
 from hvdkit.checkpoint.owner import Owner
 from hvdkit.checkpoint.store import CheckpointWriteError, Keep, Store
 from hvdkit.comm import ops, world
-from hvdkit.keras_model import optimizers_of
+from hvdkit.keras_model import optimizers_of, underlying
 from hvdkit.learning_rate import schedule_positions
 from hvdkit.log import get_logger
 from hvdkit.proof import together
@@ -65,8 +65,9 @@ class Saver:
         self._error: BaseException | None = None
         self._stopped = threading.Event()
         self.seconds = 0.0
-        self.run_id = str(ops.broadcast_object(secrets.token_hex(6)))
-        together("take the directory of checkpoints", self._take if world.rank() == 0 else lambda: None)
+        self.run_id = str(ops.broadcast_object(secrets.token_hex(6), name="a checkpoint's run"))
+        take = self._take if world.rank() == 0 else lambda: None
+        together("take the directory of checkpoints", take, by="checkpoints")
         self._last = -1
         self._made: str | None = None
         self._memory: state.Tensors = {}
@@ -88,7 +89,16 @@ class Saver:
             error, self._error = self._error, None
             raise error
 
-    def save(self, model: keras.Model, step: int, epoch: int, facts: dict[str, Any]) -> float:
+    def save(
+        self,
+        model: keras.Model,
+        step: int,
+        epoch: int,
+        facts: dict[str, Any],
+        *,
+        own: dict[int, np.ndarray] | None = None,
+        of_callbacks: state.Tensors | None = None,
+    ) -> float:
         """Save a model's training; every rank calls it at the same step.
 
         Args:
@@ -96,6 +106,8 @@ class Saver:
             step: the training step, counted over all epochs; a step is saved once.
             epoch: the epoch to go on with.
             facts: JSON-like data to keep beside the tensors, rank 0's.
+            own: values to save in the place of those that variables have now, as ``state.own_weights`` found them.
+            of_callbacks: tensors of callbacks; rank 0's are saved.
 
         Returns:
             The seconds that training waited.
@@ -106,7 +118,9 @@ class Saver:
         if step == self._last:
             return time.perf_counter() - begin
         self._last = step
-        parts = self._copy(model)
+        parts = self._copy(model, own or {})
+        if world.rank() == 0:
+            parts["rank-00000"] |= of_callbacks or {}
         names = _part_names(model)
         facts = {**facts, "versions": _versions(), "model": self._config(model), "trained": state.trained(model)}
         facts["schedules"] = schedule_positions(optimizers_of(model))
@@ -139,22 +153,22 @@ class Saver:
             self._made = text if len(text) < _LARGEST_CONFIG else ""
         return self._made or None
 
-    def _copy(self, model: keras.Model) -> dict[str, state.Tensors]:
+    def _copy(self, model: keras.Model, own: dict[int, np.ndarray]) -> dict[str, state.Tensors]:
         """This rank's parts, in memory."""
         rank, size = world.rank(), world.size()
         common = state.common_variables(model)
         shares = _shared_out(common, size)
-        parts = {f"rank-{rank:05d}": {**state.copied(state.own_variables(model)), **state.randoms()}}
+        parts = {f"rank-{rank:05d}": {**state.copied(state.own_variables(model), own), **state.randoms()}}
         if len(shares) == 1 and rank == 0:
-            parts["common"] = self._copied(common)
+            parts["common"] = self._copied(common, own)
         elif len(shares) > 1:
-            parts[f"common-{rank:05d}"] = self._copied({name: common[name] for name in shares[rank]})
+            parts[f"common-{rank:05d}"] = self._copied({name: common[name] for name in shares[rank]}, own)
         return parts
 
-    def _copied(self, variables: dict[str, Any]) -> state.Tensors:
+    def _copied(self, variables: dict[str, Any], own: dict[int, np.ndarray]) -> state.Tensors:
         """Copies in memory that is used for every checkpoint: the first touch of new memory costs more than a copy."""
         for name, variable in variables.items():
-            value = state.value_of(variable)
+            value = own.get(id(underlying(variable)), state.value_of(variable))
             known = self._memory.get(name)
             if known is None or (known.shape, known.dtype) != (value.shape, value.dtype):
                 self._memory[name] = np.array(value)

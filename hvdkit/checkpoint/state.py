@@ -9,6 +9,7 @@
     apart/     weights of local SGD                                   each rank's; what counts is their mean
     sum/       what metrics have counted in the running epoch         each rank's; what counts is their sum
     random/    Keras', NumPy's and Python's generators                each rank's
+    callbacks/ what callbacks keep (callback_state.py)                rank 0's
 
 Restored on as many ranks as saved it, each gets its own back, to the last bit. On another number the mean and the sum
 are what they were, and ranks that are new get the rest from rank 0. Tensors are found by their place in the model, not
@@ -27,7 +28,16 @@ import tensorflow as tf
 from hvdkit.checkpoint.randomness import random_state, set_random_state
 from hvdkit.errors import UsageError
 from hvdkit.grads.rounds import rounds_of
-from hvdkit.keras_model import distribution_of, optimizer_state_of, optimizers_of, parameters_of, slots_of, underlying
+from hvdkit.keras_model import (
+    distribution_of,
+    optimizer_state_of,
+    optimizers_of,
+    parameters_of,
+    slots_of,
+    underlying,
+    unwrap,
+    weights_of,
+)
 
 Tensors = dict[str, np.ndarray]
 
@@ -37,7 +47,7 @@ def common_variables(model: keras.Model) -> dict[str, Any]:
     parameters = {id(underlying(v)) for v in parameters_of(model)}
     slots = _own_slots(model)
     apart = {id(underlying(v)) for v in [*apart_of(model), *_rounds(model)]}
-    weights = [v for v in model.weights if id(underlying(v)) in parameters - apart]
+    weights = [v for v in weights_of(model) if id(underlying(v)) in parameters - apart]
     optimizer = [v for v in optimizer_state_of(model) if id(v) not in slots and id(underlying(v)) not in apart]
     return {**_named("weights", weights), **_named("optimizer", optimizer)}
 
@@ -45,41 +55,49 @@ def common_variables(model: keras.Model) -> dict[str, Any]:
 def own_variables(model: keras.Model) -> dict[str, Any]:
     """The variables that each rank has for itself, by name."""
     parameters = {id(underlying(v)) for v in parameters_of(model)}
-    others = [*model.weights, *model.non_trainable_variables]
+    others = [*model.weights, *model.non_trainable_variables, *weights_of(model)]
     skip = {*parameters, *(id(underlying(v)) for v in model.metrics_variables)}
     others = list({id(v): v for v in others if id(underlying(v)) not in skip}.values())
     slots = _own_slots(model)
     accumulated = {id(v) for v in _accumulators(model)}
     own = [*others, *(v for v in optimizer_state_of(model) if id(v) in slots and id(v) not in accumulated)]
     mean = [*_accumulators(model), *_residuals(model), *_rounds(model)]
-    apart = _named("apart", [v for v in model.weights if id(underlying(v)) in parameters], apart_of(model))
+    apart = _named("apart", [v for v in weights_of(model) if id(underlying(v)) in parameters], apart_of(model))
     return {**_named("own", own), **_named("mean", mean), **apart, **_named("sum", model.metrics_variables)}
 
 
 def trained(model: keras.Model) -> list[list[int]]:
     """The weights that each of a model's optimizers trains, by their places."""
-    places = {id(underlying(v)): i for i, v in enumerate(model.weights)}
+    places = {id(underlying(v)): i for i, v in enumerate(weights_of(model))}
     inner = [getattr(o, "inner_optimizer", o) for o in optimizers_of(model)]
     return [[places.get(id(underlying(v)), -1) for v in o._trainable_variables] if o.built else [] for o in inner]
 
 
 def build_optimizers(model: keras.Model, places: list[list[int]]) -> None:
     """Make the slots of optimizers that only their first step would make: a GAN's, which ``compile`` does not know."""
-    weights = model.weights
+    weights = weights_of(model)
     for optimizer, numbers in zip(optimizers_of(model), places, strict=False):
         if not optimizer.built and numbers and all(0 <= n < len(weights) for n in numbers):
             optimizer.build([weights[n] for n in numbers])
 
 
-def copied(variables: dict[str, Any]) -> Tensors:
-    """Their values, copied to this host's memory."""
-    return {name: np.array(value_of(v)) for name, v in variables.items()}
+def copied(variables: dict[str, Any], own: dict[int, np.ndarray]) -> Tensors:
+    """Their values, copied to this host's memory; of some the value that ``own_weights`` has found."""
+    return {name: np.array(own.get(id(underlying(v)), value_of(v))) for name, v in variables.items()}
 
 
 def value_of(variable: Any) -> np.ndarray:
     """A variable's value, which may share its memory: to be copied before the next step."""
     held = underlying(variable)
     return np.asarray(held.read_value()) if isinstance(held, tf.Variable) else np.asarray(variable.numpy())
+
+
+def own_weights(model: keras.Model) -> dict[int, np.ndarray]:
+    """The weights and their averages of optimizers with ``use_ema``, by the identity of the variables."""
+    inner = [unwrap(o) for o in optimizers_of(model)]
+    averaged = [o for o in inner if getattr(o, "use_ema", False) and o.built]
+    held = [v for o in averaged for v in (*o._trainable_variables, *o._model_variables_moving_average)]
+    return {id(underlying(v)): np.array(value_of(v)) for v in held}
 
 
 def randoms() -> Tensors:
@@ -178,7 +196,7 @@ def _accumulators(model: keras.Model) -> list:
 
 def _own_slots(model: keras.Model) -> set[int]:
     """The optimizers' variables that belong to one rank: of local variables, and accumulated gradients."""
-    local = [v for v in model.weights if getattr(underlying(v), "_hvdkit_local", False)]
+    local = [v for v in weights_of(model) if getattr(underlying(v), "_hvdkit_local", False)]
     return {id(v) for v in [*slots_of(model, local), *_accumulators(model)]}
 
 

@@ -17,8 +17,9 @@ from hvdkit.comm import objects, world
 from hvdkit.comm.compression import Compression
 from hvdkit.comm.process_sets import ProcessSet, engine_of
 from hvdkit.comm.protocol import Engine, ReduceOp
+from hvdkit.comm.rank_text import by_rank
 from hvdkit.comm.single import SingleEngine, scaled
-from hvdkit.errors import UsageError
+from hvdkit.errors import CommunicationError, UsageError
 
 
 def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order
@@ -178,23 +179,30 @@ def broadcast_object(
     Args:
         obj: None, bool, int, float, str, lists, dictionaries with strings as keys, NumPy arrays, and these in these.
         root_rank: whose object, by its rank in the world.
-        name: Horovod's; not needed.
+        name: what the exchange is for; the same on every rank.
         process_set: the ranks that take part; None means all.
 
     Raises:
         TypeError: on every rank, when the root's object holds something else.
+        CommunicationError: on every rank, when the ranks came here for different things.
     """
     check_root(root_rank, process_set)
     mine = obj if world.rank() == root_rank else None
     root = root_rank if process_set is None else process_set.ranks.index(root_rank)
-    return allgather_object(mine, process_set=process_set)[root]
+    return allgather_object(mine, name or "hvd.broadcast_object", process_set)[root]
 
 
 def allgather_object(obj: Any, name: str | None = None, process_set: ProcessSet | None = None) -> list:
     """Every rank's object, in the order of the ranks. They travel as JSON and NumPy arrays, never pickled.
 
+    Args:
+        obj: as for ``broadcast_object``.
+        name: what the exchange is for; the same on every rank.
+        process_set: the ranks that take part; None means all.
+
     Raises:
         TypeError: on every rank, when one rank's object holds something else.
+        CommunicationError: on every rank, when the ranks came here for different things, with what each came for.
 
     Example:
 
@@ -203,16 +211,30 @@ def allgather_object(obj: Any, name: str | None = None, process_set: ProcessSet 
     >>> hvd.allgather_object({"rank": hvd.rank()})
     [{'rank': 0}]
     """
+    purpose = name or "hvd.allgather_object"
     try:
-        data, failure = objects.encode({"object": obj}), None
+        data, failure = objects.encode({"for": purpose, "object": obj}), None
     except Exception as error:  # noqa: BLE001  told to all ranks below: none may be left waiting for the one that raised
         failure = f"rank {world.rank()}: {error}"
-        data = objects.encode({"failure": failure})
+        data = objects.encode({"for": purpose, "failure": failure})
     received = [objects.decode(part) for part in _allgather_bytes(data, process_set)]
+    purposes = [part["for"] for part in received]
+    if any(other != purpose for other in purposes):
+        raise CommunicationError(
+            f"The ranks do not exchange the same thing: {by_rank(purposes, ranks_of(process_set))}.",
+            fix="make the same calls in the same order on every rank, with the same callbacks in every fit. A model "
+            "that one rank trains alone belongs in `with hvd.local_training():`.",
+            rank=world.rank(),
+        )
     failures = [part["failure"] for part in received if "failure" in part]
     if failures:
         raise TypeError("; ".join(failures))
     return [part["object"] for part in received]
+
+
+def ranks_of(process_set: ProcessSet | None) -> list[int]:
+    """The ranks of a process set, in their order; of the world for None."""
+    return list(range(world.size())) if process_set is None else process_set.ranks
 
 
 def check_root(root_rank: int, process_set: ProcessSet | None = None) -> None:

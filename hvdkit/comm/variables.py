@@ -78,10 +78,12 @@ def broadcast_global_variables(root_rank: int = 0, variables: Any = None) -> Non
             "broadcast_global_variables needs to know which: TensorFlow 2 has no list of all variables.",
             fix="hvd.broadcast_global_variables(0, model), or BroadcastGlobalVariablesCallback(0) in fit.",
         )
-    if hasattr(variables, "weights") or hasattr(variables, "variables"):
-        optimizer = getattr(variables, "optimizer", None)
-        own = variables.weights if hasattr(variables, "weights") else variables.variables
-        variables = [*own, *(optimizer.variables if optimizer is not None else ())]
+    if hasattr(variables, "optimizer"):  # a model
+        from hvdkit.keras_model import optimizer_state_of, weights_of
+
+        variables = [*weights_of(variables), *optimizer_state_of(variables)]
+    elif hasattr(variables, "variables"):
+        variables = variables.variables
     broadcast_variables(list({id(v): v for v in variables}.values()), root_rank)
 
 

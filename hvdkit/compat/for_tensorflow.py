@@ -158,7 +158,7 @@ def broadcast_object(
 ) -> Any:
     """``hvd.broadcast_object``: as JSON and NumPy arrays, not pickled."""
     _no_session(session)
-    return ops.broadcast_object(obj, root_rank, process_set=process_set)
+    return ops.broadcast_object(obj, root_rank, name, process_set)
 
 
 def broadcast_object_fn(
@@ -171,7 +171,7 @@ def broadcast_object_fn(
 def allgather_object(obj: Any, session: Any = None, name: str | None = None, process_set: Any = None) -> list:
     """``hvd.allgather_object``: as JSON and NumPy arrays, not pickled."""
     _no_session(session)
-    return ops.allgather_object(obj, process_set=process_set)
+    return ops.allgather_object(obj, name, process_set)
 
 
 def _no_session(session: Any) -> None:

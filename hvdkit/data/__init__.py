@@ -7,6 +7,7 @@ from hvdkit.registry import lazy
 _HOME = {
     "shard": "hvdkit.data.sharding:shard",
     "class_weights": "hvdkit.data.classes:class_weights",
+    "mark_variable": "hvdkit.data.sample_dependence:mark_variable",
 }
 
 __all__ = [*_HOME]

@@ -11,15 +11,15 @@ import keras
 import tensorflow as tf
 from keras.src.trainers.epoch_iterator import EpochIterator
 
-from hvdkit import training_data
+from hvdkit import fit_callbacks, training_data
 from hvdkit.comm import world
+from hvdkit.data import sample_dependence
 from hvdkit.data.sharded import DATA, SHARE_OR_ZERO, Planned, Sharded, parted
 from hvdkit.data.speed import measured_sizes
 from hvdkit.data.streams import Streamed
 from hvdkit.errors import UsageError
-from hvdkit.grads.share import Share, of_this_step
-from hvdkit.keras_model import parameters_of
-from hvdkit.layers.sync_batch_norm import SyncBatchNormalization
+from hvdkit.grads.share import ZERO_WITHOUT_SAMPLES, Share
+from hvdkit.keras_model import distribution_of, optimizers_of, underlying
 from hvdkit.log import get_logger
 
 # What ``fit`` would do to data of its own, and sharded data have done already: argument -> of hvd.data.shard.
@@ -67,7 +67,7 @@ def feeding(model: keras.Model, arguments: dict[str, Any]) -> Iterator[None]:
         training_data.note(model, train)
         if world.size() == 1:  # elsewhere guard.py does it
             build(model, train.get_tf_dataset().element_spec)
-    arguments["callbacks"] = _first(_Feed(train if fits else None, validation if fits else train), arguments, model)
+    fit_callbacks.add(model, arguments, _Feed(train if fits else None, validation if fits else train), first=True)
     try:
         yield
     finally:
@@ -89,16 +89,6 @@ def _check(model: keras.Model, data: Sharded) -> None:
         )
 
 
-def _first(feed: keras.callbacks.Callback, arguments: dict[str, Any], model: keras.Model) -> Any:
-    callbacks = arguments.get("callbacks")
-    if isinstance(callbacks, keras.callbacks.CallbackList):  # of the user's own: it has handed out model and parameters
-        callbacks.callbacks.insert(0, feed)
-        feed.set_params(callbacks.params or {})
-        feed.set_model(model)
-        return callbacks
-    return [feed, *(keras.tree.flatten(callbacks) if callbacks else [])]
-
-
 class _Feed(keras.callbacks.Callback):
     """Tells the data which epoch it is, before all other callbacks."""
 
@@ -115,43 +105,58 @@ class _Feed(keras.callbacks.Callback):
             self._test.begin(0)
 
 
-def step_on_shares(model: keras.Model, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def step_on_shares(model: keras.Model, step: Callable[[Any], Any], *, trains: bool) -> Callable[[Any], Any]:
     """A train or test step that also takes batches with their shares."""
 
     def step_on_share(data: Any) -> Any:
         if not isinstance(data, dict) or DATA not in data:
             return step(data)
         may_be_zero = SHARE_OR_ZERO in data
-        batch, share = parted(data)
-        with of_this_step(Share(share, may_be_zero)):
-            if not may_be_zero:
-                return step(batch)
-            with _undone_without_samples(model, share):
-                return step(batch)
+        batch, value = parted(data)
+        share = Share(value, may_be_zero, keep=not tf.distribute.has_strategy())
+        undone = _undone_without_samples(model, batch, value) if may_be_zero else contextlib.nullcontext()
+        with share.in_step(), undone:
+            logs = step(batch)
+        if trains and not share.met:
+            _check_functions(model)
+        return logs
 
     return step_on_share
 
 
 @contextlib.contextmanager
-def _undone_without_samples(model: keras.Model, share: tf.Tensor) -> Iterator[None]:
-    """Metrics and moving averages are as before the step, where the rank has no samples and a stand-in for them."""
-    # What follows from all ranks' samples, or from weights, must go on alike on all ranks.
-    alike = [*parameters_of(model), *(v for layer in model._flatten_layers() for v in _of_all_ranks(layer))]
-    alike = {id(v) for v in alike}
-    variables = {id(v): v for v in [*model.metrics_variables, *model.non_trainable_variables] if id(v) not in alike}
-    variables = list(variables.values())
-    before = [tf.identity(v.value) for v in variables]
+def _undone_without_samples(model: keras.Model, batch: Any, share: tf.Tensor) -> Iterator[None]:
+    """Where the rank has no samples and a stand-in for them, what that changed is as before the step."""
+    metrics = {id(v): v for v in model.metrics_variables}
+    others = [v for v in sample_dependence.candidates(model) if id(v) not in metrics]
+    variables = [*metrics.values(), *others]
+    before = [tf.identity(underlying(v)) for v in variables]
     yield
+    follow = {id(v) for v in [*metrics.values(), *sample_dependence.following_samples(model, batch, others)]}
 
     def put_back() -> None:
         for variable, value in zip(variables, before, strict=True):
-            variable.assign(value)
+            if id(variable) in follow:
+                variable.assign(value)
 
     tf.cond(share > 0, lambda: None, put_back)
 
 
-def _of_all_ranks(layer: keras.layers.Layer) -> list:
-    return layer.non_trainable_weights if isinstance(layer, SyncBatchNormalization) else []
+def _check_functions(model: keras.Model) -> None:
+    """Refuse a step whose gradients are made in a ``tf.function`` that was traced before batches had shares.
+
+    Nothing of Python in it runs again, so nothing is weighed; where it was traced in such a step, its graph says so.
+    """
+    if tf.executing_eagerly() or not model.trainable_variables or not any(map(distribution_of, optimizers_of(model))):
+        return
+    functions = tf.compat.v1.get_default_graph().as_graph_def().library.function
+    names = (node.name.rpartition("/")[2] for function in functions for node in function.node_def)
+    if not any(name.startswith(ZERO_WITHOUT_SAMPLES) for name in names):
+        raise UsageError(
+            f"The train step of {model.name} makes its gradients in a tf.function that was traced for other data, "
+            "whose batches are as large on every rank: those of hvd.data.shard may be uneven.",
+            fix="make the tf.function anew before this fit, or give hvd.data.shard's data to the first fit too.",
+        )
 
 
 def build(model: keras.Model, spec: Any) -> Exception | None:

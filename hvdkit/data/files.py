@@ -57,6 +57,7 @@ def mine(files: list, parse: Callable | None, *, already_split: bool) -> Files:
     agree(
         "their files",
         [[f.path.name, f.samples] for f in files],
+        by="hvd.data.shard",
         fix="the same files, whole, on every rank; or, where each has its own, already_split=True.",
     )
     chosen = balanced([f.samples for f in files], world.size())[world.rank()]

@@ -103,11 +103,11 @@ def shard(
     if files.are_names(x):
         for name, value in {"y": y, "sample_weight": sample_weight, "class_weight": class_weight}.items():
             _refuse(name, value, "the files hold it")
-        opened = together("open its files", lambda: files.opened(x, parse))
+        opened = together("open its files", lambda: files.opened(x, parse), by=streams.SHARD)
         return _split(files.mine(opened, parse, already_split=already_split), how)
     if class_weight == "balanced":
         class_weight = class_weights(y, already_split=already_split)
-    source = together("take its arrays", lambda: Arrays(x, y, sample_weight, class_weight))
+    source = together("take its arrays", lambda: Arrays(x, y, sample_weight, class_weight), by=streams.SHARD)
     if already_split:
         if per_rank_batch != "equal":
             raise UsageError("`per_rank_batch` is for arrays that every rank has in full.")
@@ -120,6 +120,7 @@ def _common(source: Arrays, how: dict, per_rank_batch: str) -> Planned:
     agree(
         "their data",
         facts,
+        by=streams.SHARD,
         fix="give hvd.data.shard the same arrays in the same order on every rank, or, where each has its own part, "
         "already_split=True.",
     )
@@ -134,8 +135,11 @@ def _common(source: Arrays, how: dict, per_rank_batch: str) -> Planned:
 
 def _split(source: Any, how: dict) -> Planned:
     facts = {**how, "split": True}
-    agree("how they share their data", facts, fix="call hvd.data.shard with the same arguments on every rank.")
-    facts["parts"] = ops.allgather_object(source.state())  # of all ranks: a checkpoint keeps what rank 0 knows
+    fix = "call hvd.data.shard with the same arguments on every rank."
+    agree("how they share their data", facts, by=streams.SHARD, fix=fix)
+    facts["parts"] = ops.allgather_object(
+        source.state(), f"{streams.SHARD}: the samples of each rank"
+    )  # of all ranks: a checkpoint keeps what rank 0 knows
     everyones = [part["samples"] for part in facts["parts"]]
     _need_samples(sum(everyones))
     order = source.order(shuffle=how["shuffle"], seeds=(how["seed"], world.rank()))

@@ -24,6 +24,7 @@ from hvdkit.errors import UsageError
 from hvdkit.proof import agree, together
 
 LOOK_AHEAD = 16
+SHARD = "hvd.data.shard"
 
 
 def share_out(x: Any, how: dict[str, Any], *, already_split: bool, buffer_size: int) -> Sharded:
@@ -36,15 +37,18 @@ def share_out(x: Any, how: dict[str, Any], *, already_split: bool, buffer_size: 
         buffer_size: of a dataset's shuffle, in elements.
     """
     if isinstance(x, keras.utils.PyDataset):
-        source = together("look into its data", lambda: _PyBatches(x, how, already_split))
+        source = together("look into its data", lambda: _PyBatches(x, how, already_split), by=SHARD)
     else:
-        source = together("look into its data", lambda: _Elements(x, how, already_split, buffer_size))
+        source = together("look into its data", lambda: _Elements(x, how, already_split, buffer_size), by=SHARD)
     facts = {**how, "split": already_split, "kind": type(x).__name__, "length": source.length}
-    agree("how they share their data", facts, fix="call hvd.data.shard with the same arguments on every rank.")
+    agree(
+        "how they share their data", facts, by=SHARD, fix="call hvd.data.shard with the same arguments on every rank."
+    )
     if not already_split and world.size() > 1:
         agree(
             "the first element of their data",
             _digest(source.first()),
+            by=SHARD,
             fix="the same data in the same order on every rank: not shuffled before, but by hvd.data.shard(..., "
             "shuffle=True). Where each rank has its own, already_split=True.",
         )
@@ -238,7 +242,7 @@ class _Reading:
 
     def _exchange(self, mine: list[int]) -> None:
         error = None if self._error is None else str(self._error) or repr(self._error)
-        everyones = ops.allgather_object({"samples": mine, "error": error})
+        everyones = ops.allgather_object({"samples": mine, "error": error}, f"{SHARD}: the sizes of the next batches")
         for rank, theirs in enumerate(everyones):
             if theirs["error"]:
                 self.stop()

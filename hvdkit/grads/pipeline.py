@@ -8,9 +8,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from hvdkit.comm import world
 from hvdkit.comm.process_sets import engine_of
 from hvdkit.comm.protocol import Engine, ReduceOp
 from hvdkit.comm.single import SingleEngine
+from hvdkit.errors import UsageError
 from hvdkit.grads import replicas
 from hvdkit.grads.arguments import Arguments
 from hvdkit.grads.groups import partition
@@ -39,6 +41,7 @@ class GradientPipeline:
         # A rank outside the process set trains by itself.
         outside = self.process_set is not None and self.process_set.included() is False
         self.engine: Engine = SingleEngine() if outside else engine_of(self.process_set)
+        self._world = world.engine()
         self.turns = Turns()
         self.answers = Turns()  # of the one question, whether the gradients are finite, where it is asked apart
         self.prefix = prefix or f"hvdkit.{next(_ordinals)}"
@@ -49,6 +52,11 @@ class GradientPipeline:
     def reductions(self) -> tf.Variable:
         """How often gradients were reduced."""
         return self.turns.taken
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the world that it was made in has been left."""
+        return not world.is_initialized() or world.engine() is not self._world
 
     def __call__(
         self,
@@ -79,6 +87,13 @@ class GradientPipeline:
         """
         if self.engine.size == 1:
             return list(gradients)
+        if self.is_over:
+            raise UsageError(
+                f"These gradients were to be reduced over the {self.engine.size} ranks of a world that hvd.shutdown() "
+                "has left.",
+                fix="hvd.shutdown() after the last step; or hvd.init() again, and then "
+                "hvd.DistributedOptimizer(optimizer) and compile anew.",
+            )
         if replicas.active():  # their gradients are summed already: one reduction for all of them
             reduce = lambda first: self(first, variables, numbers, local=local, call=call)
             return replicas.once(reduce, gradients)
@@ -147,6 +162,7 @@ class GradientPipeline:
             agree(
                 "their gradients",
                 mine,
+                by="hvd.DistributedOptimizer or hvd.DistributedGradientTape",
                 fix="build the same model with the same trainable layers, and make as many distributed optimizers, on "
                 "every rank.",
                 process_set=self.process_set,

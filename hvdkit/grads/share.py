@@ -4,14 +4,15 @@ The mean over N ranks of share * gradient is the gradient of all their samples t
 
     its samples * N / the samples of all ranks
 
-and its gradient that of the mean loss over its own samples. Multiplying the *loss* costs one number: every gradient
-follows. It is done where Keras scales the loss, which is after the metrics have seen it. A train step of a user's own
-may never scale its loss; then the gradients themselves are multiplied, before anything else is done with them.
+and its gradient that of the mean loss over its own samples. A gradient gets its share where it is made, when a tape is
+asked for it (``weighted_tape.py``). So the gradient of each micro-step of a training that accumulates by itself carries
+the share of its own batch, whatever happens to it before an optimizer applies it. A gradient that was made in another
+way is multiplied when an optimizer or a distributed tape is given it.
 
 >>> import tensorflow as tf
 >>> with of_this_step(Share(tf.constant(1.5))):
-...     float(weigh_loss("an optimizer", tf.constant(2.0))), weigh_gradients("an optimizer", [tf.constant(2.0)])
-(3.0, [<tf.Tensor: shape=(), dtype=float32, numpy=2.0>])
+...     weigh_gradients([tf.constant(2.0)])
+[<tf.Tensor: shape=(), dtype=float32, numpy=3.0>]
 """
 
 from __future__ import annotations
@@ -19,29 +20,78 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow as tf
 
+# What the operations are called whose results are the same whatever a stand-in for a batch held: see
+# ``data/sample_dependence.py``.
+ZERO_WITHOUT_SAMPLES = "hvdkit_zero_without_samples"
 
-@dataclass(eq=False)
+
 class Share:
     """The share of the step that is being made, or traced.
 
-    Attributes:
+    Args:
         value: a scalar ``tf.Tensor``, float32; 0 for a rank without samples.
         may_be_zero: a rank may be without samples: then what it brings is made zero, whatever a stand-in for its
             batch gave.
-        weighed: whose loss was multiplied already.
+        keep: also keep the value in a variable, for functions that the step calls.
+
+    Attributes:
+        carried: whether a tape has given the share to gradients of this step.
+        met: whether gradients of this step have come by at all, at a tape or at an optimizer.
+        inner: gradients of this step that were taken under another tape, and so are parts of a loss as a rule; they
+            were not given the share.
     """
 
-    value: Any
-    may_be_zero: bool = False
-    weighed: set = field(default_factory=set)
+    def __init__(self, value: Any, may_be_zero: bool = False, *, keep: bool = False):
+        self._value, self._may_be_zero = value, may_be_zero
+        self._graph = _graph()
+        self._kept = _variable() if keep else None
+        self.carried = self.met = False
+        self.inner: list = []
+
+    @property
+    def value(self) -> tf.Tensor:
+        """The share, for the graph that is being traced."""
+        return self._kept.read_value() if self._is_elsewhere() else self._value
+
+    @property
+    def may_be_zero(self) -> bool:
+        """Whether this rank may be without samples in a step that runs what is being traced."""
+        return self._may_be_zero or self._is_elsewhere()
+
+    @contextlib.contextmanager
+    def in_step(self) -> Iterator[None]:
+        """Inside, gradients are weighed by this; around the whole of a step."""
+        if self._kept is not None:
+            self._kept.assign(self._value)
+        with of_this_step(self):
+            yield
+        if self._kept is not None:  # a step without shares may call the same functions
+            self._kept.assign(1.0)
+
+    def _is_elsewhere(self) -> bool:
+        """Within a ``tf.function`` that the step calls: it is traced once, and later called by other steps too."""
+        return self._kept is not None and _graph() is not self._graph
+
+
+def _graph() -> Any:
+    """What is being traced; None where nothing is."""
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
 _step = threading.local()  # a strategy's replicas are threads
+_shares: list[tf.Variable] = []
+
+
+def _variable() -> tf.Variable:
+    """One for all steps of this process, which come one after the other."""
+    if not _shares:
+        with tf.init_scope(), tf.device("CPU:0"):
+            _shares.append(tf.Variable(1.0, trainable=False, name="hvdkit_share"))
+    return _shares[0]
 
 
 def current() -> Share | None:
@@ -51,7 +101,7 @@ def current() -> Share | None:
 
 @contextlib.contextmanager
 def of_this_step(share: Share | None) -> Iterator[None]:
-    """Inside, losses and gradients are weighed by this."""
+    """Inside, gradients are weighed by this."""
     before, _step.share = current(), share
     try:
         yield
@@ -59,23 +109,46 @@ def of_this_step(share: Share | None) -> Iterator[None]:
         _step.share = before
 
 
-def weigh_loss(whose: Any, loss: Any) -> Any:
-    """A loss times the share; remembers that the gradients of this optimizer need no more of it."""
-    share = current()
-    if share is None:
-        return loss
-    share.weighed.add(whose)
-    return loss * tf.cast(share.value, loss.dtype)
-
-
-def weigh_gradients(whose: Any, gradients: list) -> list:
-    """Gradients times the share, where their loss was not; zeros where this rank has no samples."""
+def weigh_gradients(gradients: list) -> list:
+    """Gradients times the share, where no tape has given it to them; zeros where this rank has no samples."""
     share = current()
     if share is None:
         return list(gradients)
-    if whose not in share.weighed:
-        gradients = [_times(g, share.value) for g in gradients]
-    return _or_zeros(gradients, share.value) if share.may_be_zero else list(gradients)
+    share.met = True
+    chosen = list(range(len(gradients)))
+    if share.carried:
+        inner = {id(g) for g in share.inner}
+        chosen = [i for i in chosen if id(gradients[i]) in inner]
+    weighed = or_zeros([_times(gradients[i], share.value) for i in chosen], share)
+    found = dict(zip(chosen, weighed, strict=True))
+    return [found.get(i, g) for i, g in enumerate(gradients)]
+
+
+def or_zeros(gradients: list, share: Share) -> list:
+    """The gradients, or zeros where this rank has no samples.
+
+    Not times zero: a stand-in's gradient may be NaN. And by a ``cond``, which copies nothing where all is well. Slices
+    become none at all: the rows that a stand-in names are no rows of one process' gradient, and an optimizer with
+    momentum would move them.
+    """
+    if not share.may_be_zero or all(g is None for g in gradients):
+        return list(gradients)
+    parts = [[g.values, g.indices] if isinstance(g, tf.IndexedSlices) else [g] for g in gradients]
+    there = [tf.convert_to_tensor(p) for part in parts for p in part if p is not None]
+    sparse = [len(part) == 2 for part in parts for p in part if p is not None]
+
+    def nothing() -> list:
+        return [t[:0] if is_sparse else tf.zeros_like(t) for t, is_sparse in zip(there, sparse, strict=True)]
+
+    chosen = tf.cond(share.value > 0, lambda: list(map(tf.identity, there)), nothing)
+    chosen = iter([tf.identity(c, name=ZERO_WITHOUT_SAMPLES) for c in chosen])
+    made = []
+    for gradient in gradients:
+        if isinstance(gradient, tf.IndexedSlices):
+            made.append(tf.IndexedSlices(next(chosen), next(chosen), gradient.dense_shape))
+        else:
+            made.append(None if gradient is None else next(chosen))
+    return made
 
 
 def _times(gradient: Any, share: Any) -> Any:
@@ -84,16 +157,3 @@ def _times(gradient: Any, share: Any) -> Any:
     if isinstance(gradient, tf.IndexedSlices):
         return tf.IndexedSlices(_times(gradient.values, share), gradient.indices, gradient.dense_shape)
     return gradient * tf.cast(share, gradient.dtype)
-
-
-def _or_zeros(gradients: list, share: Any) -> list:
-    """Not times zero: a stand-in's gradient may be NaN. And by a ``cond``, which copies nothing where all is well."""
-    values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in gradients]
-    there = [tf.convert_to_tensor(v) for v in values if v is not None]
-    chosen = iter(tf.cond(share > 0, lambda: list(map(tf.identity, there)), lambda: list(map(tf.zeros_like, there))))
-    return [g if g is None else _with(g, next(chosen)) for g in gradients]
-
-
-def _with(gradient: Any, values: tf.Tensor) -> Any:
-    sparse = isinstance(gradient, tf.IndexedSlices)
-    return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape) if sparse else values

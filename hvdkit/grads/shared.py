@@ -8,18 +8,20 @@ from typing import Any
 
 import tensorflow as tf
 
-from hvdkit.comm import world
 from hvdkit.grads.arguments import Arguments
 from hvdkit.grads.identity import identity
 from hvdkit.grads.pipeline import GradientPipeline
 
+# Of the world that this process is in: it may leave it and enter another.
 _pipelines: dict[Any, GradientPipeline] = {}
 _calls: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def pipeline_for(arguments: Arguments) -> GradientPipeline:
     """The one pipeline for these arguments. Ranks come to new arguments in the same order, so its name is the same."""
-    key = (id(world.engine()), *_key(arguments))  # a process may leave its world and enter another
+    if any(pipeline.is_over for pipeline in _pipelines.values()):
+        _pipelines.clear()
+    key = _key(arguments)
     if key not in _pipelines:
         _pipelines[key] = GradientPipeline(arguments, f"hvdkit.tape.{len(_pipelines)}")
     return _pipelines[key]

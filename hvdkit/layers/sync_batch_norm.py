@@ -129,7 +129,7 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
         if weight is not None and weight.may_be_zero:  # a stand-in's samples do not count
             here = weight.value > 0
             count, centre, first, second = (tf.where(here, n, tf.zeros_like(n)) for n in (count, centre, first, second))
-        return _joined(engine, name, self._turns, count, centre)(first, second)
+        return _joined(engine, name, self._turns, count, centre, weight=weight)(first, second)
 
 
 def _ranks_of(process_set: ProcessSet | Iterable[int] | None) -> tuple[int, ...] | None:
@@ -166,7 +166,13 @@ def _own_sums(inputs: tf.Tensor, mask: Any, axis: int) -> tuple[tf.Tensor, tf.Te
 
 
 def _joined(
-    engine: Engine, name: str, turns: tuple[Turns, Turns], count: tf.Tensor, centre: tf.Tensor
+    engine: Engine,
+    name: str,
+    turns: tuple[Turns, Turns],
+    count: tf.Tensor,
+    centre: tf.Tensor,
+    *,
+    weight: share.Share | None,
 ) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """A function of this rank's two sums of distances: mean and variance over all ranks, [C] each."""
 
@@ -191,6 +197,7 @@ def _joined(
             # Every rank's loss depends on these statistics, and so on this rank's inputs.
             backward = f"{name}.grad"
             mine = [tf.stack([of_mean, of_variance])]
+            mine = mine if weight is None else share.or_zeros(mine, weight)
             with turns[1].turn() as made:
                 made.extend(engine.allreduce(mine, ReduceOp.SUM, [f"{backward}{this_call(backward)}"]))
             summed = tf.raw_ops.PreventGradient(

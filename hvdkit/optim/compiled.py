@@ -44,7 +44,7 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
     variables: list = []  # of the gradients; known when the first half has been traced
 
     def forward_and_backward(data: Any, weight: Any) -> tuple:
-        own = None if weight is None else share.Share(weight)  # Keras' own step scales its loss, and so weighs it
+        own = None if weight is None else share.Share(weight)
         with _taking_down(optimizer) as taken, share.of_this_step(own):
             logs = plain(data)
         gradients, variables[:] = taken or ([], [])
@@ -70,8 +70,8 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
         if not variables:  # nothing to train
             return logs
         if ours is not None:
-            ours.weighed.add(optimizer._hvdkit)
-            gradients = share.weigh_gradients(optimizer._hvdkit, gradients)
+            ours.met = True
+            gradients = share.or_zeros(gradients, ours)
         with share.of_this_step(None):
             if _has_collectives(optimizer):
                 optimizer.apply(gradients, variables)

@@ -65,7 +65,8 @@ class Registering:
 def convert(optimizer: Any, mixin: type, distribution: Distribution) -> None:
     """Put ``mixin`` before the optimizer's class. The object stays: its slots, its iterations, who else holds it."""
     optimizer._hvdkit = distribution
-    optimizer.__class__ = distributed_class(type(optimizer), mixin)
+    if not isinstance(optimizer, mixin):  # it is already where it was distributed in a world that is over
+        optimizer.__class__ = distributed_class(type(optimizer), mixin)
 
 
 @functools.cache

@@ -22,6 +22,7 @@ from hvdkit.keras_model import distribution_of
 from hvdkit.learning_rate import check_accumulation
 from hvdkit.optim import loss_scale
 from hvdkit.optim.convert import Distribution, Registering, convert
+from hvdkit.optim.held import check_held
 from hvdkit.optim.replicated import OnReplicas
 
 _ordinals = itertools.count()  # two optimizers may have one name
@@ -63,8 +64,10 @@ def DistributedOptimizer(  # noqa: PLR0917  Horovod's arguments in Horovod's ord
         compression: how gradients travel: ``hvd.Compression.none``, ``hvd.Compression.fp16``, a name, a dict
             ``{"name": ...}``, or an object with ``reduce`` (see ``hvdkit.grads.reducers``) or with Horovod's
             ``compress`` and ``decompress``.
-        sparse_as_dense: make sparse gradients (of an Embedding) dense before they are reduced. Where Keras itself
-            cannot do with sparse ones (accumulation, clipping, ``loss_scale_factor``) they are made dense anyway.
+        sparse_as_dense: make sparse gradients (of an Embedding) dense before they are reduced. By default the ranks'
+            slices are gathered and stay slices, which Keras' optimizers apply to the rows they name only, and clip as
+            they are, as in one process. (Accumulation makes them dense, in Keras too. With ``loss_scale_factor``, where
+            Keras raises, they are made dense.)
         gradient_predivide_factor: f divides by f before the sum and by N/f after it; with ``op=hvd.Average`` only.
         op: ``hvd.Average`` (the mean over the ranks), ``hvd.Sum`` or ``hvd.Adasum``.
         backward_passes_per_step: k accumulates gradients over k steps and reduces and applies them once. It is Keras'
@@ -126,7 +129,7 @@ def distribute(
         optimizer = keras.optimizers.get(optimizer)
     _check_type(optimizer)
     how = arguments.check(**how)
-    if is_distributed(optimizer):
+    if is_distributed(optimizer) and not distribution_of(optimizer).pipeline.is_over:
         raise UsageError(f"This {type(optimizer).__name__} is already distributed.", fix="wrap an optimizer only once.")
     loss_scale.install_adoption()
     if world.size() == 1:
@@ -258,18 +261,15 @@ class _Reducing(Registering, OnReplicas):
             self._hvdkit.rounds.build(variables, self._hvdkit.local)
         super().build(variables)
 
-    def scale_loss(self, loss):
-        return super().scale_loss(share.weigh_loss(self._hvdkit, loss))
-
     def apply(self, grads, trainable_variables=None):
+        if self._hvdkit.pipeline.engine.size > 1:
+            check_held(self, trainable_variables)
         if not self._hvdkit.inside_loss_scale:
-            grads = share.weigh_gradients(self._hvdkit, grads)
+            grads = share.weigh_gradients(grads)
         super().apply(grads, trainable_variables)
 
     def _backend_apply_gradients(self, grads, trainable_variables):
         self._hvdkit.variables = trainable_variables  # for _clip_gradients, which is not told them
-        if self.gradient_accumulation_steps or self.clipnorm or self.global_clipnorm or self.clipvalue:
-            grads = _dense(grads)
         super()._backend_apply_gradients(grads, trainable_variables)
 
     def _clip_gradients(self, grads):
@@ -278,7 +278,7 @@ class _Reducing(Registering, OnReplicas):
         if ours.reduces:
             numbers = [self._get_variable_index(v) for v in ours.variables]
             reduce = lambda gradients: ours.reduce(gradients, ours.variables, numbers)
-            grads = reduce(grads) if ours.rounds is None else ours.rounds.reduce(reduce, _dense(grads), self.iterations)
+            grads = reduce(grads) if ours.rounds is None else ours.rounds.reduce(reduce, grads, self.iterations)
         if ours.sum_of_passes != 1:
             grads = [g * ours.sum_of_passes for g in grads]
         return super()._clip_gradients(grads)
@@ -314,5 +314,5 @@ def _check_rounds(optimizer: Any) -> None:
 
 
 def _dense(grads: list) -> list:
-    """Where Keras raises on sparse gradients, dense ones are what there is."""
+    """Slices made dense; for where Keras raises on them."""
     return [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in grads]

@@ -22,11 +22,8 @@ from hvdkit.optim.convert import Distribution, Registering, convert
 class _ReducingLossScale(Registering):
     """Asks for finite gradients after the reduction, or together."""
 
-    def scale_loss(self, loss):
-        return super().scale_loss(share.weigh_loss(self._hvdkit, loss))
-
     def apply(self, grads, trainable_variables=None):
-        grads = replicas.total(share.weigh_gradients(self._hvdkit, grads))  # a NaN on one replica is then on all
+        grads = replicas.total(share.weigh_gradients(grads))  # a NaN on one replica is then on all
         if self._hvdkit.reduces:
             variables = trainable_variables or self._trainable_variables
             # Not built yet, it is about to be built with just these variables, in this order.

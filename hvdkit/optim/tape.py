@@ -144,7 +144,7 @@ class _Reducing:
                 fix="inside a strategy use a plain tape and hvd.DistributedOptimizer, which reduces over both.",
             )
         own = super().gradient(target, sources, output_gradients, unconnected_gradients)
-        variables, gradients = tf.nest.flatten(sources), share.weigh_gradients(self, tf.nest.flatten(own))
+        variables, gradients = tf.nest.flatten(sources), share.weigh_gradients(tf.nest.flatten(own))
         reduced = self._hvdkit_pipeline(gradients, variables, local=self._hvdkit_local, call=shared.this_call())
         return tf.nest.pack_sequence_as(sources, reduced)
 

@@ -19,6 +19,20 @@ OPTIMIZERS = {
     "adagrad": lambda **kw: keras.optimizers.Adagrad(0.01, **kw),
     "lion": lambda **kw: keras.optimizers.Lion(1e-4, **kw),
 }
+# What else Keras has, for sparse gradients: adaptive optimizers update the rows that a slice names, and clip slices.
+SPARSE = {
+    **OPTIMIZERS,
+    "adadelta": lambda **kw: keras.optimizers.Adadelta(0.5, **kw),
+    "adafactor": lambda **kw: keras.optimizers.Adafactor(1e-2, **kw),
+    "adamax": lambda **kw: keras.optimizers.Adamax(1e-3, **kw),
+    "nadam": lambda **kw: keras.optimizers.Nadam(1e-3, **kw),
+    "ftrl": lambda **kw: keras.optimizers.Ftrl(0.05, **kw),
+    "lamb": lambda **kw: keras.optimizers.Lamb(1e-3, **kw),
+    "muon": lambda **kw: keras.optimizers.Muon(1e-3, **kw),
+    "centered": lambda **kw: keras.optimizers.RMSprop(1e-3, centered=True, momentum=0.5, **kw),
+    "ema": lambda **kw: keras.optimizers.Adam(1e-3, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=5, **kw),
+    "lossscale": lambda **kw: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-3, **kw)),
+}
 # Small enough that each really clips.
 CLIPS = {"": {}, "clipnorm": {"clipnorm": 0.1}, "clipvalue": {"clipvalue": 0.02}, "global": {"global_clipnorm": 0.2}}
 EXTRAS = {
@@ -56,8 +70,14 @@ def names() -> list[str]:
         )
         if count(0, 1) or (i + j) % 3 == m
     ]
-    models = [f"{optimizer}-{model}" for model, optimizer in itertools.product(("frozenbn", "embedding"), OPTIMIZERS)]
-    return [*grid, *EXTRAS, *models]
+    frozen = [f"{optimizer}-frozenbn" for optimizer in OPTIMIZERS]
+    # Every optimizer with every clip; of Muon where Keras has it.
+    embedded = [
+        "-".join(filter(None, [optimizer, clip, "embedding"]))
+        for optimizer, clip in itertools.product(SPARSE, CLIPS)
+        if optimizer != "muon" or hasattr(keras.optimizers, "Muon")
+    ]
+    return [*grid, *EXTRAS, *frozen, *embedded]
 
 
 def train(name: str) -> dict:
@@ -92,7 +112,7 @@ def _optimizer(name: str) -> keras.optimizers.Optimizer:
         arguments |= CLIPS.get(word, {})
         if word in ("k2", "k4"):
             arguments["gradient_accumulation_steps"] = int(word[1])
-    return OPTIMIZERS[optimizer](**arguments)
+    return SPARSE[optimizer](**arguments)
 
 
 def _model_and_data(name: str):

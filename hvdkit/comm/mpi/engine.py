@@ -47,6 +47,7 @@ class MpiEngine:
         self._ranks = MpiRanks(chosen, Patience(chosen.rank, deadline))
         self.failure: HvdkitError | None = None
         self._world, self._limits, self._timeline = self, None, Timeline()
+        self._left = False
         self._sets: dict[int, tuple[list[int], MpiRanks | None]] = {}
         self._dynamic, self._made = isinstance(process_sets, str), 0
         self._adopt(self._ranks)
@@ -215,6 +216,7 @@ class MpiEngine:
         self._leave()
 
     def _leave(self) -> None:
+        self._left = True
         for _, part in [*self._sets.values(), (None, self._ranks)]:
             if part is not None:
                 part.leave()
@@ -224,6 +226,11 @@ class MpiEngine:
 
         def watched(*arrays: np.ndarray) -> list:
             try:
+                if self._world._left:
+                    raise UsageError(
+                        f"A collective ({kind}) of a world that hvd.shutdown() has left was called.",
+                        fix="hvd.shutdown() after the last collective, also after those of a tf.function.",
+                    )
                 with self._timeline.span(kind, sum(a.nbytes for a in arrays)):
                     return collective(*arrays)
             except HvdkitError as error:

@@ -12,6 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+# What the operations are called: nothing else tells them from a user's own Python functions in a graph.
+COLLECTIVE = "hvdkit_collective"
+
 
 def eager() -> bool:
     """Whether what is called now is done now; without TensorFlow everything is."""
@@ -35,5 +38,5 @@ def call(function: Callable[..., list], tensors: list, dtypes: list) -> list:
     with tf.device("CPU:0"):
         if eager():
             return [tf.convert_to_tensor(a) for a in function(*[np.asarray(t) for t in tensors])]
-        made = tf.numpy_function(function, tensors, dtypes, stateful=True)
+        made = tf.numpy_function(function, tensors, dtypes, stateful=True, name=COLLECTIVE)
         return list(made) if isinstance(made, list | tuple) else [made]

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 
-from hvdkit.errors import CommunicationError
+from hvdkit.errors import BROKEN_OFF_FIX, CommunicationError
 from hvdkit.log import get_logger
 
 _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
@@ -61,8 +61,7 @@ def broken_off(said: str, rank: int) -> CommunicationError:
     """The error of a rank whose peers are gone or did not come."""
     return CommunicationError(
         f"A collective was broken off: another rank ended or did not come in time ({said}).",
-        fix="look for the rank whose own traceback comes first. If every rank says only this, one of them made fewer "
-        "steps than the others or stopped by itself, and none failed.",
+        fix=BROKEN_OFF_FIX,
         rank=rank,
     )
 
