@@ -119,11 +119,55 @@ def _allreduce_slices(slices: Any, name: str | None, op: ReduceOp, scale: float,
     return tf.IndexedSlices(values, indices, slices.dense_shape)
 
 
-def allgather(value: Any, name: str | None = None, process_set: ProcessSet | None = None) -> Any:
-    """The ranks' values, concatenated along axis 0 in the order of the ranks; axis 0 may differ between ranks."""
+def allgather(
+    value: Any, name: str | None = None, process_set: ProcessSet | None = None, *, gradient: str = "average"
+) -> Any:
+    """The ranks' values, concatenated along axis 0 in the order of the ranks; axis 0 may differ between ranks.
+
+    Args:
+        value: array, number, ``tf.Tensor`` or Keras variable; the same dtype and further axes on every rank.
+        name: what ranks recognise the collective by inside a graph.
+        process_set: the ranks that take part; None means all.
+        gradient: how the ranks' gradients with respect to the gathered value are joined, before each rank takes those
+            of its own rows:
+
+            - ``"average"``, as in Horovod: right where every rank computes the whole loss from all rows, and gradients
+              of weights are *summed* over the ranks (``op=hvd.Sum``).
+            - ``"sum"``, the gradient of the sum of the ranks' losses: right where gradients of weights are *averaged*
+              over the ranks, as by default. N ranks with a contrastive loss are then one process with all rows, both
+              where each rank computes the mean loss of its rows against all rows, and where each computes the whole
+              loss. Every rank brings as many rows: ``uneven="drop"`` for data of ``hvd.data.shard``.
+
+    Raises:
+        UsageError: another ``gradient``.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> hvd.allgather(np.array([[1.0, 2.0]]), gradient="sum").tolist()  # in a world of one
+    [[1.0, 2.0]]
+    """
+    if gradient not in ("average", "sum"):
+        raise UsageError(f'`gradient` must be "average" or "sum". Received: gradient={gradient!r}.')
     engine = engine_of(process_set)
     value = value if np.ndim(value) or _is_tensorflow(value) else np.reshape(value, [1])
-    return _call(engine, lambda values: [engine.allgather(values[0], name)], [value])[0]
+
+    def collective(values: list) -> list:
+        summed = gradient == "sum" and engine.size > 1 and _is_tensorflow(values[0])
+        return [engine.allgather(_with_gradient_times(values[0], engine.size) if summed else values[0], name)]
+
+    return _call(engine, collective, [value])[0]
+
+
+def _with_gradient_times(tensor: Any, ranks: int) -> Any:
+    """A tensor whose gradient is multiplied: after the mean, on a rank's own rows, so that no half overflows before."""
+    import tensorflow as tf
+
+    if not (tensor.dtype.is_floating or tensor.dtype.is_complex):
+        return tensor
+    multiplied = tf.custom_gradient(lambda x: (tf.identity(x), lambda upstream: upstream * ranks))
+    return multiplied(tensor)
 
 
 def broadcast(value: Any, root_rank: int = 0, name: str | None = None, process_set: ProcessSet | None = None) -> Any:
