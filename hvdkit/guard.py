@@ -22,7 +22,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from hvdkit import metric_states
+from hvdkit import metric_states, numbers
 from hvdkit.comm import world
 from hvdkit.data.feed import build, feeding, step_on_shares
 from hvdkit.data.sharded import Sharded
@@ -90,6 +90,7 @@ def _fit(original, *, proof: bool):
     def fit(self, *args, **kwargs):
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
+        numbers.of_fit(bound.arguments)
         if _local:
             with feeding(self, bound.arguments):
                 return original(*bound.args, **bound.kwargs)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from hvdkit import numbers
 from hvdkit.comm import world
 
 _data: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -44,6 +45,7 @@ def _watched(original: Callable) -> Callable:
         bound.apply_defaults()
         if bound.arguments.get("kwargs"):  # evaluate, called by fit
             return original(self, *args, **kwargs)
+        numbers.of_fit(bound.arguments)
         with _feeding(self, bound.arguments):
             return original(*bound.args, **bound.kwargs)
 

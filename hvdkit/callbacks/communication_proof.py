@@ -9,11 +9,12 @@ import keras
 from hvdkit import training_data
 from hvdkit.comm import ops, world
 from hvdkit.comm.process_sets import ProcessSet
-from hvdkit.errors import CommunicationError, UsageError
+from hvdkit.errors import CommunicationError
 from hvdkit.grads import shared
 from hvdkit.grads.rounds import rounds_of
 from hvdkit.keras_model import adapted_of, distribution_of, optimizers_of
 from hvdkit.learning_rate import check_steps
+from hvdkit.numbers import whole
 from hvdkit.proof import agree, assert_equal_weights
 
 
@@ -41,9 +42,7 @@ class CommunicationProof(keras.callbacks.Callback):
 
     def __init__(self, every_steps: int | None = None):
         super().__init__()
-        if every_steps is not None and every_steps < 1:
-            raise UsageError(f"`every_steps` must be at least 1, or None. Received: every_steps={every_steps}.")
-        self.every_steps = every_steps
+        self.every_steps = None if every_steps is None else whole(every_steps, "every_steps", 1)
         self.initial_epoch = 0
         self._calls = 0
         self._unchecked = 0

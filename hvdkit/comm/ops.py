@@ -19,6 +19,7 @@ from hvdkit.comm.process_sets import ProcessSet, engine_of
 from hvdkit.comm.protocol import Engine, ReduceOp
 from hvdkit.comm.single import SingleEngine, scaled
 from hvdkit.errors import UsageError
+from hvdkit.numbers import real, whole
 
 
 def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order
@@ -84,6 +85,8 @@ def grouped_allreduce(  # noqa: PLR0917  as allreduce
 ) -> list:
     """``allreduce`` of a list of dense values, which the transport moves together (``grouped``) or one by one."""
     engine, op, wire = engine_of(process_set), _op(op, average), compressions.of(compression)
+    prescale_factor = real(prescale_factor, "prescale_factor")
+    postscale_factor = real(postscale_factor, "postscale_factor")
     engine = engine.grouped() if grouped else engine
 
     def collective(tensors: list) -> list:
@@ -177,7 +180,7 @@ def broadcast(value: Any, root_rank: int = 0, name: str | None = None, process_s
         UsageError: there is no such rank.
     """
     engine = engine_of(process_set)
-    check_root(root_rank, process_set)
+    root_rank = check_root(root_rank, process_set)
     return _call(engine, lambda values: [engine.broadcast(values[0], root_rank, name)], [value])[0]
 
 
@@ -228,7 +231,7 @@ def broadcast_object(
     Raises:
         TypeError: on every rank, when the root's object holds something else.
     """
-    check_root(root_rank, process_set)
+    root_rank = check_root(root_rank, process_set)
     mine = obj if world.rank() == root_rank else None
     root = root_rank if process_set is None else process_set.ranks.index(root_rank)
     return allgather_object(mine, process_set=process_set)[root]
@@ -259,12 +262,14 @@ def allgather_object(obj: Any, name: str | None = None, process_set: ProcessSet 
     return [part["object"] for part in received]
 
 
-def check_root(root_rank: int, process_set: ProcessSet | None = None) -> None:
-    """Refuse a root that is no rank of this world, or of the process set."""
+def check_root(root_rank: int, process_set: ProcessSet | None = None) -> int:
+    """A root as Python's number; one that is no rank of this world, or of the process set, is refused."""
+    root_rank = whole(root_rank, "root_rank")
     if process_set is not None and root_rank not in process_set.ranks:
         raise UsageError(f"root_rank must be one of {process_set.ranks}. Received: root_rank={root_rank}.")
     if not 0 <= root_rank < world.size():
         raise UsageError(f"root_rank must be between 0 and {world.size() - 1}. Received: root_rank={root_rank}.")
+    return root_rank
 
 
 def _allgather_bytes(data: bytes, process_set: ProcessSet | None) -> list[bytes]:
