@@ -23,7 +23,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from hvdkit import fit_callbacks, metric_states
+from hvdkit import fit_callbacks, metric_states, numbers
 from hvdkit.comm import world
 from hvdkit.data.feed import build, feeding, step_on_shares
 from hvdkit.data.sharded import Sharded
@@ -99,6 +99,7 @@ def _fit(original, *, proof: bool):
     def fit(self, *args, **kwargs):
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
+        numbers.of_fit(bound.arguments)
         _trained.add(self)
         with fit_callbacks.borrowed(bound.arguments):
             fit_callbacks.lead(self, bound.arguments)

@@ -7,6 +7,7 @@ from typing import Any
 from hvdkit import env
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
+from hvdkit.numbers import real
 
 
 def init(
@@ -52,6 +53,7 @@ def init(
         return
     proof = env.flag("PROOF", True) if proof is None else proof
     deadline = env.number("DEADLINE", 600.0) if deadline is None else deadline
+    deadline = real(deadline, "deadline")
     if deadline < 0:
         raise UsageError(f"`deadline` must be 0 or more seconds. Received: deadline={deadline}.")
     if memory_growth:  # TensorFlow reads it when it starts its GPUs

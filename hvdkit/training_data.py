@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from hvdkit import fit_callbacks
+from hvdkit import fit_callbacks, numbers
 from hvdkit.comm import world
 
 _data: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -46,6 +46,7 @@ def _watched(original: Callable) -> Callable:
         bound.apply_defaults()
         if bound.arguments.get("kwargs"):  # evaluate, called by fit
             return original(self, *args, **kwargs)
+        numbers.of_fit(bound.arguments)
         feeding = contextlib.nullcontext() if _feeding is None else _feeding(self, bound.arguments)
         with fit_callbacks.borrowed(bound.arguments):
             if "validation_data" in bound.arguments:  # fit

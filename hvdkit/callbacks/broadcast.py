@@ -23,6 +23,7 @@ from hvdkit.keras_model import (
     underlying,
     weights_of,
 )
+from hvdkit.numbers import whole
 from hvdkit.proof import agree
 
 
@@ -56,7 +57,7 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
 
     def __init__(self, root_rank: int = 0, device: str = "", local_variables: Any = None):
         super().__init__()
-        self.root_rank = root_rank
+        self.root_rank = whole(root_rank, "root_rank")
         self.device = device
         self._local: list = []
         self._sent: set[int] = set()

@@ -20,6 +20,7 @@ from hvdkit.errors import UsageError
 from hvdkit.keras_model import build_optimizer, optimizers_of, unwrap
 from hvdkit.learning_rate import rates_of, set_rates
 from hvdkit.log import get_logger
+from hvdkit.numbers import plain
 
 
 class CheckpointCallback(keras.callbacks.Callback):
@@ -71,8 +72,8 @@ class CheckpointCallback(keras.callbacks.Callback):
         with_callbacks: list | None = None,
     ):
         super().__init__()
-        whole = isinstance(every, int) and not isinstance(every, bool) and every >= 1
-        if not whole and every not in ("auto", "epoch"):
+        every = every if isinstance(every, str) else plain(every)
+        if every not in ("auto", "epoch") and not (isinstance(every, int) and every >= 1):
             raise UsageError(f'`every` must be steps, "epoch" or "auto". Received: every={every!r}.')
         if resume not in ("auto", "never"):
             raise UsageError(f'`resume` must be "auto" or "never". Received: resume={resume!r}.')

@@ -14,6 +14,7 @@ from hvdkit.grads import shared
 from hvdkit.grads.rounds import rounds_of
 from hvdkit.keras_model import adapted_of, distribution_of, optimizers_of
 from hvdkit.learning_rate import check_steps
+from hvdkit.numbers import whole
 from hvdkit.proof import agree, assert_equal_weights, together
 
 
@@ -42,9 +43,7 @@ class CommunicationProof(keras.callbacks.Callback):
 
     def __init__(self, every_steps: int | None = None):
         super().__init__()
-        if every_steps is not None and every_steps < 1:
-            raise UsageError(f"`every_steps` must be at least 1, or None. Received: every_steps={every_steps}.")
-        self.every_steps = every_steps
+        self.every_steps = None if every_steps is None else whole(every_steps, "every_steps", 1)
         self.initial_epoch = 0
         self._callbacks: list = []
         self._calls = 0

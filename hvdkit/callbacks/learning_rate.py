@@ -11,6 +11,7 @@ from hvdkit.comm import world
 from hvdkit.errors import UsageError
 from hvdkit.learning_rate import check_settable, set_learning_rate
 from hvdkit.log import get_logger
+from hvdkit.numbers import plain, real, whole
 
 
 class LearningRateScheduleCallback(keras.callbacks.Callback):
@@ -66,13 +67,15 @@ class LearningRateScheduleCallback(keras.callbacks.Callback):
                 "`initial_lr` is required. Received: initial_lr=None.",
                 fix="pass the learning rate of the optimizer, usually multiplied by hvd.size().",
             )
-        self.initial_lr = initial_lr
+        start_epoch = whole(start_epoch, "start_epoch")
+        multiplier = multiplier if callable(multiplier) else real(multiplier, "multiplier")
+        self.initial_lr = real(initial_lr, "initial_lr")
         self.multiplier = multiplier if callable(multiplier) else lambda epoch: multiplier ** (epoch - start_epoch)
         self.start_epoch = start_epoch
-        self.end_epoch = end_epoch
+        self.end_epoch = None if end_epoch is None else whole(end_epoch, "end_epoch")
         self.staircase = staircase
         self.momentum_correction = momentum_correction
-        self.steps_per_epoch = steps_per_epoch
+        self.steps_per_epoch = None if steps_per_epoch is None else whole(steps_per_epoch, "steps_per_epoch", 1)
         self.current_epoch = 0
         self._steps: Any = None
 
@@ -147,9 +150,11 @@ class LearningRateWarmupCallback(LearningRateScheduleCallback):
         verbose: int = 0,
     ):
         # Within its last epoch a warm-up that ends in the middle of it would go on rising above initial_lr.
-        if warmup_epochs != int(warmup_epochs) or warmup_epochs < 0:
+        epochs, given = plain(warmup_epochs), warmup_epochs
+        warmup_epochs = -1 if epochs is None or epochs % 1 else int(epochs)
+        if warmup_epochs < 0:
             raise UsageError(
-                f"`warmup_epochs` must be a whole number of epochs, 0 or more. Received: warmup_epochs={warmup_epochs}."
+                f"`warmup_epochs` must be a whole number of epochs, 0 or more. Received: warmup_epochs={given!r}."
             )
         super().__init__(
             initial_lr,

@@ -14,6 +14,7 @@ from hvdkit.grads.norms import Norms
 from hvdkit.keras_model import distribution_of, optimizers_of
 from hvdkit.layers.sync_batch_norm import SyncBatchNormalization
 from hvdkit.log import get_logger
+from hvdkit.numbers import real, whole
 
 
 class GradientNoiseScale(keras.callbacks.Callback):
@@ -51,8 +52,8 @@ class GradientNoiseScale(keras.callbacks.Callback):
 
     def __init__(self, every: int = 10, batch_size: int | None = None, smoothing: float = 0.5):
         super().__init__()
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise UsageError(f"`every` must be a whole number of at least 1. Received: every={every!r}.")
+        every, smoothing = whole(every, "every", 1), real(smoothing, "smoothing")
+        batch_size = None if batch_size is None else whole(batch_size, "batch_size", 1)
         if not 0 <= smoothing < 1:
             raise UsageError(f"`smoothing` must be from 0 to below 1. Received: smoothing={smoothing!r}.")
         self.every, self.batch_size, self.smoothing = every, batch_size, smoothing

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, Valid
 
 from hvdkit.checkpoint import disk
 from hvdkit.errors import HvdkitError, UsageError
+from hvdkit.numbers import plain
 
 FORMAT = "hvdkit-checkpoint"
 SCHEMA_VERSION = 1
@@ -87,9 +88,10 @@ def step_name(step: int) -> str:
     >>> step_name(120)
     'step-000000120'
     """
-    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= MAX_STEP:
+    number = plain(step)
+    if not isinstance(number, int) or not 0 <= number <= MAX_STEP:
         raise UsageError(f"A step should be a whole number from 0 to {MAX_STEP}. Received: {step!r}.")
-    return f"step-{step:09d}"
+    return f"step-{number:09d}"
 
 
 def step_of(name: str) -> int | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hvdkit.errors import UsageError
+from hvdkit.numbers import whole
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Keep:
     mode: str = "min"
 
     def __post_init__(self):
+        for name in ("last", "best", "every"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None and name == "every" else whole(value, name))
         if self.last < 0 or self.best < 0 or (self.every is not None and self.every < 1):
             raise UsageError(f"last and best should be at least 0, and every at least 1. Received: {self}.")
         if self.mode not in ("min", "max"):

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from hvdkit.errors import REQUEUE_EXIT_CODE, UsageError
+from hvdkit.numbers import plain
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -100,6 +101,7 @@ def seconds_of(text: float | str | None) -> float | None:
         for number in text.split(":"):
             seconds = seconds * 60 + int(number)
         return float(seconds)
-    if isinstance(text, int | float) and not isinstance(text, bool) and text > 0:
-        return float(text)
+    seconds = plain(text)
+    if seconds is not None and seconds > 0:
+        return float(seconds)
     raise UsageError(f'`max_time` must be seconds, or "3:50:00". Received: max_time={text!r}.')

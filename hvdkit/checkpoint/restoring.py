@@ -17,6 +17,7 @@ from hvdkit.errors import UsageError
 from hvdkit.keras_model import build_optimizer, optimizers_of, renew_adapted
 from hvdkit.learning_rate import go_on_with_schedules
 from hvdkit.log import get_logger
+from hvdkit.numbers import whole
 from hvdkit.proof import together
 
 
@@ -67,6 +68,7 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
     >>> hvd.checkpoint.restore(model, directory).step
     7
     """
+    step = None if step is None else whole(step, "step", 0)
     store = Store(directory)
     chosen = together(
         "read the checkpoint", lambda: _choose(store, step) if world.rank() == 0 else None, by="checkpoints"

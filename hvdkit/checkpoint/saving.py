@@ -10,6 +10,7 @@ import keras
 from hvdkit.checkpoint.saver import Saver
 from hvdkit.checkpoint.store import Keep
 from hvdkit.keras_model import build_optimizer
+from hvdkit.numbers import whole
 
 
 def save(
@@ -33,6 +34,7 @@ def save(
 
     Raises:
         CheckpointInUseError: another job writes there.
+        UsageError: ``step`` or ``epoch`` is no whole number of at least 0.
 
     Example:
 
@@ -42,6 +44,7 @@ def save(
     >>> model.compile(hvd.DistributedOptimizer("sgd"), "mse")
     >>> hvd.checkpoint.save(model, tempfile.mkdtemp(), step=1, facts={"metrics": {"loss": 0.5}})
     """
+    step, epoch = whole(step, "step", 0), whole(epoch, "epoch", 0)
     build_optimizer(model)
     saver = Saver(directory, keep, background=False)
     try:

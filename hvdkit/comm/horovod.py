@@ -13,6 +13,7 @@ from typing import Any
 from hvdkit import env
 from hvdkit.comm import bits
 from hvdkit.comm.fusion import BUCKET_BYTES, in_buckets
+from hvdkit.comm.gathered import gradient_of_own_rows
 from hvdkit.comm.protocol import ReduceOp, check_reducible
 from hvdkit.errors import HorovodMissingError, UsageError
 from hvdkit.horovod_build import stamp
@@ -206,12 +207,19 @@ class HorovodEngine:
         self._hvd.stop_timeline()
 
     def allgather(self, tensor: Any, name: str | None) -> Any:
-        sent = bits.sendable(tensor)
-        sent = sent if sent.shape.rank != 0 else sent[None]
-        received = self._hvd.allgather(
-            sent, name=name and _op_name(name), ignore_name_scope=bool(name), process_set=self._set
+        tensor = tensor if tensor.shape.rank != 0 else tensor[None]
+        if tensor.dtype.name not in bits.NAMES:
+            return self._allgather(tensor, name)
+        import tensorflow as tf
+
+        # Other bits have no gradient, so these bring their own.
+        gathered = lambda x: bits.restored(self._allgather(bits.sendable(x), name), x)
+        return tf.custom_gradient(lambda x: (gathered(x), functools.partial(gradient_of_own_rows, self, x)))(tensor)
+
+    def _allgather(self, tensor: Any, name: str | None) -> Any:
+        return self._hvd.allgather(
+            tensor, name=name and _op_name(name), ignore_name_scope=bool(name), process_set=self._set
         )
-        return bits.restored(received, tensor)
 
     def broadcast(self, tensor: Any, root_rank: int, name: str | None) -> Any:
         sent = bits.sendable(tensor)

@@ -6,8 +6,6 @@ returns what it was given.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,10 +14,12 @@ from hvdkit.comm import compression as compressions
 from hvdkit.comm import objects, world
 from hvdkit.comm.compression import Compression
 from hvdkit.comm.process_sets import ProcessSet, engine_of
-from hvdkit.comm.protocol import Engine, ReduceOp
+from hvdkit.comm.protocol import ReduceOp
 from hvdkit.comm.rank_text import by_rank
 from hvdkit.comm.single import SingleEngine, scaled
+from hvdkit.comm.values import call, is_slices, is_tensorflow
 from hvdkit.errors import CommunicationError, UsageError
+from hvdkit.numbers import real, whole
 
 
 def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order
@@ -63,7 +63,7 @@ def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order
             f"`name` must be a string. Received: name={name!r}.",
             fix="say op=hvd.Average or op=hvd.Sum; the second argument is `average` in horovod.tensorflow only.",
         )
-    if _is_slices(value):
+    if is_slices(value):
         return _allreduce_slices(value, name, _op(op, average), prescale_factor * postscale_factor, process_set)
     names = name and [name]
     return grouped_allreduce(
@@ -85,6 +85,8 @@ def grouped_allreduce(  # noqa: PLR0917  as allreduce
 ) -> list:
     """``allreduce`` of a list of dense values, which the transport moves together (``grouped``) or one by one."""
     engine, op, wire = engine_of(process_set), _op(op, average), compressions.of(compression)
+    prescale_factor = real(prescale_factor, "prescale_factor")
+    postscale_factor = real(postscale_factor, "postscale_factor")
     engine = engine.grouped() if grouped else engine
 
     def collective(tensors: list) -> list:
@@ -94,7 +96,7 @@ def grouped_allreduce(  # noqa: PLR0917  as allreduce
         received = engine.allreduce(list(sent), op, names, prescale_factor, postscale_factor)
         return [wire.decompress(r, context) for r, context in zip(received, contexts, strict=True)]
 
-    return _call(engine, collective, list(values), arrays=wire is Compression.none) if values else []
+    return call(engine, collective, list(values), arrays=wire is Compression.none) if values else []
 
 
 def _op(op: ReduceOp | str | None, average: bool | None) -> ReduceOp:
@@ -120,11 +122,55 @@ def _allreduce_slices(slices: Any, name: str | None, op: ReduceOp, scale: float,
     return tf.IndexedSlices(values, indices, slices.dense_shape)
 
 
-def allgather(value: Any, name: str | None = None, process_set: ProcessSet | None = None) -> Any:
-    """The ranks' values, concatenated along axis 0 in the order of the ranks; axis 0 may differ between ranks."""
+def allgather(
+    value: Any, name: str | None = None, process_set: ProcessSet | None = None, *, gradient: str = "average"
+) -> Any:
+    """The ranks' values, concatenated along axis 0 in the order of the ranks; axis 0 may differ between ranks.
+
+    Args:
+        value: array, number, ``tf.Tensor`` or Keras variable; the same dtype and further axes on every rank.
+        name: what ranks recognise the collective by inside a graph.
+        process_set: the ranks that take part; None means all.
+        gradient: how the ranks' gradients with respect to the gathered value are joined, before each rank takes those
+            of its own rows:
+
+            - ``"average"``, as in Horovod: right where every rank computes the whole loss from all rows, and gradients
+              of weights are *summed* over the ranks (``op=hvd.Sum``).
+            - ``"sum"``, the gradient of the sum of the ranks' losses: right where gradients of weights are *averaged*
+              over the ranks, as by default. N ranks with a contrastive loss are then one process with all rows, both
+              where each rank computes the mean loss of its rows against all rows, and where each computes the whole
+              loss. Every rank brings as many rows: ``uneven="drop"`` for data of ``hvd.data.shard``.
+
+    Raises:
+        UsageError: another ``gradient``.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> hvd.allgather(np.array([[1.0, 2.0]]), gradient="sum").tolist()  # in a world of one
+    [[1.0, 2.0]]
+    """
+    if gradient not in ("average", "sum"):
+        raise UsageError(f'`gradient` must be "average" or "sum". Received: gradient={gradient!r}.')
     engine = engine_of(process_set)
-    value = value if np.ndim(value) or _is_tensorflow(value) else np.reshape(value, [1])
-    return _call(engine, lambda values: [engine.allgather(values[0], name)], [value])[0]
+    value = value if np.ndim(value) or is_tensorflow(value) else np.reshape(value, [1])
+
+    def collective(values: list) -> list:
+        summed = gradient == "sum" and engine.size > 1 and is_tensorflow(values[0])
+        return [engine.allgather(_with_gradient_times(values[0], engine.size) if summed else values[0], name)]
+
+    return call(engine, collective, [value])[0]
+
+
+def _with_gradient_times(tensor: Any, ranks: int) -> Any:
+    """A tensor whose gradient is multiplied: after the mean, on a rank's own rows, so that no half overflows before."""
+    import tensorflow as tf
+
+    if not (tensor.dtype.is_floating or tensor.dtype.is_complex):
+        return tensor
+    multiplied = tf.custom_gradient(lambda x: (tf.identity(x), lambda upstream: upstream * ranks))
+    return multiplied(tensor)
 
 
 def broadcast(value: Any, root_rank: int = 0, name: str | None = None, process_set: ProcessSet | None = None) -> Any:
@@ -134,8 +180,8 @@ def broadcast(value: Any, root_rank: int = 0, name: str | None = None, process_s
         UsageError: there is no such rank.
     """
     engine = engine_of(process_set)
-    check_root(root_rank, process_set)
-    return _call(engine, lambda values: [engine.broadcast(values[0], root_rank, name)], [value])[0]
+    root_rank = check_root(root_rank, process_set)
+    return call(engine, lambda values: [engine.broadcast(values[0], root_rank, name)], [value])[0]
 
 
 def alltoall(value: Any, splits: Any = None, name: str | None = None, process_set: ProcessSet | None = None) -> Any:
@@ -151,7 +197,7 @@ def alltoall(value: Any, splits: Any = None, name: str | None = None, process_se
         The received rows; with ``splits`` given, also how many came from each rank.
     """
     engine = engine_of(process_set)
-    received, rows = _call(engine, lambda values: list(engine.alltoall(values[0], splits, name)), [value])
+    received, rows = call(engine, lambda values: list(engine.alltoall(values[0], splits, name)), [value])
     return received if splits is None else (received, rows)
 
 
@@ -163,7 +209,7 @@ def reducescatter(
 ) -> Any:
     """Reduce over all ranks and return this rank's share of axis 0; uneven rows go to the first ranks."""
     engine, op = engine_of(process_set), ReduceOp.get(op)
-    return _call(engine, lambda values: [engine.reducescatter(values[0], op, name)], [value])[0]
+    return call(engine, lambda values: [engine.reducescatter(values[0], op, name)], [value])[0]
 
 
 def barrier(process_set: ProcessSet | None = None) -> None:
@@ -186,7 +232,7 @@ def broadcast_object(
         TypeError: on every rank, when the root's object holds something else.
         CommunicationError: on every rank, when the ranks came here for different things.
     """
-    check_root(root_rank, process_set)
+    root_rank = check_root(root_rank, process_set)
     mine = obj if world.rank() == root_rank else None
     root = root_rank if process_set is None else process_set.ranks.index(root_rank)
     return allgather_object(mine, name or "hvd.broadcast_object", process_set)[root]
@@ -237,12 +283,14 @@ def ranks_of(process_set: ProcessSet | None) -> list[int]:
     return list(range(world.size())) if process_set is None else process_set.ranks
 
 
-def check_root(root_rank: int, process_set: ProcessSet | None = None) -> None:
-    """Refuse a root that is no rank of this world, or of the process set."""
+def check_root(root_rank: int, process_set: ProcessSet | None = None) -> int:
+    """A root as Python's number; one that is no rank of this world, or of the process set, is refused."""
+    root_rank = whole(root_rank, "root_rank")
     if process_set is not None and root_rank not in process_set.ranks:
         raise UsageError(f"root_rank must be one of {process_set.ranks}. Received: root_rank={root_rank}.")
     if not 0 <= root_rank < world.size():
         raise UsageError(f"root_rank must be between 0 and {world.size() - 1}. Received: root_rank={root_rank}.")
+    return root_rank
 
 
 def _allgather_bytes(data: bytes, process_set: ProcessSet | None) -> list[bytes]:
@@ -252,38 +300,3 @@ def _allgather_bytes(data: bytes, process_set: ProcessSet | None) -> list[bytes]
     everything = allgather(np.frombuffer(data, np.uint8), None, process_set).tobytes()
     ends = np.cumsum(lengths)
     return [everything[end - length : end] for end, length in zip(ends, lengths, strict=True)]
-
-
-def _call(engine: Engine, collective: Callable[[list], list], values: list, *, arrays: bool = True) -> list:
-    """Hand tensors to the engine as TensorFlow's, and NumPy back to whom gave NumPy; ``arrays`` may go as they are."""
-    values = [_unwrap(value) for value in values]
-    in_tensorflow = any(_is_tensorflow(value) for value in values)
-    tf = sys.modules.get("tensorflow")
-    eager = tf is None or tf.executing_eagerly()
-    direct = type(engine) is SingleEngine or (engine.takes_arrays and arrays and eager)
-    if direct and not in_tensorflow:
-        return [np.asarray(out) for out in collective([np.asarray(value) for value in values])]
-    import tensorflow as tf
-
-    if in_tensorflow or not eager:
-        return collective([tf.convert_to_tensor(value) for value in values])
-    # Host data stays on the host: on a GPU build these would otherwise travel there and back.
-    with tf.device("CPU:0"):
-        return [np.asarray(out) for out in collective([tf.constant(np.asarray(value)) for value in values])]
-
-
-def _unwrap(value: Any) -> Any:
-    """A Keras variable is not a TensorFlow one: its ``.value`` is."""
-    keras = sys.modules.get("keras")
-    return value.value if keras is not None and isinstance(value, keras.Variable) else value
-
-
-def _is_tensorflow(value: Any) -> bool:
-    tf = sys.modules.get("tensorflow")
-    # tf.is_tensor takes ten microseconds to say no.
-    return tf is not None and type(value) is not np.ndarray and (tf.is_tensor(value) or isinstance(value, tf.Variable))
-
-
-def _is_slices(value: Any) -> bool:
-    tf = sys.modules.get("tensorflow")
-    return tf is not None and isinstance(value, tf.IndexedSlices)

@@ -7,6 +7,7 @@ from typing import Any
 
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
+from hvdkit.numbers import plain
 
 _BRING_TO_LIFE = (
     'pass it to hvd.init(process_sets=[...]), or hvd.init(process_sets="dynamic") and hvd.add_process_set(...), on '
@@ -45,17 +46,17 @@ class ProcessSet:
             self.mpi_comm = ranks_or_comm
             return
         try:
-            ranks = sorted(ranks_or_comm)
+            ranks = [plain(rank) for rank in ranks_or_comm]
         except TypeError:
             ranks = None
-        if not ranks or any(isinstance(rank, bool) or not isinstance(rank, int) for rank in ranks):
+        if not ranks or not all(isinstance(rank, int) for rank in ranks):
             raise UsageError(
                 f"A ProcessSet is made of ranks, such as [0, 2], or of an mpi4py communicator. Received: "
                 f"{ranks_or_comm!r}."
             )
         if len(set(ranks)) < len(ranks):
             raise UsageError(f"A rank is in a ProcessSet once. Received: {ranks}.")
-        self.ranks = ranks
+        self.ranks = sorted(ranks)
 
     def size(self) -> int | None:
         """How many ranks are in it; None until it is alive."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hvdkit.comm import world
+from hvdkit.numbers import whole
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def set_seed(seed: int) -> Seeds:
         The seeds; give ``.data`` to whatever shuffles or augments this rank's own data.
 
     Raises:
-        ValueError: the seed is out of range.
+        UsageError: the seed is out of range; also a ``ValueError``.
 
     Example:
 
@@ -45,8 +46,7 @@ def set_seed(seed: int) -> Seeds:
     >>> seeds = hvd.set_seed(7)
     >>> rng = np.random.default_rng(seeds.data)
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"`seed` must be a whole number from 0 to 2**32 - 1. Received: seed={seed!r}")
+    seed = whole(seed, "seed", 0, 2**32 - 1)
     import keras
 
     keras.utils.set_random_seed(seed)

@@ -32,7 +32,7 @@ def broadcast_variables(variables: list, root_rank: int = 0, process_set: Proces
     >>> hvd.init()
     >>> hvd.broadcast_variables([])
     """
-    ops.check_root(root_rank, process_set)
+    root_rank = ops.check_root(root_rank, process_set)
     if engine_of(process_set).size == 1:
         return
     if _in_graph():

@@ -12,6 +12,7 @@ from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from hvdkit.comm import world
 from hvdkit.data.plan import Plan
 from hvdkit.errors import UsageError
+from hvdkit.numbers import whole
 
 # The keys of a batch on its way to the train step (``feed.py`` takes them off again).
 DATA, SHARE, SHARE_OR_ZERO = "hvdkit_data", "hvdkit_share", "hvdkit_share_or_zero"
@@ -50,7 +51,7 @@ class Sharded(DataAdapter):
 
     def begin(self, epoch: int) -> None:
         """Go to an epoch, and to the place in it that ``seek`` asked for."""
-        self.epoch, self.passed = epoch, 0
+        self.epoch, self.passed = whole(epoch, "epoch", 0), 0
         if self._resume is not None:
             if self._resume[0] == epoch:
                 self.passed = int(self._resume[1]["passed"])
@@ -207,7 +208,7 @@ class Planned(Sharded):
 
     def rows(self, epoch: int, plan: Plan | None = None) -> list[np.ndarray]:
         """The numbers of this rank's samples, step by step: of a whole epoch, or by a plan of a part of it."""
-        order, rank, plan = self._order(epoch), world.rank(), plan or self._whole
+        order, rank, plan = self._order(whole(epoch, "epoch", 0)), world.rank(), plan or self._whole
         return [order[b : b + c] for b, c in zip(plan.begins[:, rank], plan.counts[:, rank], strict=True)]
 
     def get_tf_dataset(self) -> tf.data.Dataset:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from hvdkit import training_data
@@ -18,6 +16,7 @@ from hvdkit.data.classes import class_weights
 from hvdkit.data.feed import install
 from hvdkit.data.sharded import Planned, Sharded
 from hvdkit.errors import UsageError
+from hvdkit.numbers import whole
 from hvdkit.proof import agree, together
 
 
@@ -82,10 +81,9 @@ def shard(
     >>> train.num_batches
     3
     """
-    batch_size = operator.index(batch_size) if isinstance(batch_size, np.integer) else batch_size
-    _check(batch_size, uneven, per_rank_batch)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise UsageError(f"`seed` must be a whole number from 0 to 2**32 - 1. Received: seed={seed!r}.")
+    batch_size = None if batch_size is None else whole(batch_size, "batch_size", 1)
+    seed, buffer_size = whole(seed, "seed", 0, 2**32 - 1), whole(buffer_size, "buffer_size", 1)
+    _check(uneven, per_rank_batch)
     if isinstance(class_weight, str) and class_weight != "balanced":
         raise UsageError(f'`class_weight` must be a dict or "balanced". Received: class_weight={class_weight!r}.')
     install()
@@ -149,9 +147,7 @@ def _split(source: Any, how: dict) -> Planned:
     return made
 
 
-def _check(batch_size: Any, uneven: str, per_rank_batch: str) -> None:
-    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
-        raise UsageError(f"`batch_size` must be a whole number of at least 1. Received: batch_size={batch_size!r}.")
+def _check(uneven: str, per_rank_batch: str) -> None:
     if uneven not in ("pad", "drop"):
         raise UsageError(f'`uneven` must be "pad" or "drop". Received: uneven={uneven!r}.')
     if per_rank_batch not in ("equal", "auto"):

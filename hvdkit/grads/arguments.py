@@ -11,6 +11,7 @@ from hvdkit.comm.protocol import ReduceOp
 from hvdkit.errors import UsageError
 from hvdkit.grads import reducers
 from hvdkit.grads.groups import check_groups
+from hvdkit.numbers import real, whole
 
 GRADIENT_OPS = (ReduceOp.AVERAGE, ReduceOp.SUM, ReduceOp.ADASUM)
 
@@ -67,6 +68,7 @@ def check(
     op = ReduceOp.get(op)
     if op not in GRADIENT_OPS:
         raise UsageError(f"Gradients are joined by Average, Sum or Adasum. Received: op={op.name.title()}.")
+    gradient_predivide_factor = real(gradient_predivide_factor, "gradient_predivide_factor")
     if not gradient_predivide_factor > 0:
         raise UsageError(
             f"`gradient_predivide_factor` must be positive. Received: "
@@ -76,8 +78,7 @@ def check(
         raise UsageError(
             f"`gradient_predivide_factor` splits an average, and op={op.name.title()} is none.", fix="op=hvd.Average."
         )
-    if bucket_bytes is not None and (not isinstance(bucket_bytes, int) or bucket_bytes < 0):
-        raise UsageError(f"`bucket_bytes` must be a whole number of bytes. Received: bucket_bytes={bucket_bytes!r}.")
+    bucket_bytes = None if bucket_bytes is None else whole(bucket_bytes, "bucket_bytes", 0)
     if num_groups:
         warnings.warn("`num_groups` is called `groups` now.", DeprecationWarning, stacklevel=4)
         groups = num_groups if groups is None else groups

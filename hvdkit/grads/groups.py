@@ -7,6 +7,7 @@ from typing import Any
 
 from hvdkit.errors import UsageError
 from hvdkit.grads.identity import check_variable, identity
+from hvdkit.numbers import plain
 
 
 def check_groups(groups: Any) -> int | list | None:
@@ -20,10 +21,11 @@ def check_groups(groups: Any) -> int | list | None:
     >>> check_groups(2), check_groups(0), check_groups(None)
     (2, None, None)
     """
-    if groups is None or (isinstance(groups, int) and groups == 0):
+    number = plain(groups)
+    if groups is None or number == 0:
         return None
-    if isinstance(groups, int) and not isinstance(groups, bool) and groups > 0:
-        return groups
+    if isinstance(number, int) and number > 0:
+        return number
     if not isinstance(groups, list | tuple) or not all(isinstance(group, list | tuple) for group in groups):
         raise UsageError(
             f"`groups` must be how many groups to make, or a list of lists of variables. Received: groups={groups!r}."

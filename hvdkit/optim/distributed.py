@@ -20,6 +20,7 @@ from hvdkit.grads.pipeline import GradientPipeline
 from hvdkit.grads.rounds import Rounds
 from hvdkit.keras_model import distribution_of
 from hvdkit.learning_rate import check_accumulation
+from hvdkit.numbers import whole
 from hvdkit.optim import loss_scale
 from hvdkit.optim.convert import Distribution, Registering, convert
 from hvdkit.optim.held import check_held
@@ -136,6 +137,7 @@ def distribute(
         training_data.watch_fit()
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     distribution = Distribution(GradientPipeline(how, name and f"{name}.{next(_ordinals)}"), rounds=rounds)
+    backward_passes_per_step = whole(backward_passes_per_step, "backward_passes_per_step", 1)
     if backward_passes_per_step != 1:
         _accumulate(inner, backward_passes_per_step)
         distribution.sum_of_passes = 1 if average_aggregated_gradients else backward_passes_per_step
@@ -206,11 +208,6 @@ def is_distributed(optimizer: Any) -> bool:
 
 def _accumulate(optimizer: Any, steps: int) -> None:
     """``backward_passes_per_step`` by what Keras has for it; the optimizer may have been built before."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise UsageError(
-            f"`backward_passes_per_step` must be a whole number of at least 1. Received: "
-            f"backward_passes_per_step={steps!r}."
-        )
     if optimizer.gradient_accumulation_steps == steps:  # as when it was saved with them
         return
     if optimizer.gradient_accumulation_steps:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from hvdkit.errors import UsageError
+from hvdkit.numbers import real
 from hvdkit.optim.exclusion import is_bias_or_norm
 
 
@@ -61,6 +62,9 @@ class LARS(keras.optimizers.Optimizer):
         name: str = "lars",
         **kwargs: Any,
     ):
+        momentum, epsilon = real(momentum, "momentum"), real(epsilon, "epsilon")
+        trust_coefficient = real(trust_coefficient, "trust_coefficient")
+        weight_decay = None if weight_decay is None else real(weight_decay, "weight_decay")
         if not 0 <= momentum <= 1:
             raise UsageError(f"`momentum` must be between 0 and 1. Received: momentum={momentum!r}.")
         for what, value in {"trust_coefficient": trust_coefficient, "weight_decay": weight_decay or 0.0}.items():

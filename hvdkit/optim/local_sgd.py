@@ -9,6 +9,7 @@ import keras
 from hvdkit.comm.process_sets import ProcessSet, global_process_set
 from hvdkit.errors import UsageError
 from hvdkit.grads.rounds import Rounds
+from hvdkit.numbers import real, whole
 from hvdkit.optim.distributed import distribute
 
 
@@ -59,9 +60,8 @@ def local_sgd(
     >>> hvd.init()
     >>> optimizer = hvd.strategies.local_sgd(keras.optimizers.SGD(0.1, momentum=0.9), k=8, start=1000)
     """
-    for what, value, least in (("k", k, 1), ("start", start, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UsageError(f"`{what}` must be a whole number of at least {least}. Received: {what}={value!r}.")
+    k, start = whole(k, "k", 1), whole(start, "start", 0)
+    outer_lr, outer_momentum = real(outer_lr, "outer_lr"), real(outer_momentum, "outer_momentum")
     if not outer_lr > 0 or not 0 <= outer_momentum < 1:
         raise UsageError(
             "`outer_lr` must be above 0, and `outer_momentum` from 0 to below 1. Received: "

@@ -6,12 +6,12 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from hvdkit.errors import UsageError
+from hvdkit.numbers import plain, real
 from hvdkit.registry import suggestion
 from hvdkit.schedules.curves import CURVES
 
@@ -49,12 +49,12 @@ class Recipe:
 
     def __post_init__(self):
         for name in ("base_lr", "peak_lr", "warmup_epochs"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(value) or value < 0:
-                raise UsageError(f"`{name}` must be a number of at least 0. Received: {name}={value!r}.")
+            value = plain(getattr(self, name))
+            if value is None or not np.isfinite(value) or value < 0:
+                raise UsageError(f"`{name}` must be a number of at least 0. Received: {name}={getattr(self, name)!r}.")
             object.__setattr__(self, name, float(value))  # NumPy's numbers have no place in a saved model
         if self.epochs is not None:
-            object.__setattr__(self, "epochs", float(self.epochs))
+            object.__setattr__(self, "epochs", float(real(self.epochs, "epochs")))
         if self.after is None:
             return
         curve = CURVES.resolve(self.after)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hvdkit.errors import UsageError
+from hvdkit.numbers import real
 from hvdkit.registry import Registry
 
 SCALING = Registry(
@@ -46,7 +47,8 @@ def scale(base_batch_size: float, global_batch_size: float, rule: str = "linear"
     >>> scale(256, 8192), scale(256, 8192, "sqrt"), scale(256, 8192, "none")
     (32.0, 5.656854249492381, 1.0)
     """
-    for name, size in (("base_batch_size", base_batch_size), ("global_batch_size", global_batch_size)):
+    base, now = real(base_batch_size, "base_batch_size"), real(global_batch_size, "global_batch_size")
+    for name, size in (("base_batch_size", base), ("global_batch_size", now)):
         if not size > 0:
             raise UsageError(f"`{name}` must be above 0. Received: {name}={size!r}.")
-    return float(SCALING.resolve(rule)(global_batch_size / base_batch_size))
+    return float(SCALING.resolve(rule)(now / base))

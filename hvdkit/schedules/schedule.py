@@ -11,6 +11,7 @@ import tensorflow as tf
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
 from hvdkit.log import get_logger
+from hvdkit.numbers import real, whole
 from hvdkit.schedules.recipe import Recipe
 from hvdkit.schedules.scaling import scale as scale_by
 
@@ -70,9 +71,10 @@ def large_batch(  # noqa: PLR0917  they are read in this order
     [0.1, 0.45, 0.8, 0.0]
     """
     size = world.size() if size is None else size
-    for name, value in {"batch_size": batch_size, "accumulation": accumulation, "size": size}.items():
-        if isinstance(value, bool) or int(value) != value or value < 1:
-            raise UsageError(f"`{name}` must be a whole number of at least 1. Received: {name}={value!r}.")
+    batch_size, size = whole(batch_size, "batch_size", 1), whole(size, "size", 1)
+    accumulation = whole(accumulation, "accumulation", 1)
+    base_lr, base_batch_size = real(base_lr, "base_lr"), real(base_batch_size, "base_batch_size")
+    warmup_epochs = real(warmup_epochs, "warmup_epochs")
     global_batch = batch_size * size * accumulation
     factor = scale_by(base_batch_size, global_batch, scale)
     own = after if isinstance(after, _Schedule) else None
@@ -134,13 +136,14 @@ class LargeBatchSchedule(_Schedule):
         factor: float = 1.0,
         origin: tuple[float, float] = (0.0, 0.0),
     ):
+        steps_per_epoch, accumulation = real(steps_per_epoch, "steps_per_epoch"), whole(accumulation, "accumulation", 1)
         if not steps_per_epoch > 0:
             raise UsageError(
                 f"`steps_per_epoch` must be above 0. Received: steps_per_epoch={steps_per_epoch!r}.",
                 fix="it is how many steps `fit` makes in an epoch on each rank: len(train) of hvd.data.shard.",
             )
-        self.recipe, self.after, self.factor = recipe, after, factor
-        self.steps_per_epoch, self.accumulation = float(steps_per_epoch), int(accumulation)
+        self.recipe, self.after, self.factor = recipe, after, real(factor, "factor")
+        self.steps_per_epoch, self.accumulation = float(steps_per_epoch), accumulation
         # Update number and epoch that the epochs are counted from: other than 0 once the batch has changed on the way.
         with tf.init_scope():
             self._origin = tf.Variable(origin, trainable=False, dtype=tf.float64, name="origin")

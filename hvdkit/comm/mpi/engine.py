@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from hvdkit.comm import bits
 from hvdkit.comm.fusion import BUCKET_BYTES, in_buckets
+from hvdkit.comm.gathered import gradient_of_own_rows
 from hvdkit.comm.mpi import in_graph
 from hvdkit.comm.mpi.library import load
 from hvdkit.comm.mpi.patience import Patience
@@ -112,13 +114,7 @@ class MpiEngine:
             self._ranks.same(what)
             return [self._ranks.allgather(x, what)]
 
-        def backward(upstream: Any) -> Any:  # Horovod's: the average, and of it this rank's rows
-            import tensorflow as tf
-
-            rows = self.allgather(tf.shape(tensor)[:1], None)
-            begin = tf.reduce_sum(rows[: self.rank])
-            return self._allreduce(upstream, ReduceOp.AVERAGE)[begin : begin + rows[self.rank]]
-
+        backward = functools.partial(gradient_of_own_rows, self, tensor)
         return self._run("allgather", collective, [tensor], [_any_rows(tensor)], backward)[0]
 
     def broadcast(self, tensor: Any, root_rank: int, name: str | None) -> Any:

@@ -1,0 +1,113 @@
+"""Numbers that users pass: Python's, NumPy's, and those that a collective returned, arrays and tensors without axes.
+
+>>> import numpy as np
+>>> whole(np.array(3), "k"), whole(np.int64(3), "k"), real(np.float32(0.5), "rate")
+(3, 3, 0.5)
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+from hvdkit.errors import UsageError
+
+
+def plain(value: Any) -> Any:
+    """The Python number that a value is; None where it is none, as a bool, a string or an array with axes.
+
+    Example:
+
+    >>> plain(3), plain(0.5), plain(True), plain("3"), plain([3])
+    (3, 0.5, None, None, None)
+    """
+    if type(value) in (int, float):
+        return value
+    if isinstance(value, bool | str | bytes):
+        return None
+    if hasattr(value, "__array__"):
+        return _without_axes(value)
+    if hasattr(value, "__index__"):
+        return value.__index__()
+    return float(value) if isinstance(value, float) else None
+
+
+def _without_axes(value: Any) -> int | float | None:
+    numpy = sys.modules["numpy"]  # who has an array has it
+    if isinstance(value, numpy.ndarray | numpy.generic):
+        array = numpy.asarray(value)
+    elif hasattr(value, "numpy"):  # TensorFlow's and Keras'; inside a graph they have no value yet
+        array = numpy.asarray(value.numpy())
+    else:
+        return None
+    if array.ndim:
+        return None
+    if array.dtype.kind in "iu":
+        return int(array)
+    return float(array) if array.dtype.kind == "f" or array.dtype.name == "bfloat16" else None
+
+
+def whole(value: Any, name: str, least: int | None = None, most: int | None = None) -> int:
+    """An argument that must be a whole number, as Python's.
+
+    Args:
+        value: what was passed.
+        name: of the argument, as the error says it.
+        least, most: its range; None is no limit.
+
+    Raises:
+        UsageError: it is no whole number, or out of its range.
+
+    Example:
+
+    >>> whole(4, "k", 1)
+    4
+    """
+    found = plain(value)
+    if isinstance(found, int) and (least is None or found >= least) and (most is None or found <= most):
+        return found
+    if most is not None:
+        range_ = f" from {least or 0} to {most}"
+    else:
+        range_ = "" if least is None else f" of at least {least}"
+    raise UsageError(f"`{name}` must be a whole number{range_}. Received: {name}={value!r}.")
+
+
+def real(value: Any, name: str) -> float:
+    """An argument that must be a number, as Python's; a whole one stays whole.
+
+    Args:
+        value: what was passed.
+        name: of the argument, as the error says it.
+
+    Raises:
+        UsageError: it is no number, or NaN.
+
+    Example:
+
+    >>> real(0.5, "rate"), real(2, "rate")
+    (0.5, 2)
+    """
+    found = plain(value)
+    if found is None or math.isnan(found):
+        raise UsageError(f"`{name}` must be a number. Received: {name}={value!r}.")
+    return found
+
+
+def of_fit(arguments: dict[str, Any]) -> None:
+    """Make the numbers among the arguments of ``fit`` Python's: broadcast ones come as arrays or tensors.
+
+    Args:
+        arguments: by name; changed in place. What is no number is left to Keras to refuse.
+    """
+    for name in _OF_FIT:
+        found = plain(arguments.get(name))
+        if found is not None:
+            arguments[name] = found
+
+
+_OF_FIT = (
+    "epochs", "initial_epoch", "steps_per_epoch", "batch_size", "validation_steps", "validation_batch_size",
+    "validation_freq", "validation_split", "steps",
+)  # fmt: skip
