@@ -24,12 +24,13 @@ import keras
 import tensorflow as tf
 
 from hvdkit import fit_callbacks, metric_states, numbers
-from hvdkit.comm import world
+from hvdkit.comm import seeds, world
 from hvdkit.data.feed import build, feeding, step_on_shares
 from hvdkit.data.sharded import Sharded
 from hvdkit.errors import BROKEN_OFF_FIX, CommunicationError, UsageError
 from hvdkit.grads import weighted_tape
 from hvdkit.grads.rounds import rounds_of
+from hvdkit.keras_model import held
 from hvdkit.log import get_logger
 from hvdkit.optim.held import step_of
 
@@ -115,6 +116,7 @@ def _fit(original, *, proof: bool):
             refuse_backups(fit_callbacks.of(bound.arguments))
         else:
             checks.watch(fit_callbacks.of(bound.arguments), bound.arguments["initial_epoch"])
+        seeds.separate([g for g in held(model) if isinstance(g, keras.random.SeedGenerator)], world.rank())
         if rounds_of(model):
             _with(model, bound.arguments, LocalRounds, make=True, first=True)
         world.engine().failure = None

@@ -44,7 +44,7 @@ def weights_of(model: keras.Model) -> list:
 
 
 def held(model: keras.Model) -> list:
-    """The layers, optimizers and TensorFlow variables that a model reaches, itself first.
+    """The layers, optimizers, seed generators and TensorFlow variables that a model reaches, itself first.
 
     Through its attributes and those of its layers, through lists and dictionaries, modules of TensorFlow, and objects
     of the user's own classes. Not through functions: what only a closure holds nobody finds.
@@ -52,7 +52,7 @@ def held(model: keras.Model) -> list:
     found, queue, seen = [], collections.deque([(model, getattr(model, "name", ""))]), {id(model)}
     while queue:
         thing, path = queue.popleft()
-        if isinstance(thing, keras.layers.Layer | keras.optimizers.Optimizer | tf.Variable):
+        if isinstance(thing, _HELD):
             found.append(thing)
         if isinstance(thing, tf.Variable):
             thing._hvdkit_path = path  # "Variable:0", its own name, says nothing
@@ -63,6 +63,7 @@ def held(model: keras.Model) -> list:
     return found
 
 
+_HELD = (keras.layers.Layer, keras.optimizers.Optimizer, keras.random.SeedGenerator, tf.Variable)
 _LEAVES = (str, bytes, bool, int, float, complex, type, type(None), np.ndarray, np.generic, tf.Tensor)
 
 

@@ -43,6 +43,10 @@ class MetricAverageCallback(keras.callbacks.Callback):
         self._samples = {"train": None, "val": None}
         self._states: dict = {}
 
+    def leader(self, callbacks: list) -> keras.callbacks.Callback:
+        """Looks at the metrics of an epoch before a callback that evaluates resets them, wherever this one stands."""
+        return keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs=None: self._take_down_once("train"))
+
     def on_epoch_begin(self, epoch, logs=None):
         self._batches = {"train": 0, "val": 0}
         self._samples = {"train": None, "val": None}
@@ -55,21 +59,20 @@ class MetricAverageCallback(keras.callbacks.Callback):
         self._batches["val"] += 1
 
     def on_test_begin(self, logs=None):
-        self._take_down("train")  # evaluation is about to reset the metrics
+        self._take_down_once("train")  # evaluation is about to reset the metrics
 
     def on_test_end(self, logs=None):
-        self._take_down("val")
+        self._take_down_once("val")
 
-    def _take_down(self, phase: str) -> None:
-        if world.size() > 1:
+    def _take_down_once(self, phase: str) -> None:
+        if world.size() > 1 and self._samples[phase] is None:
             self._samples[phase] = self._count(phase)
             self._states[phase] = metric_states.states_of(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
         if not logs or world.size() == 1:
             return
-        if self._samples["train"] is None:
-            self._take_down("train")
+        self._take_down_once("train")
         sums = {
             phase: metric_states.names_of_sums(self.model, state, logs, "val_" if phase == "val" else "")
             for phase, state in self._states.items()

@@ -27,6 +27,28 @@ def derive(seed: int, rank: int) -> Seeds:
     return Seeds(model=seed, data=int(np.random.SeedSequence([seed, rank]).generate_state(1)[0]))
 
 
+def separate(generators: list, rank: int) -> None:
+    """Let seed generators of Keras, which are alike on every rank, draw other numbers on each; each is moved once.
+
+    Else the ranks would drop the same units, and make the same noise, for their different samples.
+
+    >>> import keras
+    >>> first, second = keras.random.SeedGenerator(3), keras.random.SeedGenerator(3)
+    >>> separate([first], 0), separate([second], 1), separate([second], 1)
+    (None, None, None)
+    >>> int(first.state.numpy()[0]), int(second.state.numpy()[0])
+    (3, 2654435772)
+    """
+    for generator in generators:
+        if not hasattr(generator, "_hvdkit_rank"):
+            seed, count = generator.state.numpy()
+            generator.state.assign([np.uint32((int(seed) + rank * _GOLDEN) % 2**32), count])
+            generator._hvdkit_rank = rank
+
+
+_GOLDEN = 0x9E3779B9  # 2**32 over the golden ratio: multiples of it are far apart
+
+
 def set_seed(seed: int) -> Seeds:
     """Seed Python, NumPy and Keras alike on every rank, so that all build the same model.
 
