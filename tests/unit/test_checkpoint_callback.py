@@ -119,12 +119,6 @@ def test_never_resuming_is_refused_beside_another_training(tmp_path):
         _model().fit(_data(), verbose=0, callbacks=[never])
 
 
-def test_weights_that_a_callback_keeps_are_refused(tmp_path):
-    stopping = keras.callbacks.EarlyStopping("loss", restore_best_weights=True)
-    with pytest.raises(hvd.errors.UsageError, match="saves numbers only"):
-        hvd.callbacks.CheckpointCallback(tmp_path, with_callbacks=[stopping])
-
-
 def test_an_evaluation_within_fit_leaves_the_place_alone(tmp_path):
     class Evaluate(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
