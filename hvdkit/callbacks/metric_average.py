@@ -10,6 +10,7 @@ from hvdkit import metric_states
 from hvdkit.comm import ops, world
 from hvdkit.comm.rank_text import ranks_text
 from hvdkit.errors import CommunicationError
+from hvdkit.grads import share
 
 
 class MetricAverageCallback(keras.callbacks.Callback):
@@ -42,6 +43,10 @@ class MetricAverageCallback(keras.callbacks.Callback):
         self._batches = {"train": 0, "val": 0}
         self._samples = {"train": None, "val": None}
         self._states: dict = {}
+
+    def on_train_begin(self, logs=None):
+        if world.size() > 1:
+            share.begin_training()
 
     def leader(self, callbacks: list) -> keras.callbacks.Callback:
         """Looks at the metrics of an epoch before a callback that evaluates resets them, wherever this one stands."""
@@ -80,6 +85,7 @@ class MetricAverageCallback(keras.callbacks.Callback):
         mine = {
             "metrics": {name: float(value) for name, value in logs.items() if np.ndim(value) == 0},
             "train": self._samples["train"],
+            "last": share.of_last_step(),
             "val": self._samples["val"] or 0.0,
             "sums": sums,
             "counted": {phase: {"counted": self._states[phase]["counted"]} for phase in sums if sums[phase]},
@@ -88,7 +94,10 @@ class MetricAverageCallback(keras.callbacks.Callback):
             everyones = ops.allgather_object(mine, f"{type(self).__name__}: the metrics of an epoch")
         _check_keys([set(rank["metrics"]) for rank in everyones])
         for name in mine["metrics"]:
-            weights = [rank["val" if name.startswith("val_") else "train"] for rank in everyones]
+            kind = (
+                "train" if name in self._states["train"]["results"] else "last"
+            )  # what is no metric's is a step's own
+            weights = [rank["val" if name.startswith("val_") else kind] for rank in everyones]
             values = [rank["metrics"][name] for rank in everyones]
             logs[name] = metric_states.weighted_mean(weights, values)
         for phase, names in sums.items():

@@ -48,7 +48,7 @@ class Share:
     def __init__(self, value: Any, may_be_zero: bool = False, *, keep: bool = False):
         self._value, self._may_be_zero = value, may_be_zero
         self._graph = _graph()
-        self._kept = _variable() if keep else None
+        self._kept = _variable("share") if keep else None
         self.carried = self.met = False
         self.inner: list = []
 
@@ -67,6 +67,7 @@ class Share:
         """Inside, gradients are weighed by this; around the whole of a step."""
         if self._kept is not None:
             self._kept.assign(self._value)
+            _variable("last").assign(self._value)
         with of_this_step(self):
             yield
         if self._kept is not None:  # a step without shares may call the same functions
@@ -83,15 +84,25 @@ def _graph() -> Any:
 
 
 _step = threading.local()  # a strategy's replicas are threads
-_shares: list[tf.Variable] = []
+_variables: dict[str, tf.Variable] = {}
 
 
-def _variable() -> tf.Variable:
+def _variable(name: str) -> tf.Variable:
     """One for all steps of this process, which come one after the other."""
-    if not _shares:
+    if name not in _variables:
         with tf.init_scope(), tf.device("CPU:0"):
-            _shares.append(tf.Variable(1.0, trainable=False, name="hvdkit_share"))
-    return _shares[0]
+            _variables[name] = tf.Variable(1.0, trainable=False, name=f"hvdkit_{name}")
+    return _variables[name]
+
+
+def begin_training() -> None:
+    """Forget the steps of an earlier training, whose data may have been other."""
+    _variable("last").assign(1.0)
+
+
+def of_last_step() -> float:
+    """The share of the last step that was made; 1 where batches have none."""
+    return float(_variable("last").numpy())
 
 
 def current() -> Share | None:

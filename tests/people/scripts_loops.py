@@ -98,37 +98,24 @@ class Clipping(keras.Model):
     def call(self, x):
         return self.inner(x)
 
-    by_tape = False
-
     def train_step(self, data):
         x, y = data
         with tf.GradientTape() as tape:
             loss = self.compute_loss(x, y, self(x, training=True))
-        if self.by_tape:
-            tape = hvd.DistributedGradientTape(tape)
+        tape = hvd.DistributedGradientTape(tape)
         grads = tape.gradient(loss, self.trainable_variables)
         grads, _ = tf.clip_by_global_norm(grads, 0.1)
         self.optimizer.apply_gradients(zip(grads, self.trainable_variables, strict=True))
         return {"loss": loss}
 
 
-def _clipping(n: int, *, by_tape: bool) -> dict:
+def clipped_by_hand_behind_a_tape(n: int) -> dict:
     hvd.set_seed(1)
     x = numbers(n, 4)
     made = Clipping(_classifier())
-    made.by_tape = by_tape
-    plain = keras.optimizers.SGD(0.1)
-    made.compile(plain if by_tape else hvd.DistributedOptimizer(plain), _entropy())
+    made.compile(keras.optimizers.SGD(0.1), _entropy())
     made.fit(shard(x, labels(x)), epochs=2, callbacks=hvd.callbacks.defaults(), verbose=0)
     return ended(made.inner)
-
-
-def clipped_by_hand(n: int) -> dict:
-    return _clipping(n, by_tape=False)
-
-
-def clipped_by_hand_behind_a_tape(n: int) -> dict:
-    return _clipping(n, by_tape=True)
 
 
 class WithHelper(keras.Model):
@@ -162,7 +149,7 @@ class WithHelper(keras.Model):
         return {"loss": loss}
 
 
-def _with_helper(n: int, *, applies: bool, shared: bool = True) -> dict:
+def _with_helper(n: int, *, applies: bool) -> dict:
     hvd.set_seed(1)
     x = numbers(n, 4)
     y = labels(x)[:, None]
@@ -172,12 +159,7 @@ def _with_helper(n: int, *, applies: bool, shared: bool = True) -> dict:
     made.optimizer.build(made.inner.trainable_variables)
     # First on full batches, then on all samples: another kind of batch, and so another trace of the train step.
     full, callbacks = n // GLOBAL_BATCH * GLOBAL_BATCH, hvd.callbacks.defaults()
-    if shared:
-        made.fit(shard(x[:full], y[:full]), epochs=1, callbacks=callbacks, verbose=0)
-    else:
-        mine = np.arange(full).reshape(-1, hvd.size(), GLOBAL_BATCH // hvd.size())[:, hvd.rank()].ravel()
-        size = GLOBAL_BATCH // hvd.size()
-        made.fit(x[mine], y[mine], batch_size=size, shuffle=False, callbacks=callbacks, verbose=0)
+    made.fit(shard(x[:full], y[:full]), epochs=1, callbacks=callbacks, verbose=0)
     made.fit(shard(x, y), epochs=2, callbacks=hvd.callbacks.defaults(), verbose=0)
     return ended(made.inner)
 
@@ -188,11 +170,6 @@ def helper_function(n: int) -> dict:
 
 def helper_function_that_applies(n: int) -> dict:
     return _with_helper(n, applies=True)
-
-
-def helper_function_that_knew_no_shares(n: int) -> dict:
-    """It is traced in a ``fit`` on arrays, and used again by one on shared data."""
-    return _with_helper(n, applies=True, shared=False)
 
 
 def k_fold(n: int) -> dict:
@@ -286,11 +263,9 @@ def callbacks_without_parameters(n: int) -> dict:
 SCRIPTS = (
     loop_with_tape,
     own_accumulation,
-    clipped_by_hand,
     clipped_by_hand_behind_a_tape,
     helper_function,
     helper_function_that_applies,
-    helper_function_that_knew_no_shares,
     k_fold,
     transfer_learning,
     plateau_stopping_checkpoint,

@@ -228,7 +228,7 @@ class Contrastive(keras.Model):
             first, second = self(x + 0.2 * tf.sin(3 * x), training=True), self(x * 1.1, training=True)
             if self.scaled:
                 second = hvd.size() * second - tf.stop_gradient((hvd.size() - 1) * second)
-            everyones = hvd.allgather(second)
+            everyones = hvd.allgather(second, gradient="average" if self.scaled else "sum")
             here = hvd.rank() * tf.shape(first)[0] + tf.range(tf.shape(first)[0])
             similar = tf.matmul(first, everyones, transpose_b=True) / 0.5
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(here, similar))
@@ -243,6 +243,7 @@ def contrastive_over_ranks(n: int) -> dict:
 
 
 def contrastive_as_gathered(n: int) -> dict:
+    """With the gradient that one process has."""
     return _contrastive(n, scaled=False)
 
 
