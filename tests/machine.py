@@ -1,4 +1,4 @@
-"""What the machine has, and a printed reason to skip where it has not."""
+"""What the machine and its Keras have, and a printed reason to skip where they have not."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ def launcher_of(name: str) -> str:
     if name == "mpirun":
         needs_mpi()
     return name
+
+
+def needs_multi_optimizer() -> None:
+    """Skip where Keras has no ``MultiOptimizer``, which came with 3.15."""
+    import keras
+
+    if not hasattr(keras.optimizers, "MultiOptimizer"):
+        pytest.skip(f"Keras {keras.__version__} has no MultiOptimizer")
 
 
 # How the tests enter a world: the launcher, and what moves the bytes.

@@ -20,24 +20,28 @@ from hvdkit.horovod_build import framework
 if TYPE_CHECKING:
     from hvdkit.doctor import Context
 
-_KERAS = Version("3.13.2")  # safe_mode of earlier ones was bypassed
-_TENSORFLOW = "pip install 'tensorflow-cpu>=2.16,<2.22' (NVIDIA GPUs: 'tensorflow[and-cuda]>=2.16,<2.22')"
+#: The first and the last minor version of Keras that hvdkit was tested with (docs/versions.md).
+OLDEST_KERAS = Version("3.13.2")  # safe_mode of earlier ones was bypassed
+NEWEST_KERAS = Version("3.15")
+#: What to do about a wrong one.
+KERAS = "pip install 'keras>=3.13.2,<3.16'"
+TENSORFLOW = "pip install 'tensorflow-cpu>=2.16,<2.22' (NVIDIA GPUs: 'tensorflow[and-cuda]>=2.16,<2.22')"
 
 
 def python(context: Context) -> Iterator[Finding]:
-    """3.10 to 3.13."""
+    """3.11 to 3.13."""
     number = ".".join(map(str, sys.version_info[:3]))
-    if (3, 10) <= sys.version_info[:2] <= (3, 13):
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
         yield Finding("python", "ok", f"{number} ({sys.executable})")
     else:
-        yield Finding("python", "fail", f"{number} ({sys.executable})", "use Python 3.10 to 3.13")
+        yield Finding("python", "fail", f"{number} ({sys.executable})", "use Python 3.11 to 3.13")
 
 
 def tensorflow(context: Context) -> Iterator[Finding]:
     """Installed, in the range, and it loads."""
     found = framework.installed()
     if found is None:
-        yield Finding("tensorflow", "fail", "not installed", _TENSORFLOW)
+        yield Finding("tensorflow", "fail", "not installed", TENSORFLOW)
         return
     what = f"{found.version}, {'CUDA ' + found.cuda if found.cuda else 'CPU'} build ({found.distribution})"
     error = context.probe.error("tensorflow")
@@ -46,10 +50,10 @@ def tensorflow(context: Context) -> Iterator[Finding]:
         again = f"pip install --force-reinstall {found.distribution}=={found.version}"
         yield Finding("tensorflow", "fail", f"{what}; it does not load: {error}", again)
     elif minor < framework.OLDEST:
-        yield Finding("tensorflow", "fail", f"{what}; too old for Keras 3", _TENSORFLOW)
+        yield Finding("tensorflow", "fail", f"{what}; too old for Keras 3", TENSORFLOW)
     elif minor > framework.NEWEST:
         newest = f"hvdkit was tried up to {framework.NEWEST}"
-        yield Finding("tensorflow", "warn", f"{what}; {newest}", f"if something fails: {_TENSORFLOW}")
+        yield Finding("tensorflow", "warn", f"{what}; {newest}", f"if something fails: {TENSORFLOW}")
     else:
         yield Finding("tensorflow", "ok", what)
 
@@ -59,11 +63,11 @@ def keras(context: Context) -> Iterator[Finding]:
     try:
         number = version("keras")
     except PackageNotFoundError:
-        yield Finding("keras", "fail", "not installed", f"pip install 'keras>={_KERAS}'")
+        yield Finding("keras", "fail", "not installed", KERAS)
         return
-    if Version(number) < _KERAS:
-        old = f"{number}; hvdkit needs {_KERAS}"
-        yield Finding("keras", "fail", old, f"pip install 'keras>={_KERAS}'")
+    if Version(number) < OLDEST_KERAS:
+        old = f"{number}; hvdkit needs {OLDEST_KERAS}"
+        yield Finding("keras", "fail", old, KERAS)
         return
     backend, source = _backend()
     error = context.probe.error("keras")
@@ -72,6 +76,9 @@ def keras(context: Context) -> Iterator[Finding]:
         yield Finding("keras", "fail", back, "export KERAS_BACKEND=tensorflow")
     elif error and not context.probe.error("tensorflow"):
         yield Finding("keras", "fail", f"{number} does not load: {error}", "pip install --force-reinstall keras")
+    elif Version(number).release[:2] > NEWEST_KERAS.release:
+        newer = f"{number}; hvdkit was tried up to {NEWEST_KERAS}"
+        yield Finding("keras", "warn", newer, f"if something fails: {KERAS}")
     else:
         yield Finding("keras", "ok", f"{number}, backend tensorflow ({source})")
     if (env.get("TF_USE_LEGACY_KERAS") or "0").lower() in ("1", "true"):

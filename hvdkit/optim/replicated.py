@@ -51,7 +51,8 @@ def _accumulate_or_update(optimizer, grads: list, variables: list) -> None:
     def update(grads):
         grads = optimizer._clip_gradients(grads)
         optimizer._apply_weight_decay(variables)
-        optimizer._backend_update_step(grads, variables, optimizer.learning_rate)
+        *grads, rate = replicas.settled([*grads, optimizer.learning_rate])
+        optimizer._backend_update_step(grads, variables, rate)
 
     steps = optimizer.gradient_accumulation_steps
     if not steps:

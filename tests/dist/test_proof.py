@@ -8,6 +8,7 @@ import pytest
 
 import hvdkit as hvd
 from hvdkit.testing import run_ranks
+from tests import machine
 
 pytestmark = pytest.mark.dist
 
@@ -197,11 +198,10 @@ def found_by_review(distributed, sgd) -> dict:
     model = _model(sgd(0.01))
     own = keras.callbacks.CallbackList([], model=model, epochs=1, steps=6, verbose=0)
     out["own list"] = _error(lambda: _fit(model, callbacks=own))
-    keras.utils.set_random_seed(1)
-    several = keras.optimizers.OptimizerMap(distributed(sgd(0.01)), {".*hidden.*": distributed(sgd(0.02))})
-    out["multi"] = _error(lambda: _fit(_model(keras.optimizers.MultiOptimizer(several))))
-    plain = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(sgd(0.01)))
-    out["multi, outside"] = _error(lambda: distributed(plain))
+    if hasattr(keras.optimizers, "MultiOptimizer"):  # of Keras 3.15
+        keras.utils.set_random_seed(1)
+        several = keras.optimizers.OptimizerMap(distributed(sgd(0.01)), {".*hidden.*": distributed(sgd(0.02))})
+        out["multi"] = _error(lambda: _fit(_model(keras.optimizers.MultiOptimizer(several))))
     keras.utils.set_random_seed(1)
     twice = _Twice()
     twice.compile(distributed(sgd(0.01)))
@@ -221,6 +221,8 @@ GOOD += ["resumed on rank 0", "adapted, broadcast", "multi", "twice"]
 
 @pytest.mark.parametrize("name", GOOD)
 def test_no_false_alarm(found, name):
+    if name == "multi":
+        machine.needs_multi_optimizer()
     assert [rank[name] for rank in found] == ["no error"] * 2
 
 

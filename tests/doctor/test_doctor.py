@@ -1,15 +1,18 @@
 """``hvdkit doctor`` in real environments: what it finds, how it says it, and its exit code."""
 
+import configparser
 import json
 import sys
 
 import pytest
+from packaging.requirements import Requirement
 
 from hvdkit.doctor import CHECKS, Context, Finding, examine
 from hvdkit.doctor.probe import Probe, parse
+from hvdkit.doctor.software import KERAS, NEWEST_KERAS, OLDEST_KERAS, TENSORFLOW
 from hvdkit.horovod_build import framework, stamp
 from hvdkit.registry import load
-from tests.horovod_build.environments import Environment
+from tests.horovod_build.environments import REPOSITORY, Environment
 
 _TENSORFLOW = pytest.mark.skipif(framework.installed() is None, reason="no TensorFlow here")
 
@@ -115,6 +118,33 @@ def test_an_old_keras_and_a_misfit(tmp_path):
     _, found = diagnose(environment)
     assert found["requirements"]["status"] == "warn"
     assert found["requirements"]["detail"].endswith("3.19.0 is installed")
+
+
+@_TENSORFLOW
+def test_a_keras_newer_than_tested(tmp_path):
+    environment = Environment(tmp_path / "env", ("keras-",))  # Keras itself is there, and says in its metadata:
+    environment.add_distribution("keras", "3.99.0", "no_package")
+    _, found = diagnose(environment)
+    assert found["keras"]["status"] == "warn"
+    assert found["keras"]["detail"] == f"3.99.0; hvdkit was tried up to {NEWEST_KERAS}"
+    assert "pip install 'keras>=" in found["keras"]["fix"]
+
+
+def test_all_promise_the_same_versions():
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    promised = {"tensorflow-cpu": setup["options.extras_require"]["cpu"]}
+    promised |= {"keras": next(line for line in setup["options"]["install_requires"].split() if "keras" in line)}
+    assert f"'{promised['tensorflow-cpu']}'" in TENSORFLOW
+    assert f"'{promised['keras']}'" in KERAS
+    for requirement, newest in ((promised["tensorflow-cpu"], framework.NEWEST), (promised["keras"], NEWEST_KERAS)):
+        specifier = Requirement(requirement).specifier
+        assert specifier.contains(f"{newest}.9") and not specifier.contains(f"{newest.major}.{newest.minor + 1}")
+    readme = (REPOSITORY / "README.md").read_text()
+    python = setup["options"]["python_requires"]
+    assert python == ">=3.11,<3.14" and "Python 3.11 to 3.13" in readme
+    words = f"TensorFlow {framework.OLDEST} to {framework.NEWEST} and Keras {OLDEST_KERAS} to {NEWEST_KERAS}"
+    assert words in readme
 
 
 @_TENSORFLOW

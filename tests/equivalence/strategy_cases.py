@@ -23,6 +23,8 @@ CASES = {
     "clipnorm": lambda: _sgd(clipnorm=0.1),
     "clipvalue": lambda: _sgd(clipvalue=0.02),
     "global": lambda: _sgd(global_clipnorm=0.2),
+    # TensorFlow orders factors by the names of their operations; on the second replica those begin with "replica_1".
+    "global-named": lambda: _sgd(global_clipnorm=0.2, name="SGD"),
     "global-k2": lambda: _sgd(global_clipnorm=0.2, gradient_accumulation_steps=2),
     "clipnorm-k2-embedding": lambda: _sgd(clipnorm=0.1, gradient_accumulation_steps=2),
     "factor": lambda: _sgd(loss_scale_factor=128.0),

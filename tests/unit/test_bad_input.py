@@ -13,6 +13,7 @@ import pytest
 import hvdkit as hvd
 from hvdkit import config
 from hvdkit.errors import ConfigError, NotInitializedError, UsageError
+from tests import machine
 
 ROOT = Path(hvd.__file__).parent.parent
 
@@ -27,7 +28,6 @@ class _NotKeras:
         (keras.optimizers.Adam, "pass an instance: Adam\\(...\\)"),
         (_NotKeras(), "must be a keras.optimizers.Optimizer of Keras 3(.|\n)*_NotKeras"),
         (None, "Received: None"),
-        (keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(keras.optimizers.SGD())), "from inside"),
         (type("SGD", (), {"__module__": "tf_keras.optimizers"})(), "optimizer of Keras 2"),
         (type("Adam", (), {"__module__": "torch.optim.adam"})(), "PyTorch optimizer"),
     ],
@@ -36,6 +36,13 @@ def test_wrong_optimizer(optimizer, words):
     hvd.init()
     with pytest.raises(UsageError, match=words):
         hvd.DistributedOptimizer(optimizer)
+
+
+def test_a_multi_optimizer_is_wrapped_from_inside():
+    machine.needs_multi_optimizer()
+    hvd.init()
+    with pytest.raises(UsageError, match="from inside"):
+        hvd.DistributedOptimizer(keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(keras.optimizers.SGD())))
 
 
 def test_wrapped_twice():

@@ -29,9 +29,12 @@ def saved(directory, arrays, meta=None, state=None, step=120) -> Checkpoint:
     return Checkpoint(draft.commit(["common"], epoch=1, world_size=2, state=state)).verify()
 
 
+# What the installed ml_dtypes has of the types that NumPy does not know; TensorFlow 2.16 holds it at 0.3.
+KNOWN = [name for name in format.FOREIGN if hasattr(ml_dtypes, name)]
+
 EVERYTHING = {
     **{f"type {name}": np.arange(-3, 4).astype(name).reshape(7, 1) for name in parts._TYPES},
-    **{f"type {name}": np.arange(7).astype(getattr(ml_dtypes, name)) for name in format.FOREIGN},
+    **{f"type {name}": np.arange(7).astype(getattr(ml_dtypes, name)) for name in KNOWN},
     "scalar": np.array(3.5),
     "a number": np.float32(1.5),
     "empty": np.zeros((3, 0, 2)),
@@ -54,7 +57,14 @@ def test_every_type_and_layout_comes_back(tmp_path):
         assert back.tobytes() == array.astype(back.dtype).tobytes(), name
         assert checkpoint.shape_dtype("common", name) == (array.shape, back.dtype.name)
     assert checkpoint.meta("common") == {"a": [1, None]}
-    assert set(checkpoint.manifest.parts["common"].dtypes.values()) == set(format.FOREIGN)
+    assert set(checkpoint.manifest.parts["common"].dtypes.values()) == set(KNOWN)
+
+
+@pytest.mark.parametrize("name", format.FOREIGN)
+def test_every_foreign_type_is_tried(name):
+    if name not in KNOWN:
+        pytest.skip(f"ml_dtypes {ml_dtypes.__version__} has no {name}")
+    assert EVERYTHING[f"type {name}"].dtype.itemsize == format.FOREIGN[name]
 
 
 SHAPES = hnp.array_shapes(min_dims=0, min_side=0)
