@@ -3,7 +3,8 @@
 - the model is built before the first step, so that rank 0's weights can be sent before it;
 - XLA compiles the train step but for the reduction, which has no place inside it;
 - the communication proof is part of every ``fit``, and local SGD's rounds end with the epochs;
-- data of ``hvd.data.shard`` bring the share of each batch with them;
+- data of ``hvd.data.shard`` bring the share of each batch with them, and tapes give it to gradients;
+- seeds of what layers draw are moved apart;
 - ranks other than 0 are silent, unless ``verbose`` says otherwise;
 - a collective that was broken off says so, instead of showing this rank's graph.
 

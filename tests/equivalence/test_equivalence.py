@@ -52,3 +52,13 @@ def test_two_ranks_are_one_process(engine, name, one_process):
 def test_one_reduction_per_update(engine, name):
     k = int(name[-1]) if name.endswith(("k2", "k4")) else 1
     assert _two_ranks(engine)[0][name]["reductions"] == cases.STEPS // k
+
+
+def test_what_keras_itself_cannot_do_with_sparse_gradients():
+    """Where one process has no result, there is none to be equal to: hvdkit makes the gradient dense there."""
+    import keras
+
+    model, x, y = cases._model_and_data("adam-embedding")
+    model.compile(keras.optimizers.Adam(1e-3, loss_scale_factor=128.0), "mse")
+    with pytest.raises(TypeError, match="IndexedSlices"):
+        model.fit(x, y, batch_size=16, verbose=0)
