@@ -79,12 +79,13 @@ def changes(graph: tf.Graph, batch: Any, handles: list[tf.Tensor]) -> list[set[s
     masks |= {(handle.op.name, 0): 2 << i for i, handle in enumerate(handles)}
     writes, _ = _Analysis(library).nodes(definition.node, masks)
     found = [writes.get(handle.op.name, set()) for handle in handles]
-    # A variable follows the samples where it is made of them, or of another one that does: not of itself alone.
+    # A variable follows the samples where it is made of them, or of another one that does; an assignment to it that is
+    # made of it alone does not.
     follow, before = 1, 0
     while follow != before:
         before = follow
         for i, origins in enumerate(found):
-            if any(origin & follow & ~(2 << i) for origin in origins):
+            if any(origin & follow for origin in origins):
                 follow |= 2 << i
     return [{SAMPLES if origin & follow & ~(2 << i) else STEPS for origin in o} for i, o in enumerate(found)]
 

@@ -10,16 +10,32 @@ from hvdkit.data.sample_dependence import changes
 from hvdkit.grads.share import ZERO_WITHOUT_SAMPLES
 
 
-def _changes(step, n: int = 2) -> list[set[str]]:
+class _Backwards:
+    """A graph whose nodes, and those of its functions, are listed from the last to the first."""
+
+    def __init__(self, graph: tf.Graph):
+        self._graph = graph
+
+    def as_graph_def(self):
+        definition = self._graph.as_graph_def()
+        for nodes in [definition.node, *(function.node_def for function in definition.library.function)]:
+            turned = list(nodes)[::-1]
+            del nodes[:]
+            nodes.extend(turned)
+        return definition
+
+
+def _changes(step, *, backwards: bool) -> list[set[str]]:
     """What ``step(x, *variables)`` does to its variables."""
-    variables = [tf.Variable(1.0) for _ in range(n)]
+    variables = [tf.Variable(1.0) for _ in range(2)]
     found: list = []
 
     @tf.function(autograph=False)
     def traced(x):
         step(x, *variables)
         graph = tf.compat.v1.get_default_graph()
-        found.append(changes(graph, x, [graph.capture(v.handle) for v in variables]))
+        handles = [graph.capture(v.handle) for v in variables]
+        found.append(changes(_Backwards(graph) if backwards else graph, x, handles))
 
     traced.get_concrete_function(tf.TensorSpec((None,)))
     return found[0]
@@ -33,6 +49,11 @@ def _in_branch(x, v, w):
 def _by_branch(x, v, w):
     tf.cond(tf.reduce_sum(x) > 0, lambda: v.assign_add(1.0), lambda: v.assign_add(2.0))
     tf.cond(w > 0, lambda: w.assign_add(1.0), lambda: w.assign_add(2.0))
+
+
+def _value_of_a_branch(x, v, w):
+    v.assign(tf.cond(tf.reduce_sum(x) > 0, lambda: 1.0, lambda: 2.0))
+    w.assign(tf.cond(w > 0, lambda: 1.0, lambda: 2.0))
 
 
 def _in_loop(x, v, w):
@@ -119,6 +140,7 @@ def _beside_a_custom_gradient(x, v, w):
     [
         (_in_branch, {"samples", "steps"}, {"steps"}),
         (_by_branch, {"samples"}, {"steps"}),
+        (_value_of_a_branch, {"samples"}, {"steps"}),
         (_in_loop, {"samples"}, {"steps"}),
         (_loop_as_long_as_the_batch, {"samples"}, {"steps"}),
         (_carried_through_a_loop, {"samples"}, {"steps"}),
@@ -133,4 +155,5 @@ def _beside_a_custom_gradient(x, v, w):
     ],
 )
 def test_what_changes_a_variable(step, first, second):
-    assert _changes(step) == [first, second]
+    assert _changes(step, backwards=False) == [first, second]
+    assert _changes(step, backwards=True) == [first, second]
