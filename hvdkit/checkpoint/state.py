@@ -81,8 +81,9 @@ def build_optimizers(model: keras.Model, places: list[list[int]]) -> None:
             optimizer.build([weights[n] for n in numbers])
 
 
-def copied(variables: dict[str, Any], own: dict[int, np.ndarray]) -> Tensors:
+def copied(variables: dict[str, Any], own: dict[int, np.ndarray] | None = None) -> Tensors:
     """Their values, copied to this host's memory; of some the value that ``own_weights`` has found."""
+    own = own or {}
     return {name: np.array(own.get(id(underlying(v)), value_of(v))) for name, v in variables.items()}
 
 
