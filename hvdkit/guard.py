@@ -8,7 +8,8 @@
 - ranks other than 0 are silent, unless ``verbose`` says otherwise;
 - a collective that was broken off says so, instead of showing this rank's graph.
 
-In a world of one nothing is wrapped (but by ``hvd.data.shard``, for its own data).
+In a world of one nothing of this is there; ``training_data.watch_fit`` wraps ``fit`` and ``evaluate`` there, when a
+distributed optimizer or sharded data are made.
 """
 
 from __future__ import annotations

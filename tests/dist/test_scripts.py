@@ -148,8 +148,9 @@ def test_what_cannot_train_one_model_is_said_on_every_rank(name, engine, ranks):
 
 @pytest.mark.parametrize(("engine", "ranks"), WORLDS)
 def test_after_shutdown_nothing_goes_on_alone(engine, ranks):
-    for without, again, anew, _ in (rank["shutdown"] for rank in _refused(engine, ranks)):
+    for without, again, anew, _, left_patched in (rank["shutdown"] for rank in _refused(engine, ranks)):
         for text in (without, again):
             assert text.startswith("UsageError") and "a world that hvd.shutdown() has left" in text
         assert anew == "no error"
+        assert left_patched == []
     assert len({rank["shutdown"][3] for rank in _refused(engine, ranks)}) == 1
