@@ -81,12 +81,13 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._keep = keep if isinstance(keep, Keep) else Keep(last=keep)
         self._background = background
         self._max_time = seconds_of(max_time)
-        self._others = None if with_callbacks is None else list(with_callbacks)
+        self._with_callbacks = None if with_callbacks is None else list(with_callbacks)
+        self._others: list = self._with_callbacks or []  # whose state is saved, of the fit that runs
         self._led = False
 
     def leader(self, callbacks: list) -> keras.callbacks.Callback:
         """What does this callback's work before all others of a ``fit`` do theirs, wherever this one stands."""
-        if self._others is None:
+        if self._with_callbacks is None:
             self._others = with_state(callbacks)
         self._led = True
         return _Leader(self)
@@ -146,7 +147,7 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     def _give_state(self) -> None:
         """To the other callbacks. Again before their first epoch, and their first step: some begin anew in between."""
-        give(self._others or [], self._given.facts.get("callbacks", []), self._given.of_callbacks.__getitem__)
+        give(self._others, self._given.facts.get("callbacks", []), self._given.of_callbacks.__getitem__)
 
     def on_epoch_begin(self, epoch, logs=None):
         if not self._led:
@@ -240,7 +241,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         if self._logs:
             numbers = {k: float(v) for k, v in self._logs.items() if np.ndim(v) == 0}
             self._metrics, self._logs = {k: v for k, v in numbers.items() if np.isfinite(v)}, {}
-        states, tensors = take(self._others or [])
+        states, tensors = take(self._others)
         if self._own:
             states = [swapped_back(state) for state in states]
         facts = {

@@ -33,11 +33,13 @@ class _NotPlain(Exception):
 
 def with_state(callbacks: list) -> list:
     """Those of a ``fit``'s callbacks that are saved by default: those of Keras that count, and the user's own."""
-    return [c for c in callbacks if isinstance(c, _OF_KERAS) or not _is_of_a_library(type(c))]
+    own = lambda c: not any(map(_is_of_a_library, type(c).__mro__))
+    return [c for c in callbacks if isinstance(c, _OF_KERAS) or own(c)]
 
 
 def _is_of_a_library(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] in ("keras", "tensorflow", "hvdkit")
+    """Whether a class, or a base class, is a library's: but for the one that every callback has."""
+    return kind is not keras.callbacks.Callback and kind.__module__.partition(".")[0] in ("keras", "hvdkit")
 
 
 def take(callbacks: list) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:

@@ -119,6 +119,52 @@ def test_never_resuming_is_refused_beside_another_training(tmp_path):
         _model().fit(_data(), verbose=0, callbacks=[never])
 
 
+class _Stateful(keras.callbacks.Callback):
+    """Every kind of attribute that is saved, and some that are not."""
+
+    def __init__(self, made_with: int = 3):
+        super().__init__()
+        self.made_with = made_with
+        self.number, self.text, self.nothing, self.flag = 0.5, "a", None, True
+        self.infinite, self.scalar = float("inf"), np.float32(1.5)
+        self.nested = {"list": [1, (2.0, np.arange(3))]}
+        self.variable = keras.Variable([1.0, 2.0])
+        self.file, self.words = open(os.devnull), {1: "keys that are no text"}  # noqa: SIM115
+
+
+def test_the_state_of_a_callback_comes_back():
+    from hvdkit.checkpoint import callback_state
+
+    before, after = _Stateful(), _Stateful(made_with=7)
+    before.number, before.text, before.nothing, before.flag = 2.25, "b", 4, False
+    before.infinite, before.scalar = float("-inf"), np.float32(2.5)
+    before.nested["list"].append(None)
+    before.variable.assign([3.0, 4.0])
+    held, words = after.variable, after.words
+    states, tensors = callback_state.take([before])
+    callback_state.give([after], states, tensors.__getitem__)
+    assert (after.number, after.text, after.nothing, after.flag) == (2.25, "b", 4, False)
+    assert after.infinite == float("-inf") and after.scalar == np.float32(2.5) and after.scalar.dtype == np.float32
+    assert after.nested["list"][0] == 1 and after.nested["list"][1][1].tolist() == [0, 1, 2]
+    assert isinstance(after.nested["list"][1], tuple) and after.nested["list"][2] is None
+    assert after.variable is held and held.numpy().tolist() == [3.0, 4.0]
+    assert after.made_with == 7 and after.words is words and after.file is not before.file
+
+
+def test_which_callbacks_have_a_state():
+    from hvdkit.checkpoint.callback_state import with_state
+
+    class OwnBoard(keras.callbacks.TensorBoard):
+        """Holds files."""
+
+    class OwnStopping(keras.callbacks.EarlyStopping):
+        """Counts."""
+
+    own = [_Stateful(), keras.callbacks.EarlyStopping(), OwnStopping(), keras.callbacks.SwapEMAWeights()]
+    others = [OwnBoard(), keras.callbacks.CSVLogger(os.devnull), *hvd.callbacks.defaults()]
+    assert with_state([*own, *others]) == own
+
+
 def test_an_evaluation_within_fit_leaves_the_place_alone(tmp_path):
     class Evaluate(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
