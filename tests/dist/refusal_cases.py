@@ -68,6 +68,30 @@ def held_by_nobody() -> str:
     return error_of(lambda: fit(made))
 
 
+def adapted_apart(broadcast: bool) -> str:
+    """A layer that Keras does not track, adapted to other data on each rank."""
+
+    class Tools:
+        def __init__(self):
+            self.norm = keras.layers.Normalization()
+            self.norm.adapt(np.random.default_rng(hvd.rank()).normal(size=(20, 3)) + hvd.rank())
+
+    class Untracked(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.tools, self.dense = Tools(), keras.layers.Dense(1, kernel_initializer="ones")
+
+        def call(self, x):
+            return self.dense(self.tools.norm(x))
+
+    made = Untracked()
+    made.compile(sgd(0.01), "mse")
+    x, y = samples(48)
+    if broadcast:
+        return error_of(lambda: fit(made, 48)) + " " + str(np.round(made.tools.norm.mean.numpy().ravel(), 5).tolist())
+    return error_of(lambda: made.fit(x[:12], y[:12], batch_size=12, verbose=0))
+
+
 def differing_variable() -> str:
     made = WithVariable(False, True)
     made.compile(sgd(0.01), "mse")
@@ -186,6 +210,8 @@ def everything(directory: str) -> dict:
         "eager, marked": lambda: eager(True),
         "held by nobody": held_by_nobody,
         "a tf.Variable that differs": differing_variable,
+        "adapted apart": lambda: adapted_apart(False),
+        "adapted apart, broadcast": lambda: adapted_apart(True),
         "best weights": best_weights,
         "backup": lambda: backup(directory),
         "probe": probe_on_rank_0,

@@ -112,6 +112,8 @@ REFUSED = {
     "eager, marked": ["steps 6"],
     "held by nobody": ["UsageError", "applies the optimizer Adam (", "does not hold", "self.my_optimizer"],
     "a tf.Variable that differs": ["CommunicationError", "not equal on all ranks", "with_variable.scale (rank", "trainable=False"],
+    "adapted apart": ["CommunicationError", "what their preprocessing layers were adapted to", "Normalization"],
+    "adapted apart, broadcast": ["no error"],
     "best weights": [
         "CommunicationError",
         "not equal on all ranks after the callbacks of the end of training",
@@ -144,6 +146,11 @@ def test_what_cannot_train_one_model_is_said_on_every_rank(name, engine, ranks):
     for mine in _refused(engine, ranks):
         for words in REFUSED[name]:
             assert words in mine[name], mine[name]
+
+
+@pytest.mark.parametrize(("engine", "ranks"), WORLDS)
+def test_a_layer_that_keras_does_not_track_is_sent_too(engine, ranks):
+    assert len({rank["adapted apart, broadcast"] for rank in _refused(engine, ranks)}) == 1
 
 
 @pytest.mark.parametrize(("engine", "ranks"), WORLDS)
