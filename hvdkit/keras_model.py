@@ -64,15 +64,19 @@ def held(model: keras.Model) -> list:
 
 
 _HELD = (keras.layers.Layer, keras.optimizers.Optimizer, keras.random.SeedGenerator, tf.Variable)
+_CONTAINERS = (dict, list, tuple, set, frozenset, collections.deque)
+_MOST_PARTS = 10_000
 _LEAVES = (str, bytes, bool, int, float, complex, type, type(None), np.ndarray, np.generic, tf.Tensor)
 
 
 def _parts(thing: Any) -> Iterable[tuple[Any, Any]]:
     """What a thing holds, where that may be a layer, an optimizer or a variable, by its names."""
-    if isinstance(thing, dict):
-        return list(thing.items())
-    if isinstance(thing, list | tuple | set | frozenset | collections.deque):
-        return list(enumerate(thing))
+    if isinstance(thing, _CONTAINERS):
+        if len(thing) > _MOST_PARTS:  # data: no model has as many layers
+            return ()
+        if isinstance(thing, set | frozenset):  # in an order that is the same on every rank and in every run
+            thing = sorted(thing, key=lambda part: str(getattr(part, "name", "")))
+        return list(thing.items() if isinstance(thing, dict) else enumerate(thing))
     if isinstance(thing, keras.Variable | tf.Variable | keras.optimizers.Optimizer | keras.metrics.Metric):
         return ()
     if isinstance(thing, keras.layers.Layer | tf.Module | types.SimpleNamespace) or _is_of_the_user(thing):

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from hvdkit import training_data
-from hvdkit.checkpoint.callback_state import give, swapped_back, take, with_state
+from hvdkit.checkpoint.callback_state import give, take, with_state
 from hvdkit.checkpoint.keep import Keep
 from hvdkit.checkpoint.pace import Pace
 from hvdkit.checkpoint.preemption import Preempted, Preemption, seconds_of
@@ -46,7 +46,7 @@ class CheckpointCallback(keras.callbacks.Callback):
             anew, in a directory without any.
         max_time: end after so many seconds, or ``"3:50:00"``, since training began.
         with_callbacks: the callbacks whose own state (the best value so far, the best weights, how long they have
-            waited) is saved too, rank 0's. None means all that have any: Keras' ``EarlyStopping``,
+            waited) is saved too, each rank's. None means all that have any: Keras' ``EarlyStopping``,
             ``ReduceLROnPlateau``, ``ModelCheckpoint`` and ``SwapEMAWeights``, and those of classes of your own.
 
     Raises:
@@ -147,7 +147,7 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     def _give_state(self) -> None:
         """To the other callbacks. Again before their first epoch, and their first step: some begin anew in between."""
-        give(self._others, self._given.facts.get("callbacks", []), self._given.of_callbacks.__getitem__)
+        give(self._others, self._given.of_callbacks, of_another_rank=self._given.of_another_rank)
 
     def on_epoch_begin(self, epoch, logs=None):
         if not self._led:
@@ -241,18 +241,23 @@ class CheckpointCallback(keras.callbacks.Callback):
         if self._logs:
             numbers = {k: float(v) for k, v in self._logs.items() if np.ndim(v) == 0}
             self._metrics, self._logs = {k: v for k, v in numbers.items() if np.isfinite(v)}, {}
-        states, tensors = take(self._others)
-        if self._own:
-            states = [swapped_back(state) for state in states]
         facts = {
             "place": place,
             "metrics": self._metrics,
-            "callbacks": states,
             "rates": rates,
             "stopped": ended and bool(self.model.stop_training),
         }
         self._saved_step = step
-        self._pace.saved(self._saver.save(self.model, step, epoch, facts, own=self._own, of_callbacks=tensors))
+        self._pace.saved(
+            self._saver.save(
+                self.model,
+                step,
+                epoch,
+                facts,
+                own=self._own,
+                of_callbacks=take(self._others, own_weights=bool(self._own)),
+            )
+        )
 
     def _end(self, why: str) -> None:
         self._preemption.end()

@@ -1,13 +1,14 @@
 """What callbacks have counted and kept (the best value so far, the best weights, averages): saved, and given back.
 
 It is their plain attributes: numbers, words, arrays, variables, and lists and dictionaries of these, without what they
-were made with. In the manifest stands ``{"class": ..., "attributes": ...}`` for each callback, in which
-``{"array": n}`` is the tensor ``callbacks/n`` of rank 0's part.
+were made with. Each rank has its own, in its part: the tensor ``callbacks/state`` holds JSON as bytes, a list with
+``{"class": ..., "attributes": ...}`` for each callback, in which ``{"array": n}`` is the tensor ``callbacks/n``.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +26,11 @@ _OF_KERAS = (
     keras.callbacks.SwapEMAWeights,
 )
 _NOT_STATE = ("model", "_model", "params")
+# From so many numbers on, a list of them is kept as one array.
+_LONG = 100
+# More things in one attribute are data, and not the state of a callback.
+_MOST = 10_000
+_STATE = "callbacks/state"
 
 
 class _NotPlain(Exception):
@@ -42,14 +48,19 @@ def _is_of_a_library(kind: type) -> bool:
     return kind is not keras.callbacks.Callback and kind.__module__.partition(".")[0] in ("keras", "hvdkit")
 
 
-def take(callbacks: list) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """The callbacks' state: JSON-like data, and tensors by name.
+def take(callbacks: list, *, own_weights: bool = False) -> dict[str, np.ndarray]:
+    """The callbacks' state, as tensors by name.
 
-    >>> stopping = keras.callbacks.EarlyStopping("loss")
+    Args:
+        callbacks: of this process.
+        own_weights: the training's own weights are saved beside it, also where ``SwapEMAWeights`` has put averages in
+            their place.
+
+    >>> stopping, other = keras.callbacks.EarlyStopping("loss"), keras.callbacks.EarlyStopping("loss")
     >>> stopping.wait = 2
-    >>> state, tensors = take([stopping])
-    >>> state[0]["attributes"]["wait"], tensors
-    (2, {})
+    >>> give([other], take([stopping]))
+    >>> other.wait
+    2
     """
     arrays: list[np.ndarray] = []
     states = []
@@ -60,23 +71,30 @@ def take(callbacks: list) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
             # EarlyStopping turns the sign of its min_delta round when it begins, each time.
             if name in made_with or name in _NOT_STATE or name.startswith("_hvdkit"):
                 continue
+            swapped = name == "_ema_weights_in_model" and isinstance(callback, keras.callbacks.SwapEMAWeights)
             begin = len(arrays)
             try:
-                attributes[name] = _plain(value, arrays)
-            except _NotPlain:
+                attributes[name] = False if own_weights and swapped else _plain(value, arrays)
+            except (_NotPlain, RecursionError):
                 del arrays[begin:]
         states.append({"class": _class_of(callback), "attributes": attributes})
-    return states, {f"callbacks/{i:05d}": array for i, array in enumerate(arrays)}
+    found = {f"callbacks/{i:05d}": array for i, array in enumerate(arrays)}
+    return {**found, _STATE: np.frombuffer(json.dumps(states).encode(), np.uint8)} if states else {}
 
 
-def give(callbacks: list, states: list[dict[str, Any]], read: Callable[[str], np.ndarray]) -> None:
+def give(callbacks: list, tensors: dict[str, np.ndarray], *, of_another_rank: bool = False) -> None:
     """Give callbacks the state that ``take`` found; the n-th of a class gets that of the n-th of this class.
 
     Args:
         callbacks: of this process.
-        states: what ``take`` returned.
-        read: a tensor by its name.
+        tensors: what ``take`` returned.
+        of_another_rank: only what is alike on all ranks: that of Keras' own.
     """
+    if _STATE not in tensors:
+        return
+    states = json.loads(bytes(tensors[_STATE]))
+    if of_another_rank:
+        callbacks = [c for c in callbacks if isinstance(c, _OF_KERAS)]
     stored: dict[tuple[str, int], dict] = {}
     counts: Counter = Counter()
     for state in states:
@@ -87,15 +105,8 @@ def give(callbacks: list, states: list[dict[str, Any]], read: Callable[[str], np
     for callback in callbacks:
         kind = _class_of(callback)
         for name, value in stored.get((kind, counts[kind]), {}).items():
-            setattr(callback, name, _back(value, getattr(callback, name, None), read))
+            setattr(callback, name, _back(value, getattr(callback, name, None), tensors))
         counts[kind] += 1
-
-
-def swapped_back(state: dict[str, Any]) -> dict[str, Any]:
-    """A callback's state beside a training's own weights: it has not put averages in their place."""
-    if state["class"].endswith(".SwapEMAWeights"):
-        return {**state, "attributes": {**state["attributes"], "_ema_weights_in_model": False}}
-    return state
 
 
 def _class_of(callback: Any) -> str:
@@ -106,17 +117,41 @@ def _plain(value: Any, arrays: list[np.ndarray]) -> Any:
     in_json = isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**53  # whole there
     if in_json or value is None or isinstance(value, bool | str):
         return value
-    if isinstance(value, keras.Variable | tf.Variable):
-        return {"variable": _put(value.numpy(), arrays)}
-    if isinstance(value, np.generic):
-        return {"scalar": _put(value, arrays)}
-    if isinstance(value, np.ndarray | float | tf.Tensor):
-        return {"number" if isinstance(value, float) else "array": _put(value, arrays)}
-    if isinstance(value, list | tuple):
-        return {"tuple" if isinstance(value, tuple) else "list": [_plain(v, arrays) for v in value]}
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"dict": {key: _plain(v, arrays) for key, v in value.items()}}
-    raise _NotPlain
+    kind = next((kind for kind, fits in _KINDS.items() if fits(value)), None)
+    if kind is None or (kind in ("list", "tuple", "dict") and len(value) > _MOST):
+        raise _NotPlain
+    if kind == "dict":
+        return {kind: {key: _plain(v, arrays) for key, v in value.items()}}
+    if kind in ("list", "tuple"):
+        return {kind: [_plain(v, arrays) for v in value]}
+    return {kind: _put(value.numpy() if kind == "variable" else value, arrays)}
+
+
+def _are_numbers(value: Any) -> bool:
+    """Whether all are Python's whole numbers, all are its other numbers, or all are of one kind of NumPy's."""
+    kinds = {type(v) for v in value} if isinstance(value, list) else set()
+    return len(kinds) == 1 and issubclass(next(iter(kinds)), int | float | np.number)
+
+
+# What an attribute is kept as: the first that fits.
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "variable": lambda v: isinstance(v, keras.Variable | tf.Variable),
+    "scalar": lambda v: isinstance(v, np.generic),
+    "number": lambda v: isinstance(v, float),
+    "array": lambda v: isinstance(v, np.ndarray | tf.Tensor),
+    "numbers": lambda v: isinstance(v, list) and len(v) > _LONG and _are_numbers(v),
+    "list": lambda v: isinstance(v, list),
+    "tuple": lambda v: isinstance(v, tuple),
+    "dict": lambda v: isinstance(v, dict) and all(isinstance(key, str) for key in v),
+}
+# And what is made of the array that it was kept in; of numbers Python's are there as the widest of NumPy's.
+_MADE: dict[str, Callable[[np.ndarray], Any]] = {
+    "variable": lambda array: array,
+    "scalar": lambda array: array[()],
+    "number": float,
+    "array": lambda array: array,
+    "numbers": lambda array: array.tolist() if array.dtype in (np.int64, np.float64) else list(array),
+}
 
 
 def _put(value: Any, arrays: list[np.ndarray]) -> int:
@@ -130,22 +165,20 @@ def _put(value: Any, arrays: list[np.ndarray]) -> int:
     return len(arrays) - 1
 
 
-def _back(stored: Any, current: Any, read: Callable[[str], np.ndarray]) -> Any:
+def _back(stored: Any, current: Any, tensors: dict[str, np.ndarray]) -> Any:
     """A value as it was; a variable that is there already is assigned."""
     if not isinstance(stored, dict):
         return stored
     ((kind, content),) = stored.items()
     if kind == "dict":
         known = current if isinstance(current, dict) else {}
-        return {key: _back(v, known.get(key), read) for key, v in content.items()}
+        return {key: _back(v, known.get(key), tensors) for key, v in content.items()}
     if kind in ("list", "tuple"):
         known = current if isinstance(current, list | tuple) and len(current) == len(content) else [None] * len(content)
-        made = [_back(v, k, read) for v, k in zip(content, known, strict=True)]
+        made = [_back(v, k, tensors) for v, k in zip(content, known, strict=True)]
         return made if kind == "list" else tuple(made)
-    array = read(f"callbacks/{content:05d}")
+    array = tensors[f"callbacks/{content:05d}"]
     if kind == "variable" and isinstance(current, keras.Variable | tf.Variable):
         current.assign(array)
         return current
-    if kind == "number":
-        return float(array)
-    return array[()] if kind == "scalar" else array
+    return _MADE[kind](array)

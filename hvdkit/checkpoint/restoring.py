@@ -29,13 +29,15 @@ class Restored:
         step: how many steps it has made, over all epochs.
         epoch: the epoch to go on with, 0 first.
         facts: what was saved beside the tensors.
-        of_callbacks: the tensors of callbacks.
+        of_callbacks: the tensors of this rank's callbacks, or, where it is a new one, of rank 0's.
+        of_another_rank: whether they are rank 0's.
     """
 
     step: int
     epoch: int
     facts: dict[str, Any]
     of_callbacks: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    of_another_rank: bool = False
 
 
 def restore(model: keras.Model, directory: str | os.PathLike, step: int | None = None) -> Restored | None:
@@ -91,9 +93,10 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
     go_on_with_schedules(optimizers_of(model), checkpoint.manifest.state.get("schedules", []))
     renew_adapted(model)
     manifest = checkpoint.manifest
-    kept = [name for name in checkpoint.names("rank-00000") if name.startswith("callbacks/")]
-    kept = {name: checkpoint.get("rank-00000", name) for name in kept}
-    return Restored(manifest.step, manifest.epoch, dict(manifest.state), kept)
+    new = world.rank() >= manifest.world_size
+    home = f"rank-{0 if new else world.rank():05d}"
+    kept = {name: checkpoint.get(home, name) for name in checkpoint.names(home) if name.startswith("callbacks/")}
+    return Restored(manifest.step, manifest.epoch, dict(manifest.state), kept, new)
 
 
 def _choose(store: Store, step: int | None) -> Checkpoint | None:

@@ -107,7 +107,7 @@ class Saver:
             epoch: the epoch to go on with.
             facts: JSON-like data to keep beside the tensors, rank 0's.
             own: values to save in the place of those that variables have now, as ``state.own_weights`` found them.
-            of_callbacks: tensors of callbacks; rank 0's are saved.
+            of_callbacks: tensors of this rank's callbacks.
 
         Returns:
             The seconds that training waited.
@@ -119,8 +119,7 @@ class Saver:
             return time.perf_counter() - begin
         self._last = step
         parts = self._copy(model, own or {})
-        if world.rank() == 0:
-            parts["rank-00000"] |= of_callbacks or {}
+        parts[f"rank-{world.rank():05d}"] |= of_callbacks or {}
         names = _part_names(model)
         facts = {**facts, "versions": _versions(), "model": self._config(model), "trained": state.trained(model)}
         facts["schedules"] = schedule_positions(optimizers_of(model))

@@ -9,7 +9,7 @@
     apart/     weights of local SGD                                   each rank's; what counts is their mean
     sum/       what metrics have counted in the running epoch         each rank's; what counts is their sum
     random/    Keras', NumPy's and Python's generators                each rank's
-    callbacks/ what callbacks keep (callback_state.py)                rank 0's
+    callbacks/ what callbacks keep (callback_state.py)                each rank's
 
 Restored on as many ranks as saved it, each gets its own back, to the last bit. On another number the mean and the sum
 are what they were, and ranks that are new get the rest from rank 0. Tensors are found by their place in the model, not

@@ -24,6 +24,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from hvdkit.errors import UsageError
+
 # What the operations are called whose results are the same whatever a stand-in for a batch held: see
 # ``data/sample_dependence.py``.
 ZERO_WITHOUT_SAMPLES = "hvdkit_zero_without_samples"
@@ -39,7 +41,7 @@ class Share:
         keep: also keep the value in a variable, for functions that the step calls.
 
     Attributes:
-        carried: whether a tape has given the share to gradients of this step.
+        carried: gradients of this step that a tape has given the share.
         met: whether gradients of this step have come by at all, at a tape or at an optimizer.
         inner: gradients of this step that were taken under another tape, and so are parts of a loss as a rule; they
             were not given the share.
@@ -49,7 +51,8 @@ class Share:
         self._value, self._may_be_zero = value, may_be_zero
         self._graph = _graph()
         self._kept = _variable("share") if keep else None
-        self.carried = self.met = False
+        self.met = False
+        self.carried: list = []
         self.inner: list = []
 
     @property
@@ -68,10 +71,12 @@ class Share:
         if self._kept is not None:
             self._kept.assign(self._value)
             _variable("last").assign(self._value)
-        with of_this_step(self):
-            yield
-        if self._kept is not None:  # a step without shares may call the same functions
-            self._kept.assign(1.0)
+        try:
+            with of_this_step(self):
+                yield
+        finally:
+            if self._kept is not None:  # a step without shares may call the same functions
+                self._kept.assign(1.0)
 
     def _is_elsewhere(self) -> bool:
         """Within a ``tf.function`` that the step calls: it is traced once, and later called by other steps too."""
@@ -126,13 +131,49 @@ def weigh_gradients(gradients: list) -> list:
     if share is None:
         return list(gradients)
     share.met = True
-    chosen = list(range(len(gradients)))
-    if share.carried:
-        inner = {id(g) for g in share.inner}
-        chosen = [i for i in chosen if id(gradients[i]) in inner]
-    weighed = or_zeros([_times(gradients[i], share.value) for i in chosen], share)
+    chosen = [i for i, g in enumerate(gradients) if g is not None and _lacks_share(g, share)]
+    weighed = or_zeros(times([gradients[i] for i in chosen], share.value), share)
     found = dict(zip(chosen, weighed, strict=True))
     return [found.get(i, g) for i, g in enumerate(gradients)]
+
+
+def _lacks_share(gradient: Any, share: Share) -> bool:
+    """Whether a gradient that comes to an optimizer has still to be given the share.
+
+    None has it where no tape gave it. Where tapes did, all have it, also what was added up in earlier steps, but for
+    what was made of a gradient that was taken under another tape, and of none that was taken after it.
+    """
+    if not share.carried:
+        return True
+    if not share.inner or any(gradient is g for g in share.carried):
+        return False
+    if any(gradient is g for g in share.inner):
+        return True
+    if tf.executing_eagerly():
+        raise UsageError(
+            "A train step that runs eagerly changed gradients before it applied them, and took some of them while "
+            "another tape was recording: hvdkit cannot tell whether these are weighed by their batch already.",
+            fix="take the gradients that are applied outside of other tapes' `with` blocks, or leave out "
+            "run_eagerly=True.",
+        )
+    origins = _origins(gradient)
+    carried, inner = ({t.name for g in gradients for t in _tensors(g)} for gradients in (share.carried, share.inner))
+    return not origins & carried and bool(origins & inner)
+
+
+def _tensors(gradient: Any) -> list:
+    return [gradient.values] if isinstance(gradient, tf.IndexedSlices) else [tf.convert_to_tensor(gradient)]
+
+
+def _origins(gradient: Any) -> set[str]:
+    """The names of all tensors of this graph that a gradient was made of."""
+    seen, queue = set(), _tensors(gradient)
+    while queue:
+        tensor = queue.pop()
+        if tensor.name not in seen:
+            seen.add(tensor.name)
+            queue.extend(tensor.op.inputs)
+    return seen
 
 
 def or_zeros(gradients: list, share: Share) -> list:
@@ -160,6 +201,11 @@ def or_zeros(gradients: list, share: Share) -> list:
         else:
             made.append(None if gradient is None else next(chosen))
     return made
+
+
+def times(gradients: list, share: Any) -> list:
+    """Gradients times the share."""
+    return [_times(gradient, share) for gradient in gradients]
 
 
 def _times(gradient: Any, share: Any) -> Any:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
 from typing import Any
 
 import keras
@@ -39,18 +40,22 @@ def remove() -> None:
     for name, original in _originals.items():
         setattr(tf.GradientTape, name, original)
     _originals.clear()
+    _thread.tapes = []
 
 
 def _recording() -> list:
-    """The tapes that record on this thread, the innermost last."""
-    if not hasattr(_thread, "tapes"):
-        _thread.tapes = []
-    return _thread.tapes
+    """The tapes that record on this thread, the innermost last, without those that were entered by hand and dropped."""
+    tapes = [tape() for tape in getattr(_thread, "tapes", [])]
+    return [tape for tape in tapes if tape is not None]
+
+
+def _keep(tapes: list) -> None:
+    _thread.tapes = [weakref.ref(tape) for tape in tapes]
 
 
 def _enter(original):
     def __enter__(self):
-        _recording().append(self)
+        _keep([*_recording(), self])
         return original(self)
 
     return __enter__
@@ -58,20 +63,15 @@ def _enter(original):
 
 def _exit(original):
     def __exit__(self, *error):
-        _thread.tapes = [tape for tape in _recording() if tape is not self]
+        _keep([tape for tape in _recording() if tape is not self])
         return original(self, *error)
 
     return __exit__
 
 
 def _gradient(original):
-    def gradient(
-        self,
-        target,
-        sources,
-        output_gradients=None,
-        unconnected_gradients=tf.UnconnectedGradients.NONE,
-    ):
+    @_not_within_a_backward_pass(original)
+    def gradient(self, target, sources, output_gradients, unconnected_gradients):
         share = shares.current()
         if share is None or not any(isinstance(s, tf.Variable | keras.Variable) for s in tf.nest.flatten(sources)):
             return original(self, target, sources, output_gradients, unconnected_gradients)
@@ -81,18 +81,41 @@ def _gradient(original):
             share.inner.extend(g for g in tf.nest.flatten(made) if g is not None)
             return made
         targets = tf.nest.flatten(target)
-        given = [None] * len(targets) if output_gradients is None else tf.nest.flatten(output_gradients)
-        weighed = [_begin(t, g, share.value) for t, g in zip(targets, given, strict=True)]
-        made = original(self, target, sources, tf.nest.pack_sequence_as(target, weighed), unconnected_gradients)
-        share.carried = True
-        return tf.nest.pack_sequence_as(made, shares.or_zeros(tf.nest.flatten(made), share))
+        if all(isinstance(t, tf.Tensor) for t in targets):
+            given = [None] * len(targets) if output_gradients is None else tf.nest.flatten(output_gradients)
+            begin = [_begin(t, g, share.value) for t, g in zip(targets, given, strict=True)]
+            made = original(self, target, sources, tf.nest.pack_sequence_as(target, begin), unconnected_gradients)
+            flat = tf.nest.flatten(made)
+        else:  # a ragged tensor, a variable: the backward pass begins with something else than a number for each
+            made = original(self, target, sources, output_gradients, unconnected_gradients)
+            flat = shares.times(tf.nest.flatten(made), share.value)
+        flat = shares.or_zeros(flat, share)
+        share.carried.extend(g for g in flat if g is not None)
+        return tf.nest.pack_sequence_as(made, flat)
 
     return gradient
 
 
-def _begin(target: Any, given: Any, share: tf.Tensor) -> Any:
-    """What the backward pass begins with at a target; what is no tensor TensorFlow itself refuses."""
-    if not isinstance(target, tf.Tensor):
-        return given
+def _not_within_a_backward_pass(original):
+    """Layers that compute again what they need (``keras.RematScope``) ask a tape of their own, within the backward pass
+    of the step's: what they are given has the share already."""
+
+    def decorate(gradient):
+        def outermost(self, target, sources, output_gradients=None, unconnected_gradients=tf.UnconnectedGradients.NONE):
+            if getattr(_thread, "backward", False):
+                return original(self, target, sources, output_gradients, unconnected_gradients)
+            _thread.backward = True
+            try:
+                return gradient(self, target, sources, output_gradients, unconnected_gradients)
+            finally:
+                _thread.backward = False
+
+        return outermost
+
+    return decorate
+
+
+def _begin(target: tf.Tensor, given: Any, share: tf.Tensor) -> tf.Tensor:
+    """What the backward pass begins with at a target."""
     weight = tf.cast(share, target.dtype)
     return tf.fill(tf.shape(target), weight) if given is None else given * weight

@@ -141,13 +141,23 @@ def test_the_state_of_a_callback_comes_back():
     before.nested["list"].append(None)
     before.variable.assign([3.0, 4.0])
     held, words = after.variable, after.words
-    states, tensors = callback_state.take([before])
-    callback_state.give([after], states, tensors.__getitem__)
+    before.history, before.halves = [0.5 * i for i in range(300)], [np.float32(i) for i in range(300)]
+    before.itself = [before.number]
+    before.itself.append(before.itself)
+    tensors = callback_state.take([before])
+    assert len(tensors) < 12, "a tensor for each number of a list"
+    callback_state.give([after], tensors)
+    assert after.history == before.history and after.halves == before.halves
+    assert isinstance(after.history[0], float) and after.halves[0].dtype == np.float32
+    assert not hasattr(after, "itself")
     assert (after.number, after.text, after.nothing, after.flag) == (2.25, "b", 4, False)
     assert after.infinite == float("-inf") and after.scalar == np.float32(2.5) and after.scalar.dtype == np.float32
     assert after.nested["list"][0] == 1 and after.nested["list"][1][1].tolist() == [0, 1, 2]
     assert isinstance(after.nested["list"][1], tuple) and after.nested["list"][2] is None
     assert after.variable is held and held.numpy().tolist() == [3.0, 4.0]
+    other = _Stateful()
+    callback_state.give([other], tensors, of_another_rank=True)
+    assert other.number == 0.5, "a new rank is given what may be another rank's own"
     assert after.made_with == 7 and after.words is words and after.file is not before.file
 
 
