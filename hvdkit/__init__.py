@@ -20,8 +20,8 @@ _HOME = {
     ),
     "hvdkit.comm.ops": (
         "allreduce", "grouped_allreduce", "allgather", "broadcast", "alltoall", "reducescatter", "barrier",
-        "broadcast_object", "allgather_object",
     ),
+    "hvdkit.comm.exchange": ("broadcast_object", "allgather_object"),
     "hvdkit.comm.process_sets": ("ProcessSet", "add_process_set", "remove_process_set", "global_process_set"),
     "hvdkit.comm.compression": ("Compression",),
     "hvdkit.comm.variables": ("broadcast_variables", "broadcast_global_variables"),

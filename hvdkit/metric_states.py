@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from hvdkit.comm import ops
+from hvdkit.comm import exchange
 
 
 def states_of(model: keras.Model) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def exchanged(model: keras.Model, logs: dict[str, Any]) -> dict[str, Any]:
     plain = {k: float(v) for k, v in logs.items() if np.ndim(v) == 0}
     weight = 1.0 if samples is None else float(samples.numpy())
     mine = {"counted": mine["counted"], "sums": sums, "logs": plain, "weight": weight}
-    everyones = ops.allgather_object(mine, "evaluate: the metrics")
+    everyones = exchange.allgather_object(mine, "evaluate: the metrics")
     weights = [rank["weight"] for rank in everyones]
     found = {**logs, **{k: weighted_mean(weights, [rank["logs"].get(k, 0.0) for rank in everyones]) for k in plain}}
     if all(rank["sums"] == sums for rank in everyones) and sums:

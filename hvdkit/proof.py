@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hvdkit.comm import ops, world
-from hvdkit.comm.process_sets import ProcessSet, engine_of
+from hvdkit.comm import exchange, world
+from hvdkit.comm.process_sets import ProcessSet, engine_of, ranks_of
 from hvdkit.comm.rank_text import by_rank, ranks_text
 from hvdkit.errors import CommunicationError, UsageError
 
@@ -29,9 +29,9 @@ def agree(what: str, mine: Any, *, by: str, fix: str | None = None, process_set:
     """
     if engine_of(process_set).size == 1:
         return
-    values = ops.allgather_object(mine, f"{by}: {what}", process_set)
+    values = exchange.allgather_object(mine, f"{by}: {what}", process_set)
     if any(value != values[0] for value in values):
-        differing = by_rank(_differing(values), ops.ranks_of(process_set))
+        differing = by_rank(_differing(values), ranks_of(process_set))
         raise CommunicationError(f"The ranks do not agree on {what}: {differing}.", fix=fix, rank=world.rank())
 
 
@@ -56,10 +56,10 @@ def together(what: str, make: Callable[[], Any], *, by: str, process_set: Proces
         made = make()
     except Exception as error:  # noqa: BLE001  raised again below, after the others have heard of it
         mine = error
-    errors = ops.allgather_object(None if mine is None else str(mine), f"{by}: {what}", process_set)
+    errors = exchange.allgather_object(None if mine is None else str(mine), f"{by}: {what}", process_set)
     if mine is not None:
         raise mine
-    failed = [(r, error) for r, error in zip(ops.ranks_of(process_set), errors, strict=True) if error is not None]
+    failed = [(r, error) for r, error in zip(ranks_of(process_set), errors, strict=True) if error is not None]
     if failed:
         raise UsageError(f"Rank {failed[0][0]} could not {what}: {failed[0][1]}", rank=world.rank())
     return made
@@ -132,8 +132,8 @@ def assert_equal_weights(model_or_variables: Any, *, process_set: ProcessSet | N
     digests = [replicas[0] for replicas in copies]
     split = [_name(variables[i], i) for i, replicas in enumerate(copies) if len(set(replicas)) > 1]
     mine = {"sha256": _combine(digests), "split": split[:1]}
-    everyones = ops.allgather_object(mine, f"the comparison of weights {when}".strip(), process_set)
-    for rank, theirs in zip(ops.ranks_of(process_set), everyones, strict=True):
+    everyones = exchange.allgather_object(mine, f"the comparison of weights {when}".strip(), process_set)
+    for rank, theirs in zip(ranks_of(process_set), everyones, strict=True):
         if theirs["split"]:
             raise CommunicationError(
                 f"On rank {rank}, the replicas of one process have different values of {theirs['split'][0]}.",
@@ -157,17 +157,17 @@ def _name(variable: Any, number: int) -> str:
 
 def _raise_drift(variables: list, digests: list[str], process_set: ProcessSet | None, when: str) -> None:
     """Name the variables that differ and the ranks they differ on; every rank comes here together."""
-    everyones = ops.allgather_object(digests, "which weights differ", process_set)
+    everyones = exchange.allgather_object(digests, "which weights differ", process_set)
     lengths = [len(digests) for digests in everyones]
     if len(set(lengths)) > 1:
-        what = f"they have different numbers of variables ({by_rank(lengths, ops.ranks_of(process_set))})"
+        what = f"they have different numbers of variables ({by_rank(lengths, ranks_of(process_set))})"
     else:
         differing = []
         for i, variable in enumerate(variables):
             values = [digests[i] for digests in everyones]
             if len(set(values)) > 1:
                 common = max(values, key=values.count)
-                odd = [rank for rank, value in zip(ops.ranks_of(process_set), values, strict=True) if value != common]
+                odd = [rank for rank, value in zip(ranks_of(process_set), values, strict=True) if value != common]
                 differing.append(f"{_name(variable, i)} ({ranks_text(odd)})")
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         what = f"{len(differing)} of {len(variables)} variables differ: {', '.join(differing[:3])}{more}"

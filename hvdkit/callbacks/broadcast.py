@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from hvdkit.comm import ops, world
+from hvdkit.comm import exchange, process_sets, world
 from hvdkit.comm.variables import broadcast_variables
 from hvdkit.errors import UsageError
 from hvdkit.grads.identity import name_of
@@ -88,7 +88,7 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
         self._local.append(var)
 
     def on_train_begin(self, logs=None):
-        ops.check_root(self.root_rank)
+        process_sets.check_root(self.root_rank)
         self._sent.clear()
         self._steps = 0
         build_optimizer(self.model)
@@ -135,7 +135,7 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
             return []
         steps = [int(o.iterations.numpy()) for o in optimizers_of(self.model)]
         since = [int(r.since.numpy()) for r in rounds]
-        everyones = ops.allgather_object([steps, since], f"{type(self).__name__}: the rounds of local SGD")
+        everyones = exchange.allgather_object([steps, since], f"{type(self).__name__}: the rounds of local SGD")
         if not any(steps) or any(other != everyones[0] for other in everyones):  # one of them alone has been trained
             return []
         weights = [v for r in rounds for v in r.variables]

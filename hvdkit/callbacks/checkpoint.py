@@ -15,7 +15,8 @@ from hvdkit.checkpoint.preemption import Preempted, Preemption, seconds_of
 from hvdkit.checkpoint.restoring import Restored, restore
 from hvdkit.checkpoint.saver import Saver
 from hvdkit.checkpoint.state import own_weights
-from hvdkit.comm import ops, world
+from hvdkit.checkpoint.store import absolute
+from hvdkit.comm import exchange, ops, world
 from hvdkit.errors import UsageError
 from hvdkit.keras_model import build_optimizer, optimizers_of, unwrap
 from hvdkit.learning_rate import rates_of, set_rates
@@ -77,10 +78,13 @@ class CheckpointCallback(keras.callbacks.Callback):
             raise UsageError(f'`every` must be steps, "epoch" or "auto". Received: every={every!r}.')
         if resume not in ("auto", "never"):
             raise UsageError(f'`resume` must be "auto" or "never". Received: resume={resume!r}.')
+        if not isinstance(background, bool):
+            raise UsageError(f"`background` must be True or False. Received: background={background!r}.")
+        if not isinstance(with_callbacks, list | tuple | None):
+            raise UsageError(f"`with_callbacks` must be a list of callbacks. Received: {with_callbacks!r}.")
+        absolute(directory)
         self.directory, self.every, self.resume = directory, every, resume
-        self._keep = keep if isinstance(keep, Keep) else Keep(last=keep)
-        self._background = background
-        self._max_time = seconds_of(max_time)
+        self._keep, self._background, self._max_time = Keep.of(keep), background, seconds_of(max_time)
         self._with_callbacks = None if with_callbacks is None else list(with_callbacks)
         self._others: list = self._with_callbacks or []  # whose state is saved, of the fit that runs
         self._led = False
@@ -110,7 +114,9 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._logs: dict = {}
         if self.resume == "auto":
             self._go_on(restore(self.model, self.directory))
-        elif steps := ops.broadcast_object(self._saver.store.steps()[:1], name="CheckpointCallback: the newest step"):
+        elif steps := exchange.broadcast_object(
+            self._saver.store.steps()[:1], name="CheckpointCallback: the newest step"
+        ):
             self._saver.close()
             raise UsageError(
                 f"{self.directory} has checkpoints already, the newest of step {steps[0]}: "
@@ -213,7 +219,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         """About once a second: was a rank told to end? The answer is the same on every rank."""
         if not now and world.size() > 1 and not self._pace.is_time_to_ask:
             return None
-        everyones = ops.allgather_object(
+        everyones = exchange.allgather_object(
             {"why": self._preemption.why, "pace": self._pace.mine()}, "CheckpointCallback: whether to end"
         )
         self._pace.agreed([rank["pace"] for rank in everyones])

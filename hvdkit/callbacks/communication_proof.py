@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from hvdkit import training_data
-from hvdkit.comm import ops, world
+from hvdkit.comm import exchange, world
 from hvdkit.comm.process_sets import ProcessSet
 from hvdkit.errors import CommunicationError, UsageError
 from hvdkit.grads import shared
@@ -136,7 +136,9 @@ class CommunicationProof(keras.callbacks.Callback):
         by_tapes = shared.reductions()
         newly, self._by_tapes = by_tapes - self._by_tapes, by_tapes
         failures = [f for f in (self._failure(o, newly) for o in optimizers_of(self.model)) if f]
-        everyones = ops.allgather_object(failures, f"{type(self).__name__}: the count of reductions", self._process_set)
+        everyones = exchange.allgather_object(
+            failures, f"{type(self).__name__}: the count of reductions", self._process_set
+        )
         ranks = range(world.size()) if self._process_set is None else self._process_set.ranks
         for rank, theirs in zip(ranks, everyones, strict=True):
             if theirs:

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from hvdkit import metric_states
-from hvdkit.comm import ops, world
+from hvdkit.comm import exchange, world
 from hvdkit.comm.rank_text import ranks_text
 from hvdkit.errors import CommunicationError
 from hvdkit.grads import share
@@ -91,7 +91,7 @@ class MetricAverageCallback(keras.callbacks.Callback):
             "counted": {phase: {"counted": self._states[phase]["counted"]} for phase in sums if sums[phase]},
         }
         with tf.device(self.device):
-            everyones = ops.allgather_object(mine, f"{type(self).__name__}: the metrics of an epoch")
+            everyones = exchange.allgather_object(mine, f"{type(self).__name__}: the metrics of an epoch")
         _check_keys([set(rank["metrics"]) for rank in everyones])
         for name in mine["metrics"]:
             kind = (

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from hvdkit import training_data
-from hvdkit.comm import ops, world
+from hvdkit.comm import exchange, world
 from hvdkit.errors import UsageError
 from hvdkit.grads.norms import Norms
 from hvdkit.keras_model import distribution_of, optimizers_of
@@ -112,7 +112,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
         self._passes = inner.gradient_accumulation_steps or 1
         self._step = int(inner._iterations.numpy())
         everyones = np.asarray(
-            ops.allgather_object(int(own), f"{type(self).__name__}: the sizes of batches"), dtype=np.float64
+            exchange.allgather_object(int(own), f"{type(self).__name__}: the sizes of batches"), dtype=np.float64
         )
         self._data_batch = everyones.sum()
         return everyones * self._passes
@@ -160,7 +160,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
         # A rank with more samples than the mean brings a gradient that was multiplied by as much.
         own /= (self._sizes[world.rank()] * len(self._sizes) / total) ** 2
         everyones = np.asarray(
-            ops.allgather_object([float(own), float(steps)], f"{type(self).__name__}: the norms of gradients")
+            exchange.allgather_object([float(own), float(steps)], f"{type(self).__name__}: the norms of gradients")
         )
         self._looked_at = int(steps)
         if steps == 0:

@@ -11,7 +11,7 @@ import inspect
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import keras
@@ -30,7 +30,7 @@ _NOT_STATE = ("model", "_model", "params")
 _LONG = 100
 # More things in one attribute are data, and not the state of a callback.
 _MOST = 10_000
-_STATE = "callbacks/state"
+STATE = "callbacks/state"
 
 
 class _NotPlain(Exception):
@@ -78,8 +78,8 @@ def take(callbacks: list, *, own_weights: bool = False) -> dict[str, np.ndarray]
             except (_NotPlain, RecursionError):
                 del arrays[begin:]
         states.append({"class": _class_of(callback), "attributes": attributes})
-    found = {f"callbacks/{i:05d}": array for i, array in enumerate(arrays)}
-    return {**found, _STATE: np.frombuffer(json.dumps(states).encode(), np.uint8)} if states else {}
+    found = {_name(i): array for i, array in enumerate(arrays)}
+    return {**found, STATE: np.frombuffer(json.dumps(states).encode(), np.uint8)} if states else {}
 
 
 def give(callbacks: list, tensors: dict[str, np.ndarray], *, of_another_rank: bool = False) -> None:
@@ -90,9 +90,9 @@ def give(callbacks: list, tensors: dict[str, np.ndarray], *, of_another_rank: bo
         tensors: what ``take`` returned.
         of_another_rank: only what is alike on all ranks: that of Keras' own.
     """
-    if _STATE not in tensors:
+    if STATE not in tensors:
         return
-    states = json.loads(bytes(tensors[_STATE]))
+    states = json.loads(bytes(tensors[STATE]))
     if of_another_rank:
         callbacks = [c for c in callbacks if isinstance(c, _OF_KERAS)]
     stored: dict[tuple[str, int], dict] = {}
@@ -107,6 +107,39 @@ def give(callbacks: list, tensors: dict[str, np.ndarray], *, of_another_rank: bo
         for name, value in stored.get((kind, counts[kind]), {}).items():
             setattr(callback, name, _back(value, getattr(callback, name, None), tensors))
         counts[kind] += 1
+
+
+def check(state: np.ndarray, names: Collection[str]) -> None:
+    """Refuse what ``give`` could not take.
+
+    Args:
+        state: the tensor that says what the state is.
+        names: of the tensors that there are.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: it is not what ``take`` made.
+    """
+    states = json.loads(bytes(state))
+    for one in states:
+        if not isinstance(one["class"], str):
+            raise TypeError("a class without a name")
+        for value in dict(one["attributes"]).values():
+            _check_kept(value, names)
+
+
+def _check_kept(stored: Any, names: Collection[str]) -> None:
+    if not isinstance(stored, dict):
+        return
+    ((kind, content),) = stored.items()
+    if kind in ("list", "tuple", "dict"):
+        for value in content if kind != "dict" else dict(content).values():
+            _check_kept(value, names)
+    elif _name(content) not in names or kind not in _MADE:
+        raise ValueError(f"a {kind} that is not there")
+
+
+def _name(number: int) -> str:
+    return f"callbacks/{number:05d}"
 
 
 def _class_of(callback: Any) -> str:
@@ -177,7 +210,7 @@ def _back(stored: Any, current: Any, tensors: dict[str, np.ndarray]) -> Any:
         known = current if isinstance(current, list | tuple) and len(current) == len(content) else [None] * len(content)
         made = [_back(v, k, tensors) for v, k in zip(content, known, strict=True)]
         return made if kind == "list" else tuple(made)
-    array = tensors[f"callbacks/{content:05d}"]
+    array = tensors[_name(content)]
     if kind == "variable" and isinstance(current, keras.Variable | tf.Variable):
         current.assign(array)
         return current

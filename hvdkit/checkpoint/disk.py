@@ -6,6 +6,7 @@ Every operation goes through ``kernel``, so that a test can put something there 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import os
@@ -17,12 +18,25 @@ from types import SimpleNamespace
 # Big enough that the calls cost nothing, small enough to be nothing beside a model.
 CHUNK = 4 * 2**20
 
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def _exchange(one: Path, other: Path) -> None:
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # Linux; Python has no name for it
+    if call is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), os.fspath(one))
+
+
 kernel = SimpleNamespace(
     open=os.open,
     write=os.write,
     fsync=os.fsync,
     close=os.close,
     rename=os.rename,
+    exchange=_exchange,
     mkdir=os.mkdir,
     unlink=os.unlink,
     rmdir=os.rmdir,
@@ -97,6 +111,17 @@ def sync_directory(path: Path) -> None:
 def rename(source: Path, target: Path) -> None:
     """Give a file or a directory another name, in one step."""
     kernel.rename(source, target)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Give two directories each other's names, in one step; False where the file system or the kernel cannot."""
+    try:
+        kernel.exchange(one, other)
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM):
+            return False
+        raise
+    return True
 
 
 def make_directory(path: Path) -> None:

@@ -16,6 +16,7 @@ from hvdkit.checkpoint.format import (
     MANIFEST,
     MAX_MANIFEST,
     DamagedCheckpointError,
+    Manifest,
     Part,
     canonical,
     check_json,
@@ -30,7 +31,7 @@ from hvdkit.checkpoint.parts import check_arrays, write_part
 from hvdkit.checkpoint.reader import Checkpoint
 from hvdkit.errors import HvdkitError, UsageError
 
-INCOMING, DAMAGED, DELETING = ".incoming-", ".damaged-", ".deleting-"
+INCOMING, DAMAGED, DELETING, REPLACED = ".incoming-", ".damaged-", ".deleting-", ".replaced-"
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _FIXES = {
@@ -140,7 +141,8 @@ class Draft:
     ) -> Path:
         """Wait until all parts are done and make them the checkpoint of the step; one process only.
 
-        Where the step has a checkpoint already, a valid one stays and the draft is dropped; a damaged one is replaced.
+        Where the step has a checkpoint already, it is replaced, by one that is whole at every moment; where it has the
+        same content, as after a resume, it stays and the draft is dropped.
 
         Args:
             parts: the names of all parts, of all processes.
@@ -162,18 +164,19 @@ class Draft:
         with self._or_drop():
             state = check_json(state)
             entries = self._wait(parts, deadline_s, poll)
-            if self._is_there():
+            fields = {"step": self.step, "epoch": epoch, "world_size": world_size, "state": state, "parts": entries}
+            former = self._former()
+            if former is not None and all(getattr(former, name) == value for name, value in fields.items()):
                 self.drop()
                 return self.target
-            fields = {"step": self.step, "epoch": epoch, "world_size": world_size, "created": int(time.time())}
-            fields |= {"state": state, "parts": {name: part.model_dump() for name, part in entries.items()}}
+            fields |= {"created": int(time.time()), "parts": {name: p.model_dump() for name, p in entries.items()}}
             disk.write_file(self.path / MANIFEST, manifest_bytes(fields))
             known = {MANIFEST, *(part.file for part in entries.values())}
             for name in sorted(os.listdir(self.path)):
                 if name not in known:  # the parts' records, and what nobody asked for
                     disk.remove_tree(self.path / name)
             disk.sync_directory(self.path)
-            self._put_in_place()
+            self._put_in_place(DAMAGED if former is None else REPLACED)
         return self.target
 
     def drop(self) -> None:
@@ -229,24 +232,27 @@ class Draft:
             raise DamagedCheckpointError(path, f"it does not fit {part_file(part)}, which has {size} bytes")
         return entry
 
-    def _is_there(self) -> bool:
-        """Whether this step has a valid checkpoint already: the same step, saved again after a resume."""
+    def _former(self) -> Manifest | None:
+        """What this step's checkpoint says, where there is a valid one already."""
         if not os.path.lexists(self.target):
-            return False
+            return None
         try:
-            Checkpoint(self.target).verify()
+            return Checkpoint(self.target).verify().manifest
         except DamagedCheckpointError:
-            return False
-        return True
+            return None
 
-    def _put_in_place(self) -> None:
-        aside = self.target.with_name(f"{DAMAGED}{self.target.name}-{self.run_id}")
-        damaged = os.path.lexists(self.target)
-        if damaged:
-            disk.remove_tree(aside)
-            disk.rename(self.target, aside)
-        disk.rename(self.path, self.target)
+    def _put_in_place(self, kind: str) -> None:
+        """Give the draft its name; what has it now is set aside under a name of this kind, and removed."""
+        aside = self.target.with_name(f"{kind}{self.target.name}-{self.run_id}")
+        there = os.path.lexists(self.target)
+        if there and kind == REPLACED and disk.exchange(self.path, self.target):
+            aside = self.path
+        else:
+            if there:
+                disk.remove_tree(aside)
+                disk.rename(self.target, aside)  # Store.clean() takes it back if the next line is not reached
+            disk.rename(self.path, self.target)
         disk.sync_directory(self.target.parent)
-        if damaged:
+        if there:
             with contextlib.suppress(OSError):  # the new one is in place; clean() removes what is left
                 disk.remove_tree(aside)

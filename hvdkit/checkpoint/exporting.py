@@ -72,7 +72,13 @@ def model_of(checkpoint: Checkpoint, modules: tuple[str, ...] = ()) -> keras.Mod
         UsageError: the checkpoint has no model that Keras can make anew.
     """
     for name in modules:
-        importlib.import_module(name)
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise UsageError(
+                f"--import {name}: it cannot be imported: {type(error).__name__}: {error}",
+                fix="name a module of this directory or of this Python, without .py.",
+            ) from error
     config = checkpoint.manifest.state.get("model")
     where = str(checkpoint.path)
     if not isinstance(config, str):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hvdkit.errors import UsageError
-from hvdkit.numbers import whole
+from hvdkit.numbers import plain, whole
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,24 @@ class Keep:
             raise UsageError(f"mode should be 'min' or 'max'. Received: {self.mode!r}.")
         if self.best and not self.monitor:
             raise UsageError("To keep the best checkpoints, name the metric they are judged by.", fix="monitor='loss'")
+
+    @classmethod
+    def of(cls, keep: Any) -> Keep:
+        """Rules from how many of the newest stay, or from rules; None is the default.
+
+        Raises:
+            UsageError: it is neither.
+
+        Example:
+
+        >>> Keep.of(5).last, Keep.of(None).last
+        (5, 3)
+        """
+        if keep is None or isinstance(keep, cls):
+            return keep or cls()
+        if not isinstance(plain(keep), int):
+            raise UsageError(f"`keep` must be a whole number or hvd.checkpoint.Keep(...). Received: keep={keep!r}.")
+        return cls(last=keep)
 
     def choose(self, steps: list[int], metrics: Callable[[int], dict[str, Any]]) -> set[int]:
         """The steps to keep.

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, Field, ValidationError
 
 from hvdkit import env
 from hvdkit.checkpoint import disk
@@ -33,6 +34,19 @@ _JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 
 class CheckpointInUseError(HvdkitError, RuntimeError):
     """Another job writes checkpoints into this directory."""
+
+
+class _Named(BaseModel):
+    """What an owner says of itself."""
+
+    host: str
+    place: str
+    pid: int = Field(gt=0, lt=2**31)
+    started: float
+    job: str | None
+    user: str
+    since: int = Field(ge=0, lt=2**37)  # what the calendar has names for
+    token: str
 
 
 class Owner:
@@ -137,7 +151,7 @@ class Owner:
         if former.get("place") == env.place():
             return _runs(former)
         with contextlib.suppress(OSError):
-            return time.time() - self._file.stat().st_mtime < _SILENT_SECONDS
+            return abs(time.time() - self._file.stat().st_mtime) < _SILENT_SECONDS  # a time to come is none
         return False
 
     def _write(self) -> None:
@@ -152,10 +166,12 @@ class Owner:
             "since": int(time.time()),
             "token": self._token,
         }
+        if self._file.is_dir() and not self._file.is_symlink():
+            disk.remove_tree(self._file)
         disk.replace_file(self._file, (json.dumps(mine, indent=1) + "\n").encode())
 
     def _read(self) -> dict[str, Any] | None:
-        """Who wrote the file; an empty dictionary where that cannot be read, None where there is none."""
+        """Who wrote the file; an empty dictionary where that makes no sense, None where there is none."""
         try:
             with disk.reading(self._file) as (descriptor, _):
                 found = json.loads(disk.read(descriptor, 2**16))
@@ -163,7 +179,10 @@ class Owner:
             return None
         except (OSError, ValueError, RecursionError):
             return {}
-        return found if isinstance(found, dict) else {}
+        try:
+            return _Named.model_validate(found).model_dump()
+        except ValidationError:
+            return {}
 
     def _in_use(self, owner: dict[str, Any] | None) -> CheckpointInUseError:
         owner = owner or {}

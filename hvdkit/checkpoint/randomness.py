@@ -37,15 +37,39 @@ def random_state() -> dict[str, np.ndarray]:
 
 def set_random_state(state: dict[str, Any]) -> None:
     """Set them as ``random_state`` found them."""
+    python, numpy = _states(state)
     if "keras" in state:  # first: where there is none yet, it is made with a number of Python's
         from keras.src.random.seed_generator import global_seed_generator
 
         global_seed_generator().state.assign(state["keras"])
+    random.setstate(python)
+    np.random.set_state(numpy)
+
+
+def check(state: dict[str, Any]) -> None:
+    """Refuse arrays that are no states.
+
+    Raises:
+        ValueError, TypeError, LookupError, OverflowError: one of them is none, or is missing.
+
+    Example:
+
+    >>> check(random_state())
+    """
+    python, numpy = _states(state)
+    random.Random().setstate(python)  # noqa: S311
+    np.random.RandomState().set_state(numpy)
+    if "keras" in state and (state["keras"].shape != (2,) or state["keras"].dtype.kind not in "iu"):
+        raise ValueError(f"a state of Keras' generator with the shape {state['keras'].shape}")
+
+
+def _states(state: dict[str, Any]) -> tuple[tuple, tuple]:
+    """Those of Python's generator and of NumPy's, as these take them."""
     version, *words = (int(n) for n in state["python"])
     gauss = state["python_gauss"]
-    random.setstate((version, tuple(words), float(gauss[0]) if len(gauss) else None))
     position, has_gauss = (int(n) for n in state["numpy_position"])
-    np.random.set_state(("MT19937", state["numpy"], position, has_gauss, float(state["numpy_gauss"])))
+    python = version, tuple(words), float(gauss[0]) if len(gauss) else None
+    return python, ("MT19937", state["numpy"], position, has_gauss, float(state["numpy_gauss"]))
 
 
 def _keras_generator() -> Any:

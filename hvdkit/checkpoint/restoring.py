@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from hvdkit.checkpoint import state
+from hvdkit.checkpoint import sense, state
 from hvdkit.checkpoint.store import Checkpoint, Store
-from hvdkit.comm import ops, world
+from hvdkit.comm import exchange, world
 from hvdkit.comm.variables import broadcast_variables
 from hvdkit.errors import UsageError
 from hvdkit.keras_model import build_optimizer, optimizers_of, renew_adapted
@@ -75,7 +75,7 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
     chosen = together(
         "read the checkpoint", lambda: _choose(store, step) if world.rank() == 0 else None, by="checkpoints"
     )
-    number = ops.broadcast_object(None if chosen is None else chosen.manifest.step, name="checkpoints: the step")
+    number = exchange.broadcast_object(None if chosen is None else chosen.manifest.step, name="checkpoints: the step")
     if number is None:
         return None
     if not model.weights:
@@ -101,9 +101,15 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
 
 def _choose(store: Store, step: int | None) -> Checkpoint | None:
     if step is not None:
-        return store.verify(step)
+        return sense.check(store.verify(step))
     say = lambda number, error: get_logger().warning("The checkpoint of step %d is left out: %s", number, error)
-    return store.newest_valid(skipped=say)
+    chosen = store.newest_valid(skipped=say, check=sense.check)
+    if chosen is None and store.steps():
+        get_logger().warning(
+            "None of the %d checkpoints in %s can be restored: the training begins anew.",
+            len(store.steps()), store.directory,
+        )  # fmt: skip
+    return chosen
 
 
 def _restore_common(model: keras.Model, checkpoint: Checkpoint) -> None:

@@ -19,7 +19,7 @@ import tensorflow as tf
 from hvdkit.checkpoint import state
 from hvdkit.checkpoint.owner import Owner
 from hvdkit.checkpoint.store import CheckpointWriteError, Keep, Store
-from hvdkit.comm import ops, world
+from hvdkit.comm import exchange, world
 from hvdkit.keras_model import optimizers_of, underlying
 from hvdkit.learning_rate import schedule_positions
 from hvdkit.log import get_logger
@@ -53,19 +53,19 @@ class Saver:
         CheckpointWriteError: the directory cannot be written.
     """
 
-    def __init__(self, directory: str | os.PathLike, keep: Keep | None = None, *, background: bool = True):
+    def __init__(self, directory: str | os.PathLike, keep: Keep | int | None = None, *, background: bool = True):
         self.store = Store(directory)
         earlier = _savers.get(self.store.directory)  # of a fit that was left by an exception
         if earlier is not None:
             earlier.wait()
             earlier.release()
         self._owner = Owner(directory)
-        self._keep, self._background = keep or Keep(), background
+        self._keep, self._background = Keep.of(keep), background
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._stopped = threading.Event()
         self.seconds = 0.0
-        self.run_id = str(ops.broadcast_object(secrets.token_hex(6), name="a checkpoint's run"))
+        self.run_id = str(exchange.broadcast_object(secrets.token_hex(6), name="a checkpoint's run"))
         take = self._take if world.rank() == 0 else lambda: None
         together("take the directory of checkpoints", take, by="checkpoints")
         self._last = -1

@@ -8,8 +8,11 @@ from typing import Any
 import keras
 
 from hvdkit.checkpoint.saver import Saver
+from hvdkit.checkpoint.sense import check_facts
 from hvdkit.checkpoint.store import Keep
+from hvdkit.comm import world
 from hvdkit.keras_model import build_optimizer
+from hvdkit.log import get_logger
 from hvdkit.numbers import whole
 
 
@@ -20,21 +23,23 @@ def save(
     *,
     epoch: int = 0,
     facts: dict[str, Any] | None = None,
-    keep: Keep | None = None,
+    keep: Keep | int | None = None,
 ) -> None:
     """Save a model's training and wait until it is on the disk; collective. For training loops of one's own.
 
     Args:
         model: built and compiled.
         directory: of the checkpoints, on a file system that all ranks share.
-        step: the training step, counted over all epochs.
+        step: the training step, counted over all epochs. A checkpoint that this step has already is replaced; whenever
+            that is broken off, the old one or the new one is there, whole. Of newer ones a warning says that
+            ``restore`` would go on from them.
         epoch: the epoch to go on with.
         facts: JSON-like data to keep beside it; ``facts["metrics"]`` is what ``keep.best`` looks at.
-        keep: which checkpoints stay; the last three by default.
+        keep: which checkpoints stay, or how many of the newest; three by default. The one that is saved always does.
 
     Raises:
         CheckpointInUseError: another job writes there.
-        UsageError: ``step`` or ``epoch`` is no whole number of at least 0.
+        UsageError: ``step`` or ``epoch`` is no whole number of at least 0, or a fact has the name of one of hvdkit's.
 
     Example:
 
@@ -45,9 +50,17 @@ def save(
     >>> hvd.checkpoint.save(model, tempfile.mkdtemp(), step=1, facts={"metrics": {"loss": 0.5}})
     """
     step, epoch = whole(step, "step", 0), whole(epoch, "epoch", 0)
+    facts, keep = check_facts(facts), Keep.of(keep)
     build_optimizer(model)
     saver = Saver(directory, keep, background=False)
     try:
-        saver.save(model, step, epoch, dict(facts or {}))
+        newer = [other for other in saver.store.steps() if other > step] if world.rank() == 0 else []
+        if newer:
+            get_logger().warning(
+                "Saving step %d in %s, which has newer checkpoints, up to step %d: hvd.checkpoint.restore(model, "
+                "directory) goes on from the newest. Remove them, or give another training another directory.",
+                step, directory, newer[0],
+            )  # fmt: skip
+        saver.save(model, step, epoch, facts)
     finally:
         saver.close()

@@ -9,17 +9,41 @@ from pathlib import Path
 from typing import Any
 
 from hvdkit.checkpoint import disk
-from hvdkit.checkpoint.draft import DAMAGED, DELETING, INCOMING, CheckpointWriteError, Draft, check_run_id, writing
+from hvdkit.checkpoint.draft import (
+    DAMAGED,
+    DELETING,
+    INCOMING,
+    REPLACED,
+    CheckpointWriteError,
+    Draft,
+    check_run_id,
+    writing,
+)
 from hvdkit.checkpoint.format import DamagedCheckpointError, damage, step_name, step_of
 from hvdkit.checkpoint.keep import Keep
 from hvdkit.checkpoint.reader import Checkpoint
+from hvdkit.errors import UsageError
 
 __all__ = ["Checkpoint", "CheckpointWriteError", "DamagedCheckpointError", "Draft", "Keep", "Store"]
 
 _LEFT_OVER = re.compile(
-    rf"(?P<kind>{re.escape(INCOMING)}|{re.escape(DAMAGED)}|{re.escape(DELETING)})step-\d{{9,12}}(-(?P<run>.+))?",
+    rf"(?P<kind>{'|'.join(map(re.escape, (INCOMING, DAMAGED, DELETING, REPLACED)))})"
+    r"(?P<name>step-\d{9,12})(-(?P<run>.+))?",
     re.ASCII,
 )
+
+
+def absolute(directory: str | os.PathLike) -> Path:
+    """A directory of checkpoints, from the root.
+
+    Raises:
+        UsageError: it is no path, or an empty one, which would be the working directory.
+    """
+    if not isinstance(directory, str | os.PathLike) or not os.fspath(directory) or b"\0" in os.fsencode(directory):
+        raise UsageError(
+            f"A directory of checkpoints must be a path. Received: {directory!r}.", fix='"." is the working directory.'
+        )
+    return Path(os.path.abspath(os.fsdecode(directory)))
 
 
 class Store:
@@ -47,7 +71,7 @@ class Store:
     """
 
     def __init__(self, directory: str | os.PathLike):
-        self.directory = Path(os.path.abspath(directory))
+        self.directory = absolute(directory)
 
     def path(self, step: int) -> Path:
         """The directory of a step's checkpoint."""
@@ -83,15 +107,23 @@ class Store:
         """
         return self.open(step).verify()
 
-    def newest_valid(self, skipped: Callable[[int, DamagedCheckpointError], None] | None = None) -> Checkpoint | None:
+    def newest_valid(
+        self,
+        skipped: Callable[[int, DamagedCheckpointError], None] | None = None,
+        check: Callable[[Checkpoint], Any] | None = None,
+    ) -> Checkpoint | None:
         """The newest checkpoint of which every byte is right; None where there is none.
 
         Args:
             skipped: told each newer step that is damaged, and how.
+            check: what else must be right; it raises ``DamagedCheckpointError`` where it is not.
         """
         for step in self.steps():
             try:
-                return self.verify(step)
+                checkpoint = self.verify(step)
+                if check is not None:
+                    check(checkpoint)
+                return checkpoint
             except DamagedCheckpointError as error:
                 if skipped is not None:
                     skipped(step, error)
@@ -99,6 +131,8 @@ class Store:
 
     def clean(self, run_id: str) -> list[str]:
         """Remove what other runs left half done; for the one job that owns the directory, at its start.
+
+        A checkpoint that was set aside for a new one, which then did not come, is taken back.
 
         Args:
             run_id: this run; its own drafts stay.
@@ -113,10 +147,15 @@ class Store:
         removed = []
         for name in self._names():
             match = _LEFT_OVER.fullmatch(name)
-            if match and not (match["kind"] == INCOMING and match["run"] == run_id):
-                with writing("What another run left could not be removed", self.directory):
+            if not match or (match["kind"] == INCOMING and match["run"] == run_id):
+                continue
+            with writing("What another run left could not be removed", self.directory):
+                if match["kind"] == REPLACED and not os.path.lexists(self.directory / match["name"]):
+                    disk.rename(self.directory / name, self.directory / match["name"])
+                    disk.sync_directory(self.directory)
+                else:
                     disk.remove_tree(self.directory / name)
-                removed.append(name)
+                    removed.append(name)
         return removed
 
     def prune(self, keep: Keep, *, valid: int | None = None, dry_run: bool = False) -> list[int]:
@@ -127,7 +166,7 @@ class Store:
 
         Args:
             keep: which ones stay.
-            valid: a step that this process has just committed: it is known to be valid without reading it.
+            valid: a step that this process has just committed: it is known to be valid without reading it, and stays.
             dry_run: only say which would go.
 
         Returns:
@@ -140,12 +179,13 @@ class Store:
         gone = [step for step in steps if step not in keep.choose(steps, self._metrics)]
         if not gone:
             return []
+        stay = {valid}
         if valid is None or valid != steps[0]:
             newest = self.newest_valid()
             if newest is None:  # perhaps the disk is what is wrong
                 return []
-            valid = newest.manifest.step
-        gone = [step for step in gone if step != valid]
+            stay.add(newest.manifest.step)
+        gone = [step for step in gone if step not in stay]
         if not gone or dry_run:
             return gone
         with writing("Old checkpoints could not be removed", self.directory):

@@ -1,4 +1,4 @@
-"""What comes back to a rank through a gathered value."""
+"""What comes back to a rank through a value that was gathered or broadcast."""
 
 from __future__ import annotations
 
@@ -19,6 +19,36 @@ def gradient_of_own_rows(engine: Any, tensor: Any, upstream: Any) -> Any:
 
     rows = engine.allgather(tf.shape(tensor)[:1], None)
     begin = tf.reduce_sum(rows[: engine.rank])
+    return _mean(engine, upstream)[begin : begin + rows[engine.rank]]
+
+
+def gradient_at_root(engine: Any, is_root: bool, upstream: Any) -> Any:
+    """The mean of the gradients with respect to all ranks' copies, for the root whose value they are; as in Horovod.
+
+    The same operations on every rank, by whose names Horovod recognises collectives that have none. And none that
+    TensorFlow could leave out where nothing comes of it: the other ranks would wait for it.
+    """
+    import tensorflow as tf
+
+    mean = _mean(engine, upstream)
+    not_folded = tf.raw_ops.PlaceholderWithDefault(input=tf.constant(is_root), shape=[])
+    return tf.where(not_folded, mean, tf.zeros_like(mean))
+
+
+def own_rows(engine: Any, tensor: Any) -> Any:
+    """This rank's share of the rows of a tensor or an array; uneven rows go to the first ranks."""
+    rows, smaller = tensor.shape[0], min
+    if rows is None:
+        import tensorflow as tf
+
+        rows, smaller = tf.shape(tensor)[0], tf.minimum
+    each, more = rows // engine.size, rows % engine.size
+    begin = engine.rank * each + smaller(engine.rank, more)
+    return tensor[begin : begin + each + (smaller(engine.rank + 1, more) - smaller(engine.rank, more))]
+
+
+def _mean(engine: Any, upstream: Any) -> Any:
+    import tensorflow as tf
+
     wide = tf.cast(upstream, tf.float32) if upstream.dtype == tf.bfloat16 else upstream  # which no engine reduces
-    mean = engine.allreduce([wide], ReduceOp.AVERAGE, None)[0]
-    return tf.cast(mean[begin : begin + rows[engine.rank]], upstream.dtype)
+    return tf.cast(engine.allreduce([wide], ReduceOp.AVERAGE, None)[0], upstream.dtype)

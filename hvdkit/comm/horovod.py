@@ -13,7 +13,7 @@ from typing import Any
 from hvdkit import env
 from hvdkit.comm import bits
 from hvdkit.comm.fusion import BUCKET_BYTES, in_buckets
-from hvdkit.comm.gathered import gradient_of_own_rows
+from hvdkit.comm.gathered import gradient_at_root, gradient_of_own_rows, own_rows
 from hvdkit.comm.protocol import ReduceOp, check_reducible
 from hvdkit.errors import HorovodMissingError, UsageError
 from hvdkit.horovod_build import stamp
@@ -222,11 +222,16 @@ class HorovodEngine:
         )
 
     def broadcast(self, tensor: Any, root_rank: int, name: str | None) -> Any:
-        sent = bits.sendable(tensor)
-        received = self._hvd.broadcast(
-            sent, root_rank, name=name and _op_name(name), ignore_name_scope=bool(name), process_set=self._set
+        import tensorflow as tf
+
+        backward = functools.partial(gradient_at_root, self, self._hvd.rank() == root_rank)
+        moved = lambda x: bits.restored(self._broadcast(bits.sendable(x), root_rank, name), x)
+        return tf.custom_gradient(lambda x: (moved(x), backward))(tensor)
+
+    def _broadcast(self, tensor: Any, root_rank: int, name: str | None) -> Any:
+        return self._hvd.broadcast(
+            tensor, root_rank, name=name and _op_name(name), ignore_name_scope=bool(name), process_set=self._set
         )
-        return bits.restored(received, tensor)
 
     def alltoall(self, tensor: Any, splits: Any, name: str | None) -> tuple[Any, Any]:
         if splits is None:
@@ -252,10 +257,14 @@ class HorovodEngine:
             return tf.fill([self.size], rows // self.size)
 
     def reducescatter(self, tensor: Any, op: ReduceOp, name: str | None) -> Any:
+        if tensor.dtype.size == 1:  # whole numbers that Horovod reduces, and does not scatter
+            return own_rows(self, self.allreduce([tensor], op, name and [name])[0])
+        wire_op, scale = self._divided_before(tensor, op, 1.0)
         return self._hvd.mpi_ops._reducescatter(
             tensor,
-            op=self._ops[op],
+            op=self._ops[wire_op],
             name=name and _op_name(name),
+            prescale_factor=scale,
             ignore_name_scope=bool(name),
             process_set=self._set,
         )

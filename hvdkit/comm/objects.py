@@ -1,30 +1,77 @@
 """Python objects as bytes: JSON for the structure, ``.npy`` for the arrays. Nothing is ever unpickled.
 
+What comes back is of the type that was sent; what cannot come back so is refused.
+
 >>> import numpy as np
->>> data = encode({"epoch": 3, "best": [0.5, None], "w": np.arange(3)})
+>>> data = encode({"epoch": np.int64(3), "best": (0.5, None), "weights": {0: 1.0, 1: 2.5}, "w": np.arange(3)})
 >>> back = decode(data)
->>> back["epoch"], back["best"], back["w"].tolist()
-(3, [0.5, None], [0, 1, 2])
+>>> back["epoch"], back["best"], back["weights"], back["w"].tolist()
+(np.int64(3), (0.5, None), {0: 1.0, 1: 2.5}, [0, 1, 2])
 """
 
 from __future__ import annotations
 
+import collections
+import enum
+import functools
 import io
 import json
+import pathlib
 import struct
-from typing import Any
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-# Stands in the JSON where an array was; a user's own dictionary with this key is refused rather than misread.
-_ARRAY = "__hvdkit_array__"
+# Marks what is not JSON's own; a dictionary of the user's with such a key travels as pairs, like one with other keys.
+_KIND, _OF = "__hvdkit_kind__", "of"
 _LENGTH = struct.Struct("<Q")
+# Python refuses to write out whole numbers of more than 4,300 digits in decimals.
+_LONG = 10**1000
+# By these names PyTorch, JAX and TensorFlow know them; NumPy's file format does not.
+_ML_DTYPES = "ml_dtypes"
+
+
+class _Kind(NamedTuple):
+    """How a type travels: as the parts it is made of, which may be anything that travels."""
+
+    parts: Callable[[Any], Any]
+    made: Callable[[Any], Any]
+
+
+def _pairs(kind: type) -> _Kind:
+    return _Kind(lambda value: [[k, v] for k, v in value.items()], lambda pairs: kind(map(tuple, pairs)))
+
+
+_BYTES = _Kind(lambda value: np.frombuffer(value, np.uint8), lambda array: array.tobytes())
+_TYPES: dict[type, _Kind] = {
+    tuple: _Kind(list, tuple),
+    dict: _pairs(dict),
+    collections.OrderedDict: _pairs(collections.OrderedDict),
+    collections.Counter: _pairs(lambda pairs: collections.Counter(dict(pairs))),
+    collections.deque: _Kind(lambda value: [list(value), value.maxlen], lambda parts: collections.deque(*parts)),
+    set: _Kind(list, set),
+    frozenset: _Kind(list, frozenset),
+    int: _Kind(hex, lambda text: int(text, 16)),
+    complex: _Kind(lambda value: [value.real, value.imag], lambda parts: complex(*parts)),
+    range: _Kind(lambda value: [value.start, value.stop, value.step], lambda parts: range(*parts)),
+    slice: _Kind(lambda value: [value.start, value.stop, value.step], lambda parts: slice(*parts)),
+    bytes: _BYTES,
+    bytearray: _Kind(_BYTES.parts, bytearray),
+    np.str_: _Kind(str, np.str_),
+    np.bytes_: _Kind(bytes, np.bytes_),
+    **{kind: _Kind(str, kind) for kind in (type(pathlib.Path()), type(pathlib.PurePath()))},
+}
+_BY_NAME = {kind.__name__: how for kind, how in _TYPES.items()}
 
 
 def encode(value: Any) -> bytes:
-    """JSON-like data (None, bool, int, float, str, list, tuple, dict with string keys) and NumPy arrays as bytes.
+    """An object as bytes.
 
-    Tuples come back as lists, NumPy scalars as arrays without axes.
+    Args:
+        value: None, bool, int, float, complex, str, bytes, paths, ranges, lists, tuples and named tuples, sets,
+            dictionaries of any keys, members of an enumeration, NumPy arrays and scalars; and these in these.
 
     Raises:
         TypeError: something else is in it; the message says where.
@@ -40,7 +87,11 @@ def encode(value: Any) -> bytes:
 
 
 def decode(data: bytes) -> Any:
-    """What ``encode`` was given."""
+    """What ``encode`` was given.
+
+    Raises:
+        TypeError: it holds a member of an enumeration that this process does not know.
+    """
     parts, at = [], 0
     while at < len(data):
         (length,) = _LENGTH.unpack_from(data, at)
@@ -48,26 +99,92 @@ def decode(data: bytes) -> Any:
         parts.append(data[at : at + length])
         at += length
     arrays = [np.lib.format.read_array(io.BytesIO(part), allow_pickle=False) for part in parts[1:]]
-    return json.loads(parts[0], object_hook=lambda d: arrays[d[_ARRAY]] if _ARRAY in d else d)
+    return json.loads(parts[0], object_hook=lambda d: _made(d, arrays) if _KIND in d else d)
 
 
 def _plain(value: Any, arrays: list[np.ndarray], where: str) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
+    """A value as JSON has it; its arrays are put into the list."""
+    plain = functools.partial(_plain, arrays=arrays)
+    kind = type(value)
+    if value is None or kind in (bool, float, str) or (kind is int and abs(value) < _LONG):
         return value
-    if isinstance(value, np.ndarray | np.generic):
-        array = np.asarray(value)
-        if array.dtype.hasobject:
-            raise TypeError(f"{where} is an array of Python objects; only arrays of numbers and strings can be sent.")
-        arrays.append(array)
-        return {_ARRAY: len(arrays) - 1}
-    if isinstance(value, list | tuple):
-        return [_plain(item, arrays, f"{where}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, dict):
-        for key in value:
-            if not isinstance(key, str) or key == _ARRAY:
-                raise TypeError(f"{where} has the key {key!r}; keys must be strings, and not {_ARRAY!r}.")
-        return {key: _plain(item, arrays, f"{where}[{key!r}]") for key, item in value.items()}
+    if kind is list:
+        return [plain(item, where=f"{where}[{i}]") for i, item in enumerate(value)]
+    if kind is dict and _KIND not in value and all(type(key) is str for key in value):
+        return {key: plain(item, where=f"{where}[{key!r}]") for key, item in value.items()}
+    if kind in _TYPES:
+        return _marked(kind.__name__, plain(_TYPES[kind].parts(value), where=where))
+    return _special(value, arrays, where)
+
+
+def _special(value: Any, arrays: list[np.ndarray], where: str) -> dict:
+    """An array, or an object of a class that is looked up where it arrives."""
+    kind = type(value)
+    if isinstance(value, np.generic) or kind in (np.ndarray, np.memmap):
+        return _array(np.asarray(value), arrays, where, scalar=isinstance(value, np.generic))
+    if isinstance(value, enum.Enum) and _found(kind.__module__, kind.__qualname__) is kind:
+        return _marked("enum", [kind.__module__, kind.__qualname__, value.name])
+    if isinstance(value, tuple) and hasattr(kind, "_make"):
+        items = [_plain(item, arrays, f"{where}.{name}") for name, item in zip(kind._fields, value, strict=True)]
+        return _marked("namedtuple", [kind.__module__, kind.__qualname__, list(kind._fields), items])
+    bases = [base.__name__ for base in (dict, list, tuple, set, str, int, float, np.ndarray) if isinstance(value, base)]
     raise TypeError(
-        f"{where} is a {type(value).__name__}. Objects travel between ranks as JSON and NumPy arrays, never pickled: "
-        "send its numbers, strings, lists, dictionaries and arrays instead."
+        f"{where} is a {kind.__name__}. Objects travel between ranks as JSON and NumPy arrays, never pickled: "
+        + (f"send it as a plain {bases[0]}." if bases else "send its numbers, strings, lists, dictionaries and arrays.")
     )
+
+
+def _array(array: np.ndarray, arrays: list[np.ndarray], where: str, *, scalar: bool) -> dict:
+    name, known = None, array.dtype
+    if known.type.__module__ == _ML_DTYPES:  # bfloat16 and the like, which a file would call raw bytes
+        name, array = known.name, array.view(f"u{known.itemsize}")
+    elif known.hasobject:
+        raise TypeError(f"{where} is an array of Python objects; only arrays of numbers and strings can be sent.")
+    elif np.lib.format.descr_to_dtype(np.lib.format.dtype_to_descr(known)) != known:
+        raise TypeError(f"{where} is an array of dtype {known}, which does not travel: send its parts.")
+    arrays.append(array)
+    return _marked("scalar" if scalar else "array", [len(arrays) - 1, name])
+
+
+def _marked(kind: str, parts: Any) -> dict:
+    return {_KIND: kind, _OF: parts}
+
+
+def _made(marked: dict, arrays: list[np.ndarray]) -> Any:
+    kind, parts = marked[_KIND], marked[_OF]
+    if kind in ("array", "scalar"):
+        number, name = parts
+        array = arrays[number] if name is None else arrays[number].view(_ml_dtype(name))
+        return array[()] if kind == "scalar" else array
+    if kind == "enum":
+        module, qualified, name = parts
+        members = _found(module, qualified)
+        if members is None:
+            raise TypeError(f"A {module}.{qualified} came from another rank: import {module} on this one, too.")
+        return members[name]
+    if kind == "namedtuple":
+        module, qualified, fields, items = parts
+        return _named_tuple(module, qualified, tuple(fields))._make(items)
+    return _BY_NAME[kind].made(parts)
+
+
+def _found(module: str, qualified: str) -> Any:
+    """A class of a module that is imported already; None where there is none: nothing is imported for what arrives."""
+    there: Any = sys.modules.get(module)
+    for name in qualified.split("."):
+        there = getattr(there, name, None)
+    return there if isinstance(there, type) else None
+
+
+@functools.cache
+def _named_tuple(module: str, qualified: str, fields: tuple[str, ...]) -> Any:
+    known = _found(module, qualified)
+    if known is not None and issubclass(known, tuple) and getattr(known, "_fields", None) == fields:
+        return known
+    return collections.namedtuple(qualified.rsplit(".", 1)[-1], fields, rename=True, module=module)
+
+
+def _ml_dtype(name: str) -> np.dtype:
+    import ml_dtypes
+
+    return np.dtype(getattr(ml_dtypes, name))

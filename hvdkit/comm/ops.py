@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 
 from hvdkit.comm import compression as compressions
-from hvdkit.comm import objects, world
 from hvdkit.comm.compression import Compression
-from hvdkit.comm.process_sets import ProcessSet, engine_of
-from hvdkit.comm.protocol import ReduceOp
-from hvdkit.comm.rank_text import by_rank
+from hvdkit.comm.process_sets import ProcessSet, check_root, engine_of
+from hvdkit.comm.protocol import ReduceOp, check_reducible
 from hvdkit.comm.single import SingleEngine, scaled
-from hvdkit.comm.values import call, is_slices, is_tensorflow
-from hvdkit.errors import CommunicationError, UsageError
-from hvdkit.numbers import real, whole
+from hvdkit.comm.slices import allreduce_slices
+from hvdkit.comm.values import call, is_slices, is_tensorflow, unwrap_variable
+from hvdkit.errors import UsageError
+from hvdkit.numbers import real
 
 
 def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order
@@ -45,7 +44,8 @@ def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order
 
     Returns:
         The reduced value, the same on every rank, of the input's shape, dtype and kind; an average of whole numbers is
-        cut off to a whole number. Of slices, every rank's slices one after the other.
+        cut off to a whole number. Of slices, every rank's slices one after the other; the mean of whole numbers is
+        float64 there.
 
     Raises:
         TypeError: a dtype that Horovod cannot reduce, such as bfloat16.
@@ -64,7 +64,8 @@ def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order
             fix="say op=hvd.Average or op=hvd.Sum; the second argument is `average` in horovod.tensorflow only.",
         )
     if is_slices(value):
-        return _allreduce_slices(value, name, _op(op, average), prescale_factor * postscale_factor, process_set)
+        scale = real(prescale_factor, "prescale_factor") * real(postscale_factor, "postscale_factor")
+        return allreduce_slices(value, name, _op(op, average), scale, engine_of(process_set))
     names = name and [name]
     return grouped_allreduce(
         [value], names, average, prescale_factor, postscale_factor, op, compression, process_set, grouped=False
@@ -107,21 +108,6 @@ def _op(op: ReduceOp | str | None, average: bool | None) -> ReduceOp:
     return ReduceOp.get(op)
 
 
-def _allreduce_slices(slices: Any, name: str | None, op: ReduceOp, scale: float, process_set: Any) -> Any:
-    import tensorflow as tf
-
-    if op not in (ReduceOp.AVERAGE, ReduceOp.SUM):
-        raise UsageError(
-            f"tf.IndexedSlices are joined by Average or Sum. Received: op={op.name.title()}.",
-            fix="tf.convert_to_tensor(slices) makes them dense.",
-        )
-    ranks = engine_of(process_set).size if op is ReduceOp.AVERAGE else 1
-    values = scaled(slices.values, scale / ranks)
-    values = allgather(values, name and f"{name}.values", process_set)
-    indices = allgather(slices.indices, name and f"{name}.indices", process_set)
-    return tf.IndexedSlices(values, indices, slices.dense_shape)
-
-
 def allgather(
     value: Any, name: str | None = None, process_set: ProcessSet | None = None, *, gradient: str = "average"
 ) -> Any:
@@ -154,7 +140,8 @@ def allgather(
     if gradient not in ("average", "sum"):
         raise UsageError(f'`gradient` must be "average" or "sum". Received: gradient={gradient!r}.')
     engine = engine_of(process_set)
-    value = value if np.ndim(value) or is_tensorflow(value) else np.reshape(value, [1])
+    value = unwrap_variable(value)
+    value = value if is_tensorflow(value) or np.ndim(value) else np.reshape(value, [1])
 
     def collective(values: list) -> list:
         summed = gradient == "sum" and engine.size > 1 and is_tensorflow(values[0])
@@ -206,97 +193,44 @@ def reducescatter(
     name: str | None = None,
     op: ReduceOp | str = ReduceOp.AVERAGE,
     process_set: ProcessSet | None = None,
+    *,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
 ) -> Any:
-    """Reduce over all ranks and return this rank's share of axis 0; uneven rows go to the first ranks."""
-    engine, op = engine_of(process_set), ReduceOp.get(op)
-    return call(engine, lambda values: [engine.reducescatter(values[0], op, name)], [value])[0]
-
-
-def barrier(process_set: ProcessSet | None = None) -> None:
-    """Return when every rank has called it."""
-    engine_of(process_set).barrier()
-
-
-def broadcast_object(
-    obj: Any, root_rank: int = 0, name: str | None = None, process_set: ProcessSet | None = None
-) -> Any:
-    """The object of ``root_rank``, on every rank. It travels as JSON and NumPy arrays, never pickled.
+    """Reduce over all ranks and return this rank's share of axis 0; uneven rows go to the first ranks.
 
     Args:
-        obj: None, bool, int, float, str, lists, dictionaries with strings as keys, NumPy arrays, and these in these.
-        root_rank: whose object, by its rank in the world.
-        name: what the exchange is for; the same on every rank.
+        value: at least one axis; the same shape and dtype on every rank.
+        name: what ranks recognise the collective by inside a graph.
+        op: as for ``allreduce``, but for Adasum.
         process_set: the ranks that take part; None means all.
+        prescale_factor, postscale_factor: multiply before and after the reduction.
 
     Raises:
-        TypeError: on every rank, when the root's object holds something else.
-        CommunicationError: on every rank, when the ranks came here for different things.
-    """
-    root_rank = check_root(root_rank, process_set)
-    mine = obj if world.rank() == root_rank else None
-    root = root_rank if process_set is None else process_set.ranks.index(root_rank)
-    return allgather_object(mine, name or "hvd.broadcast_object", process_set)[root]
-
-
-def allgather_object(obj: Any, name: str | None = None, process_set: ProcessSet | None = None) -> list:
-    """Every rank's object, in the order of the ranks. They travel as JSON and NumPy arrays, never pickled.
-
-    Args:
-        obj: as for ``broadcast_object``.
-        name: what the exchange is for; the same on every rank.
-        process_set: the ranks that take part; None means all.
-
-    Raises:
-        TypeError: on every rank, when one rank's object holds something else.
-        CommunicationError: on every rank, when the ranks came here for different things, with what each came for.
+        TypeError: a dtype that Horovod cannot reduce, such as bfloat16.
+        UsageError: the value has no axes, or ``op`` is Adasum.
 
     Example:
 
     >>> import hvdkit as hvd
     >>> hvd.init()
-    >>> hvd.allgather_object({"rank": hvd.rank()})
-    [{'rank': 0}]
+    >>> hvd.reducescatter(np.array([1.0, 2.0])).tolist()  # in a world of one
+    [1.0, 2.0]
     """
-    purpose = name or "hvd.allgather_object"
-    try:
-        data, failure = objects.encode({"for": purpose, "object": obj}), None
-    except Exception as error:  # noqa: BLE001  told to all ranks below: none may be left waiting for the one that raised
-        failure = f"rank {world.rank()}: {error}"
-        data = objects.encode({"for": purpose, "failure": failure})
-    received = [objects.decode(part) for part in _allgather_bytes(data, process_set)]
-    purposes = [part["for"] for part in received]
-    if any(other != purpose for other in purposes):
-        raise CommunicationError(
-            f"The ranks do not exchange the same thing: {by_rank(purposes, ranks_of(process_set))}.",
-            fix="make the same calls in the same order on every rank, with the same callbacks in every fit. A model "
-            "that one rank trains alone belongs in `with hvd.local_training():`.",
-            rank=world.rank(),
-        )
-    failures = [part["failure"] for part in received if "failure" in part]
-    if failures:
-        raise TypeError("; ".join(failures))
-    return [part["object"] for part in received]
+    engine, op = engine_of(process_set), ReduceOp.get(op)
+    before, after = real(prescale_factor, "prescale_factor"), real(postscale_factor, "postscale_factor")
+    if op is ReduceOp.ADASUM:
+        raise UsageError("There is no reducescatter by Adasum.", fix="op=hvd.Average or op=hvd.Sum.")
+
+    def collective(values: list) -> list:
+        if values[0].ndim == 0:
+            raise UsageError("reducescatter shares out axis 0, and the value has no axes.", fix="hvd.allreduce(value).")
+        check_reducible(values, name and [name])
+        return [scaled(engine.reducescatter(scaled(values[0], before), op, name), after)]
+
+    return call(engine, collective, [value])[0]
 
 
-def ranks_of(process_set: ProcessSet | None) -> list[int]:
-    """The ranks of a process set, in their order; of the world for None."""
-    return list(range(world.size())) if process_set is None else process_set.ranks
-
-
-def check_root(root_rank: int, process_set: ProcessSet | None = None) -> int:
-    """A root as Python's number; one that is no rank of this world, or of the process set, is refused."""
-    root_rank = whole(root_rank, "root_rank")
-    if process_set is not None and root_rank not in process_set.ranks:
-        raise UsageError(f"root_rank must be one of {process_set.ranks}. Received: root_rank={root_rank}.")
-    if not 0 <= root_rank < world.size():
-        raise UsageError(f"root_rank must be between 0 and {world.size() - 1}. Received: root_rank={root_rank}.")
-    return root_rank
-
-
-def _allgather_bytes(data: bytes, process_set: ProcessSet | None) -> list[bytes]:
-    if engine_of(process_set).size == 1:
-        return [data]
-    lengths = allgather(np.array([len(data)], np.int64), None, process_set)
-    everything = allgather(np.frombuffer(data, np.uint8), None, process_set).tobytes()
-    ends = np.cumsum(lengths)
-    return [everything[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+def barrier(process_set: ProcessSet | None = None) -> None:
+    """Return when every rank has called it."""
+    engine_of(process_set).barrier()

@@ -7,7 +7,7 @@ from typing import Any
 
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
-from hvdkit.numbers import plain
+from hvdkit.numbers import plain, whole
 
 _BRING_TO_LIFE = (
     'pass it to hvd.init(process_sets=[...]), or hvd.init(process_sets="dynamic") and hvd.add_process_set(...), on '
@@ -167,3 +167,18 @@ def engine_of(process_set: ProcessSet | None) -> Any:
             fix="call it on the ranks of the set only: `if process_set.included(): ...`.",
         )
     return engine.within(process_set.process_set_id, process_set.ranks)
+
+
+def ranks_of(process_set: ProcessSet | None) -> list[int]:
+    """The ranks of a process set, in their order; of the world for None."""
+    return list(range(world.size())) if process_set is None else process_set.ranks
+
+
+def check_root(root_rank: int, process_set: ProcessSet | None = None) -> int:
+    """A root as Python's number; one that is no rank of this world, or of the process set, is refused."""
+    root_rank = whole(root_rank, "root_rank")
+    if process_set is not None and root_rank not in process_set.ranks:
+        raise UsageError(f"root_rank must be one of {process_set.ranks}. Received: root_rank={root_rank}.")
+    if not 0 <= root_rank < world.size():
+        raise UsageError(f"root_rank must be between 0 and {world.size() - 1}. Received: root_rank={root_rank}.")
+    return root_rank

@@ -33,8 +33,7 @@ class SingleEngine:
     def allreduce(
         self, tensors: list, op: ReduceOp, names: list[str] | None, prescale: float = 1.0, postscale: float = 1.0
     ) -> list:
-        scale = prescale * postscale
-        return list(tensors) if scale == 1.0 else [scaled(t, scale) for t in tensors]
+        return [scaled(scaled(t, prescale), postscale) for t in tensors]
 
     def allgather(self, tensor: Any, name: str | None) -> Any:
         return tensor
@@ -87,9 +86,20 @@ class SingleEngine:
 
 
 def scaled(tensor: Any, scale: float) -> Any:
-    """A tensor or array times a number as Horovod does it: in double precision, and cut off to the tensor's dtype."""
+    """A tensor or array times a number as Horovod does it: whole numbers in float64, cut off to their dtype; halves in
+    float32; all else in its own precision."""
+    if scale == 1.0:
+        return tensor
+    wide = _SCALED_AS.get(tensor.dtype.name, "float64" if _is_whole(tensor) else tensor.dtype.name)
     if isinstance(tensor, np.ndarray):
-        return (tensor * scale).astype(tensor.dtype)
+        return (tensor.astype(wide) * np.dtype(wide).type(scale)).astype(tensor.dtype)
     import tensorflow as tf
 
-    return tf.cast(tf.cast(tensor, tf.float64) * scale, tensor.dtype)
+    return tf.cast(tf.cast(tensor, wide) * tf.cast(scale, wide), tensor.dtype)
+
+
+_SCALED_AS = {"float16": "float32", "bfloat16": "float32"}
+
+
+def _is_whole(tensor: Any) -> bool:
+    return tensor.dtype.name.startswith(("int", "uint", "bool"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hvdkit.comm import ops, world
+from hvdkit.comm import ops, process_sets, world
 from hvdkit.comm.process_sets import ProcessSet, engine_of
 from hvdkit.errors import UsageError
 
@@ -32,7 +32,7 @@ def broadcast_variables(variables: list, root_rank: int = 0, process_set: Proces
     >>> hvd.init()
     >>> hvd.broadcast_variables([])
     """
-    root_rank = ops.check_root(root_rank, process_set)
+    root_rank = process_sets.check_root(root_rank, process_set)
     if engine_of(process_set).size == 1:
         return
     if _in_graph():

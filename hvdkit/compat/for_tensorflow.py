@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from hvdkit.comm import compression as compressions
-from hvdkit.comm import ops, variables, world
+from hvdkit.comm import exchange, ops, variables, world
 from hvdkit.comm.compression import Compression
 from hvdkit.comm.protocol import ReduceOp
 from hvdkit.compat.for_keras import tensor as _tensor
@@ -119,9 +119,9 @@ def reducescatter(  # noqa: PLR0917
 ) -> Any:
     """``hvd.reducescatter``, scaled before and after, in the precision of ``compression``."""
     wire = compressions.of(compression)
-    sent, context = wire.compress(_scaled(tf.convert_to_tensor(tensor), prescale_factor))
-    received = wire.decompress(ops.reducescatter(sent, name, op, process_set), context)
-    return _scaled(received, postscale_factor)
+    sent, context = wire.compress(tf.convert_to_tensor(tensor))
+    scales = {"prescale_factor": prescale_factor, "postscale_factor": postscale_factor}
+    return wire.decompress(ops.reducescatter(sent, name, op, process_set, **scales), context)
 
 
 def grouped_reducescatter(  # noqa: PLR0917
@@ -138,10 +138,6 @@ def grouped_reducescatter(  # noqa: PLR0917
     return [reducescatter(t, "", compression, op, None, process_set, **scales) for t in tensors]
 
 
-def _scaled(tensor: Any, factor: float) -> Any:
-    return tensor if factor == 1.0 else tensor * tf.cast(factor, tensor.dtype)
-
-
 def broadcast_variables(variables_: list, root_rank: int, process_set: Any = None, inplace: bool = False) -> None:
     """``hvd.broadcast_variables``."""
     variables.broadcast_variables(list(variables_), root_rank, process_set=process_set)
@@ -156,9 +152,9 @@ def broadcast_(variables_: list, root_rank: int, name: str | None = None, proces
 def broadcast_object(
     obj: Any, root_rank: int = 0, session: Any = None, name: str | None = None, process_set: Any = None
 ) -> Any:
-    """``hvd.broadcast_object``: as JSON and NumPy arrays, not pickled."""
+    """``hvd.broadcast_object``: not pickled."""
     _no_session(session)
-    return ops.broadcast_object(obj, root_rank, name, process_set)
+    return exchange.broadcast_object(obj, root_rank, name, process_set)
 
 
 def broadcast_object_fn(
@@ -169,9 +165,9 @@ def broadcast_object_fn(
 
 
 def allgather_object(obj: Any, session: Any = None, name: str | None = None, process_set: Any = None) -> list:
-    """``hvd.allgather_object``: as JSON and NumPy arrays, not pickled."""
+    """``hvd.allgather_object``: not pickled."""
     _no_session(session)
-    return ops.allgather_object(obj, name, process_set)
+    return exchange.allgather_object(obj, name, process_set)
 
 
 def _no_session(session: Any) -> None:

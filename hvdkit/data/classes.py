@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hvdkit.comm import ops
+from hvdkit.comm import exchange
 from hvdkit.errors import UsageError
 
 
@@ -35,7 +35,7 @@ def class_weights(y: Any, *, already_split: bool = False) -> dict[int, float]:
     found, counts = np.unique(_classes(y), return_counts=True)
     mine = {str(c): int(n) for c, n in zip(found, counts, strict=True)}
     total: dict[int, int] = {}
-    for part in ops.allgather_object(mine, "hvd.data.class_weights") if already_split else [mine]:
+    for part in exchange.allgather_object(mine, "hvd.data.class_weights") if already_split else [mine]:
         for name, count in part.items():
             total[int(name)] = total.get(int(name), 0) + count
     n = sum(total.values())

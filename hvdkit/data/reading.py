@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hvdkit.comm import ops, world
+from hvdkit.comm import exchange, world
 from hvdkit.data import kinds
 from hvdkit.errors import CommunicationError, UsageError
 
@@ -86,7 +86,7 @@ class Reading:
 
     def _exchange(self, mine: list[int]) -> None:
         error = None if self._error is None else str(self._error) or repr(self._error)
-        everyones = ops.allgather_object(
+        everyones = exchange.allgather_object(
             {"samples": mine, "error": error, "length": self._length}, f"{SHARD}: the sizes of the next batches"
         )
         for rank, theirs in enumerate(everyones):

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from hvdkit import training_data
-from hvdkit.comm import ops, world
+from hvdkit.comm import exchange, world
 from hvdkit.data import files, streams
 from hvdkit.data import plan as plans
 from hvdkit.data.arrays import Arrays
@@ -135,7 +135,7 @@ def _split(source: Any, how: dict) -> Planned:
     facts = {**how, "split": True}
     fix = "call hvd.data.shard with the same arguments on every rank."
     agree("how they share their data", facts, by=streams.SHARD, fix=fix)
-    facts["parts"] = ops.allgather_object(
+    facts["parts"] = exchange.allgather_object(
         source.state(), f"{streams.SHARD}: the samples of each rank"
     )  # of all ranks: a checkpoint keeps what rank 0 knows
     everyones = [part["samples"] for part in facts["parts"]]

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hvdkit.comm import ops, world
+from hvdkit.comm import exchange, ops, world
 from hvdkit.data.plan import proportional
 from hvdkit.data.sharded import Planned
 from hvdkit.log import get_logger
@@ -29,7 +29,7 @@ def measured_sizes(model: keras.Model, data: Planned) -> list[int]:
     """
     batch = data.source.take(tf.constant(data.rows(0)[0]))
     seconds = _seconds(model, batch)
-    everyones = [float(s) for s in ops.allgather_object(seconds, "hvd.data.shard: the speed of each rank")]
+    everyones = [float(s) for s in exchange.allgather_object(seconds, "hvd.data.shard: the speed of each rank")]
     samples = [max(1, int(n)) for n in data.plan.counts[0]]
     sizes = proportional(sum(data.sizes), [n / s for n, s in zip(samples, everyones, strict=True)])
     if world.rank() == 0:

@@ -37,6 +37,19 @@ def save(store: Store, step: int, run_id: str = "run", size: int = 16) -> None:
     draft.commit(PARTS, epoch=1, world_size=1, state={"metrics": {"loss": 1 / (step + 1)}}, deadline_s=5)
 
 
+def save_other(store: Store, step: int, value: float, run_id: str = "other") -> None:
+    """Save something else as a step."""
+    draft = store.draft(step, run_id)
+    draft.write("common", {"value": np.array(value)})
+    draft.commit(["common"], epoch=1, world_size=1)
+
+
+def value_of(store: Store, step: int) -> float | None:
+    """What ``save_other`` saved; None where ``save`` did."""
+    checkpoint = store.verify(step)
+    return float(checkpoint.get("common", "value")) if checkpoint.names("common") == ["value"] else None
+
+
 def is_right(store: Store, step: int, size: int = 16) -> bool:
     """Whether a step is there with every byte that was saved; an error where it is damaged."""
     checkpoint = store.verify(step)

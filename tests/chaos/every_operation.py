@@ -11,7 +11,7 @@ from pathlib import Path
 from hvdkit.checkpoint.draft import CheckpointWriteError
 from hvdkit.checkpoint.format import DamagedCheckpointError
 from hvdkit.checkpoint.store import Keep, Store
-from tests.chaos.common import Kernel, is_right, left_over, save
+from tests.chaos.common import Kernel, is_right, left_over, save, save_other, value_of
 
 # What is done while the n-th operation fails. Before, there are the steps 1 and 2.
 CASES = {
@@ -19,6 +19,7 @@ CASES = {
     "save": lambda store: save(store, 3),
     "again": lambda store: save(store, 2, "other"),
     "replace": lambda store: save(store, 2, "other"),
+    "overwrite": lambda store: save(store, 2, "other"),
     "prune": lambda store: store.prune(Keep(last=1)),
     "clean": lambda store: store.clean("next"),
 }
@@ -35,6 +36,8 @@ def prepare(directory: Path, case: str) -> Store:
         with open(store.path(2) / "common.safetensors", "r+b") as file:
             file.seek(-1, os.SEEK_END)
             file.write(b"\xff")
+    if case == "overwrite":
+        save_other(store, 2, 17.0)
     if case == "clean":
         store.draft(3, "old").write("common", {})
         store.path(1).rename(store.directory / ".deleting-step-000000001")
@@ -54,7 +57,8 @@ def wrong_after(store: Store, case: str) -> list[str]:
     wrong = []
     for step in store.steps():
         try:
-            if not is_right(store, step):
+            old = (case, step) == ("overwrite", 2) and value_of(store, 2) == 17.0
+            if not (old or is_right(store, step)):
                 wrong.append(f"step {step} has other content")
         except DamagedCheckpointError as error:
             if (case, step) != ("replace", 2):  # it was damaged before

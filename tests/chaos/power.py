@@ -53,6 +53,12 @@ class Recorder(Kernel):
         self._real.rename(source, target)
         self.events.append(("rename", self._name(source), self._name(target)))
 
+    def exchange(self, one, other):
+        """Two names of one directory, in one step."""
+        assert Path(one).parent == Path(other).parent
+        self._real.exchange(one, other)
+        self.events.append(("exchange", self._name(one), self._name(other)))
+
     def mkdir(self, path, *mode):
         """A directory."""
         self._real.mkdir(path, *mode)
@@ -96,7 +102,13 @@ class Directory:
 
 
 def _apply(names: dict, change: tuple) -> None:
-    """One change of a directory: (the name that goes or None, the name that comes or None, what it is the name of)."""
+    """One change of a directory: (the name that goes or None, the name that comes or None, what it is the name of), or
+    two names that are exchanged."""
+    if change[0] == "exchange":
+        _, one, other = change
+        if one in names and other in names:
+            names[one], names[other] = names[other], names[one]
+        return
     gone, come, what = change
     if gone is not None and names.get(gone) is what:
         del names[gone]
@@ -137,6 +149,8 @@ def state_after(events: list[tuple]) -> Directory:
         elif kind == "rename":
             parent = walk(name.parent)
             parent.change(name.name, Path(words[1]).name, parent.names[name.name])
+        elif kind == "exchange":
+            walk(name.parent).change("exchange", name.name, Path(words[1]).name)
         elif kind == "mkdir":
             walk(name.parent).change(None, name.name, Directory())
         else:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hvdkit import env
-from hvdkit.comm import devices, objects, seeds
+from hvdkit.comm import devices, seeds
 from hvdkit.comm.protocol import Engine, ReduceOp
 from hvdkit.comm.single import SingleEngine
 from hvdkit.errors import ConfigError, HvdkitError, LaunchError, UsageError
@@ -105,47 +102,6 @@ def test_pinning_is_real_on_cpu_devices():
     )
     assert done.returncode == 0, done.stderr
     assert ("LaunchError" in done.stdout and "call hvd.init() before" in done.stdout) or done.stdout == ""
-
-
-json_like = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=20,
-)
-
-
-@given(json_like)
-def test_objects_come_back_as_they_were(value):
-    assert objects.decode(objects.encode(value)) == value
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "int64", "bool", "complex64", "<U5", "S3"])
-def test_arrays_come_back_as_they_were(dtype):
-    value = {"a": [np.array([[1, 0], [2, 3]]).astype(dtype), np.zeros((0, 3), dtype)]}
-    back = objects.decode(objects.encode(value))
-    for got, want in zip(back["a"], value["a"], strict=True):
-        assert got.dtype == want.dtype and got.shape == want.shape and got.tolist() == want.tolist()
-
-
-@pytest.mark.parametrize("bad", [object(), {1: 2}, {"__hvdkit_array__": 0}, [1, {"x": {2}}], np.array([object()])])
-def test_what_cannot_be_sent_is_refused(bad):
-    with pytest.raises(TypeError, match="object"):
-        objects.encode({"object": bad})
-
-
-def test_nothing_is_unpickled():
-    array = np.array([{"a": 1}], dtype=object)
-    with pytest.raises(TypeError, match="Python objects"):
-        objects.encode(array)
-    import io
-    import pickle
-    import struct
-
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=True)
-    parts = [b'{"__hvdkit_array__": 0}', buffer.getvalue()]
-    with pytest.raises((ValueError, pickle.UnpicklingError), match=r"allow_pickle|Object arrays"):
-        objects.decode(b"".join(struct.pack("<Q", len(p)) + p for p in parts))
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from hvdkit.checkpoint import disk
 from hvdkit.checkpoint.format import parse_part
 from hvdkit.checkpoint.store import CheckpointWriteError, DamagedCheckpointError, Keep, Store
 from hvdkit.errors import UsageError
-from tests.chaos.common import Kernel, is_right, left_over, save
+from tests.chaos.common import Kernel, is_right, left_over, save, save_other, value_of
 
 
 @pytest.fixture
@@ -108,6 +110,44 @@ def test_a_valid_one_is_never_away_while_its_step_is_saved_again(store):
     save(store, 1)
     with Kernel(lambda *_: is_right(store, 1) or pytest.fail("it is gone")):
         save(store, 1, "other")
+
+
+def test_a_step_saved_again_with_other_content_is_replaced_and_never_away(store):
+    save_other(store, 1, 1.0)
+    seen = []
+    with Kernel(lambda *_: seen.append(value_of(store, 1))):
+        save_other(store, 1, 7.0)
+    assert set(seen) == {1.0, 7.0} and seen == sorted(seen) and left_over(store) == []
+
+
+def test_a_step_is_replaced_where_names_cannot_be_exchanged(store, monkeypatch):
+    """As on NFS: the old one is set aside for a moment, and taken back when that moment is the last."""
+
+    def cannot(number, name, _):
+        if name == "exchange":
+            raise OSError(errno.EINVAL, "no such flag")
+
+    save_other(store, 1, 1.0)
+    with Kernel(cannot):
+        save_other(store, 1, 7.0)
+    assert value_of(store, 1) == 7.0 and left_over(store) == []
+
+    def dies(number, name, arguments):
+        cannot(number, name, arguments)
+        if name == "rename" and Path(arguments[1]) == store.path(1):
+            raise KeyboardInterrupt
+
+    with Kernel(dies), pytest.raises(KeyboardInterrupt):
+        save_other(store, 1, 8.0)
+    assert store.steps() == []
+    assert store.clean("next") == [] and value_of(store, 1) == 7.0 and left_over(store) == []
+
+
+def test_what_was_just_saved_is_not_pruned_for_newer_ones_of_another_training(store):
+    for step in (10, 11, 12):
+        save(store, step)
+    save_other(store, 1, 7.0)
+    assert store.prune(Keep(last=2), valid=1) == [10] and store.steps() == [12, 11, 1]
 
 
 def test_a_part_is_done_only_when_it_is_whole(store):

@@ -12,8 +12,8 @@ import numpy as np
 
 from hvdkit.comm import bits
 from hvdkit.comm.fusion import BUCKET_BYTES, in_buckets
-from hvdkit.comm.gathered import gradient_of_own_rows
-from hvdkit.comm.mpi import in_graph
+from hvdkit.comm.gathered import gradient_at_root, gradient_of_own_rows, own_rows
+from hvdkit.comm.mpi import backward_order, in_graph
 from hvdkit.comm.mpi.library import load
 from hvdkit.comm.mpi.patience import Patience
 from hvdkit.comm.mpi.ranks import MpiRanks
@@ -125,9 +125,7 @@ class MpiEngine:
             self._ranks.same(what)
             return [self._ranks.broadcast(x, root, what)]
 
-        def backward(upstream: Any) -> Any:
-            return self._allreduce(upstream, ReduceOp.AVERAGE) * (self.rank == root)
-
+        backward = functools.partial(gradient_at_root, self, self.rank == root)
         return self._run("broadcast", collective, [tensor], [tensor], backward)[0]
 
     def alltoall(self, tensor: Any, splits: Any, name: str | None) -> tuple[Any, Any]:
@@ -147,12 +145,15 @@ class MpiEngine:
         return received[0], received[1]
 
     def reducescatter(self, tensor: Any, op: ReduceOp, name: str | None) -> Any:
-        reduced = self.allreduce([tensor], op, name and [name])[0]
-        rows = reduced.shape[0] if reduced.shape[0] is not None else _rows_of(reduced)
-        each, more = rows // self.size, rows % self.size
-        smaller = min if isinstance(rows, int) else _minimum
-        begin = self.rank * each + smaller(self.rank, more)
-        return reduced[begin : begin + each + (smaller(self.rank + 1, more) - smaller(self.rank, more))]
+        if isinstance(tensor, np.ndarray):
+            return own_rows(self, self.allreduce([tensor], op, name and [name])[0])
+        import tensorflow as tf
+
+        def backward(upstream: Any) -> Any:  # as Horovod's
+            return self.allgather(upstream * self.size if op is ReduceOp.SUM else upstream, None)
+
+        reduce = lambda x: own_rows(self, self.allreduce([x], op, name and [name])[0])
+        return tf.custom_gradient(lambda x: (reduce(x), backward))(tensor)
 
     def barrier(self) -> None:
         self._ranks.same("barrier")
@@ -208,6 +209,7 @@ class MpiEngine:
         return feature in ("mpi", "mpi_threads")
 
     def shutdown(self) -> None:
+        backward_order.remove()
         atexit.unregister(self._leave)
         self._leave()
 
@@ -271,15 +273,3 @@ def _even(rows: int, size: int) -> np.ndarray:
     if rows % size:
         raise ValueError(f"{rows} rows cannot be shared out over {size} ranks evenly: pass `splits`.")
     return np.full(size, rows // size, np.int32)
-
-
-def _rows_of(tensor: Any) -> Any:
-    import tensorflow as tf
-
-    return tf.shape(tensor)[0]
-
-
-def _minimum(a: Any, b: Any) -> Any:
-    import tensorflow as tf
-
-    return tf.minimum(a, b)

@@ -2,7 +2,8 @@
 
 Without negotiation, ranks recognise a collective by its place, so each rank must keep the program's order. Inside a
 ``tf.function`` it does: ``tf.numpy_function`` is stateful, and automatic control dependencies run stateful operations
-one after the other, in branches and loops too. A test lets two ranks disagree about which one is ready first.
+one after the other, in branches and loops too. Where TensorFlow gives none, ``backward_order`` does. A test lets two
+ranks disagree about which one is ready first.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
+
+from hvdkit.comm.mpi import backward_order
 
 # What the operations are called: nothing else tells them from a user's own Python functions in a graph.
 COLLECTIVE = "hvdkit_collective"
@@ -38,5 +41,6 @@ def call(function: Callable[..., list], tensors: list, dtypes: list) -> list:
     with tf.device("CPU:0"):
         if eager():
             return [tf.convert_to_tensor(a) for a in function(*[np.asarray(t) for t in tensors])]
+        backward_order.install(COLLECTIVE)
         made = tf.numpy_function(function, tensors, dtypes, stateful=True, name=COLLECTIVE)
         return list(made) if isinstance(made, list | tuple) else [made]

@@ -72,16 +72,19 @@ class MpiRanks:
             what: a name for messages.
         """
         flat = np.ascontiguousarray(x).reshape(-1)
-        divisor = (self.size if op is ReduceOp.AVERAGE else 1) / postscale
+        divisor = self.size if op is ReduceOp.AVERAGE else 1
         if flat.dtype.kind != "f":  # whole numbers are scaled in float64 and cut off, as Horovod does
             flat = flat if prescale == 1.0 else (flat * prescale).astype(flat.dtype)
             out = self._join(flat, self._out(flat, in_place), op, (1.0, 1.0), what)
-            return (out if divisor == 1.0 else (out / divisor).astype(out.dtype)).reshape(x.shape)
-        if (
-            math.frexp(divisor)[0] == 0.5
-        ):  # by a power of two it is exact before, too, and costs nothing beside the copy
-            prescale, divisor = prescale / divisor, 1.0
-        return self._join(flat, self._out(flat, in_place), op, (prescale, divisor), what).reshape(x.shape)
+            exact = divisor == postscale == 1
+            return (out if exact else (out / divisor * postscale).astype(out.dtype)).reshape(x.shape)
+        # By a power of two it is exact before, too, and costs nothing beside the copy; but for a product.
+        if math.frexp(divisor)[0] == 0.5:
+            prescale, divisor = prescale / divisor, 1
+        if math.frexp(postscale)[0] == 0.5 and op is not ReduceOp.PRODUCT:
+            prescale, postscale = prescale * postscale, 1.0
+        out = self._join(flat, self._out(flat, in_place), op, (prescale, divisor), what)
+        return (out if postscale == 1.0 else np.multiply(out, out.dtype.type(postscale), out=out)).reshape(x.shape)
 
     def _out(self, x: np.ndarray, in_place: bool) -> np.ndarray:
         return x if in_place and x.flags.writeable else self._buffers.take(x.dtype, x.size)

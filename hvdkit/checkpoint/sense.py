@@ -1,0 +1,101 @@
+"""Whether what a checkpoint says makes sense: every byte of it may be what was written, and still be none of hvdkit's.
+
+Looked at before anything is restored, so that an older checkpoint can be taken instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+
+from hvdkit.checkpoint import callback_state, randomness
+from hvdkit.checkpoint.format import DamagedCheckpointError
+from hvdkit.checkpoint.reader import Checkpoint
+from hvdkit.errors import UsageError
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Place(_Facts):
+    passed: NonNegativeInt = 0
+    over: bool = False
+    sizes: list[NonNegativeInt] = []
+    ranks: NonNegativeInt | None = None
+    facts: dict[str, Any] = {}
+
+
+class _Rates(_Facts):
+    before: list[float | None] = []
+    after: list[float | None] = []
+    now: list[float | None] = []
+
+
+class _State(_Facts):
+    """What hvdkit itself keeps beside the tensors. All else in it is the user's."""
+
+    place: _Place = _Place()
+    rates: _Rates = _Rates()
+    metrics: dict[str, Any] = {}
+    stopped: bool = False
+    trained: list[list[int]] = []
+    schedules: list[Any] = []
+    model: str | None = None
+    versions: dict[str, str] = {}
+
+
+def check_facts(facts: dict[str, Any] | None) -> dict[str, Any]:
+    """Facts of a user's to be kept in a checkpoint; none by default.
+
+    Raises:
+        UsageError: they are no dictionary, or one has the name of hvdkit's own and is not what hvdkit keeps there.
+
+    Example:
+
+    >>> check_facts({"place": "Lausanne"})
+    Traceback (most recent call last):
+    hvdkit.errors.UsageError: `facts` has another use for 'place': Input should be ...
+      What to do: give it another name.
+    """
+    if facts is not None and not isinstance(facts, dict):
+        raise UsageError(f"`facts` must be a dictionary. Received: facts={facts!r}.")
+    try:
+        _State.model_validate(facts or {})
+        return dict(facts or {})
+    except ValidationError as error:
+        where, what = _first(error)
+        raise UsageError(f"`facts` has another use for {where!r}: {what}.", fix="give it another name.") from error
+
+
+def check(checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint that says what hvdkit can go on from.
+
+    Raises:
+        DamagedCheckpointError: it says something else; the message says where.
+    """
+    try:
+        _State.model_validate(checkpoint.manifest.state)
+    except ValidationError as error:
+        where, what = _first(error)
+        raise DamagedCheckpointError(checkpoint.path, f"its state makes no sense: {where}: {what}") from error
+    for part in checkpoint.manifest.parts:
+        if not part.startswith("rank-"):
+            continue
+        names = checkpoint.names(part)
+        try:
+            random = {n.removeprefix("random/"): checkpoint.get(part, n) for n in names if n.startswith("random/")}
+            if random:
+                randomness.check(random)
+            if callback_state.STATE in names:
+                callback_state.check(checkpoint.get(part, callback_state.STATE), names)
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
+            text = f"its {part} makes no sense: {type(error).__name__}: {str(error)[:200]}"
+            raise DamagedCheckpointError(checkpoint.path, text) from error
+    return checkpoint
+
+
+def _first(error: ValidationError) -> tuple[str, str]:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return ".".join(str(key) for key in first["loc"][:4]), first["msg"]

@@ -1,0 +1,85 @@
+"""Python objects over the ranks: ``hvd.broadcast_object`` and ``hvd.allgather_object``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hvdkit.comm import objects, world
+from hvdkit.comm.ops import allgather
+from hvdkit.comm.process_sets import ProcessSet, check_root, engine_of, ranks_of
+from hvdkit.comm.rank_text import by_rank
+from hvdkit.errors import CommunicationError
+
+
+def broadcast_object(
+    obj: Any, root_rank: int = 0, name: str | None = None, process_set: ProcessSet | None = None
+) -> Any:
+    """The object of ``root_rank``, on every rank. It travels as JSON and NumPy arrays, never pickled.
+
+    Args:
+        obj: None, bool, int, float, complex, str, bytes, paths, ranges; lists, tuples, named tuples, sets and
+            dictionaries of these, with any keys; members of an enumeration, NumPy arrays and scalars. It comes back of
+            its own type.
+        root_rank: whose object, by its rank in the world.
+        name: what the exchange is for; the same on every rank.
+        process_set: the ranks that take part; None means all.
+
+    Raises:
+        TypeError: on every rank, when the root's object holds something else.
+        CommunicationError: on every rank, when the ranks came here for different things.
+    """
+    root_rank = check_root(root_rank, process_set)
+    mine = obj if world.rank() == root_rank else None
+    root = root_rank if process_set is None else process_set.ranks.index(root_rank)
+    return allgather_object(mine, name or "hvd.broadcast_object", process_set)[root]
+
+
+def allgather_object(obj: Any, name: str | None = None, process_set: ProcessSet | None = None) -> list:
+    """Every rank's object, in the order of the ranks. They travel as JSON and NumPy arrays, never pickled.
+
+    Args:
+        obj: as for ``broadcast_object``.
+        name: what the exchange is for; the same on every rank.
+        process_set: the ranks that take part; None means all.
+
+    Raises:
+        TypeError: on every rank, when one rank's object holds something else.
+        CommunicationError: on every rank, when the ranks came here for different things, with what each came for.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> hvd.allgather_object({"rank": hvd.rank()})
+    [{'rank': 0}]
+    """
+    purpose = name or "hvd.allgather_object"
+    try:
+        data, failure = objects.encode({"for": purpose, "object": obj}), None
+    except Exception as error:  # noqa: BLE001  told to all ranks below: none may be left waiting for the one that raised
+        failure = f"rank {world.rank()}: {error}"
+        data = objects.encode({"for": purpose, "failure": failure})
+    received = [objects.decode(part) for part in _allgather_bytes(data, process_set)]
+    purposes = [part["for"] for part in received]
+    if any(other != purpose for other in purposes):
+        raise CommunicationError(
+            f"The ranks do not exchange the same thing: {by_rank(purposes, ranks_of(process_set))}.",
+            fix="make the same calls in the same order on every rank, with the same callbacks in every fit. A model "
+            "that one rank trains alone belongs in `with hvd.local_training():`.",
+            rank=world.rank(),
+        )
+    failures = [part["failure"] for part in received if "failure" in part]
+    if failures:
+        raise TypeError("; ".join(failures))
+    return [part["object"] for part in received]
+
+
+def _allgather_bytes(data: bytes, process_set: ProcessSet | None) -> list[bytes]:
+    if engine_of(process_set).size == 1:
+        return [data]
+    lengths = allgather(np.array([len(data)], np.int64), None, process_set)
+    everything = allgather(np.frombuffer(data, np.uint8), None, process_set).tobytes()
+    ends = np.cumsum(lengths)
+    return [everything[end - length : end] for end, length in zip(ends, lengths, strict=True)]

@@ -1,0 +1,37 @@
+"""``tf.IndexedSlices`` over the ranks: they are gathered, not added up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hvdkit.comm.protocol import Engine, ReduceOp
+from hvdkit.comm.single import scaled
+from hvdkit.errors import UsageError
+
+
+def allreduce_slices(slices: Any, name: str | None, op: ReduceOp, scale: float, engine: Engine) -> Any:
+    """Every rank's slices, one after the other, which are the reduction when those of one row are added up.
+
+    Args:
+        slices: this rank's ``tf.IndexedSlices``.
+        name: what ranks recognise the collectives by inside a graph.
+        op: ``ReduceOp.AVERAGE`` or ``ReduceOp.SUM``.
+        scale: multiplies the values.
+        engine: what moves them.
+
+    Raises:
+        UsageError: another op.
+    """
+    import tensorflow as tf
+
+    if op not in (ReduceOp.AVERAGE, ReduceOp.SUM):
+        raise UsageError(
+            f"tf.IndexedSlices are joined by Average or Sum. Received: op={op.name.title()}.",
+            fix="tf.convert_to_tensor(slices) makes them dense.",
+        )
+    ranks = engine.size if op is ReduceOp.AVERAGE else 1
+    values, indices = tf.convert_to_tensor(slices.values), tf.convert_to_tensor(slices.indices)
+    if ranks > 1 and values.dtype.is_integer:  # what is cut off each rank's part would be missing in their sum
+        values = tf.cast(values, tf.float64)
+    values = engine.allgather(scaled(values, scale / ranks), name and f"{name}.values")
+    return tf.IndexedSlices(values, engine.allgather(indices, name and f"{name}.indices"), slices.dense_shape)
