@@ -44,6 +44,8 @@ class Arrays:
         # TensorFlow gathers rows without Python's help, but of what it holds itself; a file stays on its disk.
         self._held = [_held(leaf) for leaf in self._leaves]
 
+    failure = None
+
     def order(self, *, shuffle: bool, seeds: tuple[int, ...]) -> Callable[[int], np.ndarray]:
         """The order of an epoch: another permutation each time, or as they come."""
         if shuffle:
