@@ -31,13 +31,15 @@ def of(dtype: np.dtype, what: str) -> tf.DType:
     try:
         return tf.as_dtype(keras.backend.standardize_dtype(dtype))
     except ValueError:
-        pass  # says less than this
-    raise UsageError(
-        f"{what} is an array of {dtype}, of which Keras makes no tensor.", fix=_way_out(dtype, what)
-    ) from None
+        raise refused(dtype, what) from None
 
 
-def _way_out(dtype: np.dtype, what: str) -> str:
+def refused(dtype: np.dtype, what: str) -> UsageError:
+    """The error that says that an array has values of which Keras makes no tensor, and the way out."""
+    return UsageError(f"{what} is an array of {dtype}, of which Keras makes no tensor.", fix=_way_out(dtype))
+
+
+def _way_out(dtype: np.dtype) -> str:
     if dtype.names:
         return f"an array for each field: {{name: x[name] for name in {list(dtype.names)}}}."
     if dtype.kind in "mM":
