@@ -8,7 +8,9 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from hvdkit.errors import UsageError
@@ -95,12 +97,58 @@ def real(value: Any, name: str) -> float:
     return found
 
 
+def by_class(value: Any, name: str = "class_weight") -> dict[int, float]:
+    """The weight of each class, with whole numbers as keys: JSON and YAML have made texts of them.
+
+    Keras itself takes a class that it does not find, as "1" is not 1, for one without a weight.
+
+    Args:
+        value: what was passed.
+        name: of the argument, as the error says it.
+
+    Raises:
+        UsageError: it is no dict, a key is no class, or a value is no finite number.
+
+    Example:
+
+    >>> by_class({"0": 1, 1: 2.5})
+    {0: 1.0, 1: 2.5}
+    """
+    if not isinstance(value, Mapping):
+        is_list = isinstance(value, list | tuple) or hasattr(value, "__array__")
+        way = "dict(enumerate(weights))" if is_list else "hvd.data.class_weights(y), from the targets of all ranks."
+        raise UsageError(
+            f"`{name}` must be a dict with a weight for each class. Received: a {type(value).__name__}.",
+            fix=f"{name}={way}",
+        )
+    found: dict[int, float] = {}
+    for key, weight in value.items():
+        number = int(key) if isinstance(key, bool) or (isinstance(key, str) and _WHOLE.fullmatch(key)) else plain(key)
+        if number is None or number != int(number):
+            raise UsageError(f"The keys of `{name}` must be classes, whole numbers. Received: {key!r}.")
+        if int(number) in found:
+            raise UsageError(f"`{name}` has the class {int(number)} twice.")
+        found[int(number)] = float(real(weight, f"{name}[{key!r}]"))
+        if not math.isfinite(found[int(number)]):
+            raise UsageError(f"`{name}[{key!r}]` must be finite. Received: {weight!r}.")
+    return found
+
+
+_WHOLE = re.compile(r"\s*[-+]?\d{1,18}\s*")
+
+
 def of_fit(arguments: dict[str, Any]) -> None:
     """Make the numbers among the arguments of ``fit`` Python's: broadcast ones come as arrays or tensors.
 
     Args:
-        arguments: by name; changed in place. What is no number is left to Keras to refuse.
+        arguments: by name; changed in place. What is no number is left to Keras to refuse, but for class weights,
+            which Keras would pass over.
+
+    Raises:
+        UsageError: class weights that are none.
     """
+    if arguments.get("class_weight") is not None:
+        arguments["class_weight"] = by_class(arguments["class_weight"])
     for name in _OF_FIT:
         found = plain(arguments.get(name))
         if found is not None:

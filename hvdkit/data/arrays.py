@@ -1,4 +1,4 @@
-"""Samples in arrays: NumPy's, TensorFlow's, memory-mapped ones, or whatever takes a list of row numbers."""
+"""Samples in arrays, and in lists, tuples and dicts of them, as Keras' ``fit`` takes them."""
 
 from __future__ import annotations
 
@@ -10,39 +10,49 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from hvdkit.data import rows
 from hvdkit.data.classes import sample_weights
 from hvdkit.data.plan import permutation
 from hvdkit.errors import UsageError
+
+_NAMES = ("x", "y", "sample_weight")
 
 
 class Arrays:
     """Arrays with one sample per row.
 
     Args:
-        x, y, sample_weight: an array, or a list, tuple or dict of arrays; None for none.
+        x, y, sample_weight: an array, or lists, tuples and dicts of arrays, however deep; None for none.
         class_weight: a weight for each class of ``y``, multiplied into ``sample_weight``.
 
+    Attributes:
+        samples: how many there are.
+
     Raises:
-        UsageError: their lengths differ.
+        UsageError: their lengths differ, or one is no array of samples; it is named.
     """
 
-    def __init__(self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: dict | None = None):
+    failure = None
+
+    def __init__(self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: dict[int, float] | None = None):
+        if sample_weight is not None and y is None:
+            raise UsageError("`sample_weight` needs `y`: without targets there is no loss for it to weigh.")
         if class_weight is not None:
-            own = sample_weights(y, class_weight)
-            sample_weight = own if sample_weight is None else own * np.asarray(sample_weight, np.float32)
-        given: Any = (x, y, sample_weight)
-        if sample_weight is None:  # as Keras packs them
-            given = (x, y) if y is not None else (x,) if isinstance(x, list | tuple) else x
-        self._leaves = [_array(leaf) for leaf in tf.nest.flatten(given)]
-        self._structure = given
-        lengths = {len(leaf) for leaf in self._leaves}
-        if len(lengths) != 1:
-            raise UsageError(f"The arrays have different numbers of samples: {sorted(lengths)}.")
-        (self.samples,) = lengths
-        if not self.samples:  # a rank without data: something of the right shape, which weighs nothing
-            self._leaves = [np.zeros((1, *leaf.shape[1:]), leaf.dtype) for leaf in self._leaves]
-        # TensorFlow gathers rows without Python's help, but of what it holds itself; a file stays on its disk.
-        self._held = [_held(leaf) for leaf in self._leaves]
+            sample_weight = _by_class(y, sample_weight, class_weight)
+        if sample_weight is not None and keras.tree.is_nested(y) and not keras.tree.is_nested(sample_weight):
+            sample_weight = keras.tree.map_structure(lambda _: sample_weight, y)  # the same for all outputs, as in fit
+        named = [each for name, part in zip(_NAMES, (x, y, sample_weight), strict=True) for each in _named(name, part)]
+        parts = {what: rows.of(leaf, what) for what, leaf in named}
+        lengths = {what: part.samples for what, part in parts.items() if part is not None}
+        if not lengths:
+            raise UsageError("There is no array of samples in `x`.")
+        if len(set(lengths.values())) > 1:
+            found = ", ".join(f"{what} {length}" for what, length in lengths.items())
+            raise UsageError(f"The arrays have different numbers of samples: {found}.")
+        self.samples = next(iter(lengths.values()))
+        self._rows = list(parts.values())
+        given = keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+        self._structure = keras.tree.lists_to_tuples(given)  # as Keras; tf.data would make one tensor of a list
 
     def order(self, *, shuffle: bool, seeds: tuple[int, ...]) -> Callable[[int], np.ndarray]:
         """The order of an epoch: another permutation each time, or as they come."""
@@ -51,53 +61,31 @@ class Arrays:
         return lambda epoch: np.arange(self.samples, dtype=np.int64)
 
     def take(self, rows: tf.Tensor) -> Any:
-        taken = [_gather(held, leaf, rows) for held, leaf in zip(self._held, self._leaves, strict=True)]
-        return tf.nest.pack_sequence_as(self._structure, taken)
+        """The samples with these numbers."""
+        taken = [None if part is None else part.take(rows) for part in self._rows]
+        return keras.tree.pack_sequence_as(self._structure, taken)
 
     def state(self) -> dict[str, Any]:
         """The number of samples, and a digest of some."""
-        digest = hashlib.sha256()
-        for leaf in self._leaves:
-            some = np.unique(np.linspace(0, len(leaf) - 1, 16).astype(int))
-            digest.update(f"{leaf.dtype}{tuple(leaf.shape[1:])}".encode())
-            digest.update(np.ascontiguousarray(leaf[some]).tobytes())
+        digest = hashlib.sha256(b"".join(part.digest() for part in self._rows if part is not None))
         return {"samples": self.samples, "sha256 of some samples": digest.hexdigest()[:16]}
 
 
-def _array(leaf: Any) -> Any:
-    if isinstance(leaf, tf.Tensor | tf.Variable):
-        leaf = leaf.numpy()
-    if hasattr(leaf, "to_numpy"):  # pandas
-        leaf = leaf.to_numpy()
-    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
-        leaf = np.asarray(leaf)
-    if not leaf.shape or getattr(leaf.dtype, "hasobject", False):
-        raise UsageError(
-            f"Samples must be arrays of numbers with a sample per row. Received: {leaf.dtype} of shape {leaf.shape}.",
-            fix="NumPy arrays, a tf.data.Dataset, a keras.utils.PyDataset, or file names.",
-        )
-    return leaf
+def _named(name: str, part: Any) -> list[tuple[str, Any]]:
+    """Each array, with its name for errors: ``x[0]``."""
+    try:
+        tf.nest.flatten(part)
+        leaves = keras.tree.flatten_with_path(part)
+    except TypeError as error:
+        raise UsageError(f"`{name}` holds a dict whose keys have no order: {error}.", fix="keys of text.") from error
+    if part is None:
+        return []
+    return [(f"`{name}{''.join(f'[{key!r}]' for key in path)}`", leaf) for path, leaf in leaves]
 
 
-def _held(leaf: Any) -> tf.Tensor | None:
-    if type(leaf) is not np.ndarray:
-        return None
-    with tf.device("CPU:0"):
-        return tf.convert_to_tensor(leaf, _dtype(leaf))
-
-
-def _dtype(leaf: Any) -> tf.DType:
-    """Numbers with a fraction become Keras' floatx, as in ``fit`` itself."""
-    return tf.as_dtype(keras.config.floatx()) if np.issubdtype(leaf.dtype, np.floating) else tf.as_dtype(leaf.dtype)
-
-
-def _gather(held: tf.Tensor | None, leaf: Any, rows: tf.Tensor) -> tf.Tensor:
-    if held is not None:
-        return tf.gather(held, rows)
-
-    def read(numbers: np.ndarray) -> np.ndarray:
-        ordered, back = np.unique(numbers, return_inverse=True)  # HDF5 wants them in order
-        return np.ascontiguousarray(np.asarray(leaf[ordered])[back])
-
-    taken = tf.numpy_function(read, [rows], tf.as_dtype(leaf.dtype), stateful=False)
-    return tf.cast(tf.ensure_shape(taken, (None, *leaf.shape[1:])), _dtype(leaf))
+def _by_class(y: Any, sample_weight: Any, class_weight: dict[int, float]) -> Any:
+    own = sample_weights(y, class_weight)
+    if sample_weight is None:
+        return own
+    theirs = np.asarray(sample_weight, np.float32)
+    return own.reshape(-1, *[1] * (theirs.ndim - 1)) * theirs

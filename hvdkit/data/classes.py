@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 
-from hvdkit.comm import exchange
+from hvdkit.comm import exchange, world
 from hvdkit.errors import UsageError
+from hvdkit.log import get_logger
+from hvdkit.numbers import by_class
+from hvdkit.proof import agree, together
+
+_NAME, _SHARD = "hvd.data.class_weights", "hvd.data.shard"  # who exchanges, as messages name it
 
 
 def class_weights(y: Any, *, already_split: bool = False) -> dict[int, float]:
@@ -32,28 +38,70 @@ def class_weights(y: Any, *, already_split: bool = False) -> dict[int, float]:
     >>> hvd.data.class_weights([0, 0, 0, 1])
     {0: 0.6666666666666666, 1: 2.0}
     """
-    found, counts = np.unique(_classes(y), return_counts=True)
+    classes = together("count its classes", lambda: _classes(y), by=_NAME) if already_split else _classes(y)
+    found, counts = np.unique(classes, return_counts=True)
     mine = {str(c): int(n) for c, n in zip(found, counts, strict=True)}
     total: dict[int, int] = {}
-    for part in exchange.allgather_object(mine, "hvd.data.class_weights") if already_split else [mine]:
+    for part in exchange.allgather_object(mine, _NAME) if already_split else [mine]:
         for name, count in part.items():
             total[int(name)] = total.get(int(name), 0) + count
     n = sum(total.values())
     return {c: n / (len(total) * total[c]) for c in sorted(total)}
 
 
-def sample_weights(y: Any, class_weight: dict) -> np.ndarray:
+def checked(class_weight: Any, y: Any, *, already_split: bool) -> dict[int, float]:
+    """Class weights that fit the targets of all ranks; collective.
+
+    Args:
+        class_weight: what the user gave: a dict, also with texts as keys, or ``"balanced"``.
+        y: the targets.
+        already_split: this rank has only a part of the samples.
+
+    Raises:
+        UsageError: they are none, or weigh classes that no sample has while classes of samples have no weight.
+        CommunicationError: the ranks do not have the same ones.
+    """
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        return class_weights(y, already_split=already_split)
+    take = lambda: (by_class(class_weight), np.unique(_classes(y)).tolist())
+    weights, present = together("take its class weights", take, by=_SHARD)
+    agree("their class weights", {str(c): w for c, w in weights.items()}, by=_SHARD)
+    if already_split:
+        everyones = exchange.allgather_object(present, f"{_SHARD}: the classes of each rank")
+        present = sorted({c for theirs in everyones for c in theirs})
+    absent, unweighted = sorted({*weights} - {*present}), sorted({*present} - {*weights})
+    if absent and unweighted:
+        raise UsageError(
+            f"`class_weight` has weights for the classes {_listed(absent)}, which no sample has, and none for "
+            f"{_listed(unweighted)}, which samples have.",
+            fix="the classes as `y` has them, from 0 for one-hot rows; or leave out those that are not there.",
+        )
+    if absent and world.rank() == 0:
+        get_logger().warning("class_weight has weights for the classes %s, which no sample has.", _listed(absent))
+    return weights
+
+
+def _listed(classes: list[int]) -> str:
+    return ", ".join(map(str, classes[:5])) + (", ..." if len(classes) > 5 else "")
+
+
+def sample_weights(y: Any, class_weight: dict[int, float]) -> np.ndarray:
     """The weight of each sample by its class, float32; 1 for a class that has none."""
-    classes = _classes(y)
-    found, which = np.unique(classes, return_inverse=True)
+    found, which = np.unique(_classes(y), return_inverse=True)
     return np.asarray([class_weight.get(int(c), 1.0) for c in found], np.float32)[which]
 
 
 def _classes(y: Any) -> np.ndarray:
+    outputs = keras.tree.flatten(y) if keras.tree.is_nested(y) else []
+    if y is None or any(len(getattr(output, "shape", ())) for output in outputs):
+        raise UsageError(
+            f"Class weights need targets of one output. Received: y={None if y is None else type(y).__name__}.",
+            fix="sample_weight, which may have the structure of y.",
+        )
     y = np.asarray(y)
     if y.ndim == 2 and y.shape[1] > 1:
         return y.argmax(axis=1)
-    if y.ndim not in (1, 2) or not (np.issubdtype(y.dtype, np.number) and (y == y.astype(np.int64)).all()):
+    if y.ndim not in (1, 2) or y.dtype.kind not in "biuf" or not (y == y.astype(np.int64)).all():
         raise UsageError(
             "Class weights need `y` as whole numbers of shape (n,) or as one-hot rows. "
             f"Received: shape {y.shape}, {y.dtype}."

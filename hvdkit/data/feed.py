@@ -14,7 +14,7 @@ from keras.src.trainers.epoch_iterator import EpochIterator
 from hvdkit import fit_callbacks, training_data
 from hvdkit.comm import world
 from hvdkit.data import sample_dependence
-from hvdkit.data.sharded import DATA, SHARE_OR_ZERO, Planned, Sharded, parted
+from hvdkit.data.sharded import DATA, SHARE_OR_ZERO, Planned, Sharded, failures_of, parted
 from hvdkit.data.speed import measured_sizes
 from hvdkit.data.streams import Streamed
 from hvdkit.errors import UsageError
@@ -69,7 +69,8 @@ def feeding(model: keras.Model, arguments: dict[str, Any]) -> Iterator[None]:
             build(model, train.get_tf_dataset().element_spec)
     fit_callbacks.add(model, arguments, _Feed(train if fits else None, validation if fits else train), first=True)
     try:
-        yield
+        with failures_of(train, validation):
+            yield
     finally:
         training_data.note(model, before)  # an evaluation within fit leaves the training's in place
         for data in (train, validation):

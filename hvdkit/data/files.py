@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import glob
 import hashlib
 import os
-import struct
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +13,11 @@ import numpy as np
 import tensorflow as tf
 
 from hvdkit.comm import world
+from hvdkit.data.npz import Npz
 from hvdkit.data.plan import balanced, permutation
+from hvdkit.data.records import TFRecord
 from hvdkit.errors import UsageError
-from hvdkit.proof import agree
-
-_MEMBERS = ("x", "y", "sample_weight")
+from hvdkit.proof import agree, together
 
 
 def are_names(x: Any) -> bool:
@@ -41,19 +38,43 @@ def opened(names: Any, parse: Callable | None) -> list:
     if len(kinds) > 1:
         raise UsageError("Both .npz and other files: give hvd.data.shard files of one kind.")
     if kinds == {True}:
-        return [_Npz(p) for p in paths]
+        return _alike([Npz(p) for p in paths])
     if parse is None:
         raise UsageError(
             f"{paths[0].name} is taken for a TFRecord file, whose records need `parse`.",
             fix="parse=a function from a batch of serialized records, a string tensor, to (x, y).",
         )
-    return [_TFRecord(p) for p in paths]
+    return [TFRecord(p) for p in paths]
+
+
+def _alike(files: list[Npz]) -> list[Npz]:
+    """The same files, all of whose arrays are of the dtypes and shapes of the first one's: a batch may span files."""
+    filled = [f for f in files if f.samples]
+    for file in filled[1:]:
+        mine, first = file.spec(), filled[0].spec()
+        if list(mine) != list(first):
+            raise UsageError(
+                f"{file.path} has the arrays {', '.join(mine)}, but {filled[0].path} {', '.join(first)}.",
+                fix="the same arrays in every file.",
+            )
+        for name, (dtype, shape) in mine.items():
+            if (dtype, shape) != first[name]:
+                raise UsageError(
+                    f"`{name}` of {file.path} has samples of {dtype.name} and shape {shape}, but that of "
+                    f"{filled[0].path} of {first[name][0].name} and shape {first[name][1]}.",
+                    fix="the same dtype and shape in every file: np.savez(path, x=x.astype(...)).",
+                )
+    return files
 
 
 def mine(files: list, parse: Callable | None, *, already_split: bool) -> Files:
     """The files of this rank, as one source; shared out by their samples, unless they are this rank's own already."""
     if already_split:
-        return Files(files, files, parse)
+        own = together("take its files", lambda: Files(files, files, parse), by="hvd.data.shard")
+        kind = [[name, dtype.name, list(map(int, shape))] for name, (dtype, shape) in own.example.spec().items()]
+        fix = "the same arrays, dtypes and shapes in the files of every rank."
+        agree("what their files hold", kind, by="hvd.data.shard", fix=fix)
+        return own
     agree(
         "their files",
         [[f.path.name, f.samples] for f in files],
@@ -82,6 +103,10 @@ class Files:
         files: this rank's; there may be none.
         example: some file to know the kind of samples by.
         parse: what makes samples of serialized records; None where they are arrays already.
+
+    Attributes:
+        example: a file with samples.
+        failure: why samples could not be read, when they could not.
     """
 
     def __init__(self, files: list, example: list, parse: Callable | None):
@@ -89,10 +114,11 @@ class Files:
         self._parse = parse
         self._ends = np.cumsum([f.samples for f in files]) if files else np.zeros(0, np.int64)
         self.samples = int(self._ends[-1]) if files else 0
-        self._example = next((f for f in [*files, *example] if f.samples), None)
-        if self._example is None:
+        self.example = next((f for f in [*files, *example] if f.samples), None)
+        if self.example is None:
             raise UsageError("The files hold no samples.")
-        self._spec = self._example.spec()
+        self._spec = list(self.example.spec().values())
+        self.failure: Exception | None = None
 
     def state(self) -> dict[str, Any]:
         """The names and sizes of the files."""
@@ -120,8 +146,15 @@ class Files:
         return tuple(data) if len(data) > 1 else data[0]
 
     def _read(self, rows: np.ndarray) -> list[np.ndarray]:
+        try:
+            return self._found(rows)
+        except Exception as error:
+            self.failure = error  # TensorFlow raises one of its own, which holds this one's traceback as text
+            raise
+
+    def _found(self, rows: np.ndarray) -> list[np.ndarray]:
         if not self.samples:  # a rank without files, which weighs nothing
-            return self._example.read(np.zeros(1, np.int64))
+            return self.example.read(np.zeros(1, np.int64))
         which = np.searchsorted(self._ends, rows, side="right")
         out: list | None = None
         for number in np.unique(which):
@@ -133,82 +166,3 @@ class Files:
             for whole, part in zip(out, parts, strict=True):
                 whole[here] = part
         return out
-
-
-class _Npz:
-    """An .npz file with ``x``, ``y`` and ``sample_weight``, or what of them there is."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = {Path(n).stem for n in archive.namelist()}
-                self.members = [m for m in _MEMBERS if m in names]
-                headers = [_header(archive, m) for m in self.members]
-        except (OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
-            raise UsageError(f"{path} cannot be read as .npz: {error}.") from None
-        if "x" not in self.members:
-            raise UsageError(f"{path} has no array `x`; it has {', '.join(sorted(names))}.")
-        lengths = {shape[0] for shape, _ in headers}
-        if len(lengths) != 1:
-            raise UsageError(f"The arrays of {path} have different numbers of samples: {sorted(lengths)}.")
-        (self.samples,) = lengths
-        self._headers = headers
-
-    def spec(self) -> list:
-        return [(tf.as_dtype(dtype), shape[1:]) for shape, dtype in self._headers]
-
-    def read(self, rows: np.ndarray) -> list[np.ndarray]:
-        return [a[rows] for a in _loaded(str(self.path), tuple(self.members))]
-
-
-@functools.lru_cache(maxsize=2)  # samples are shuffled within files, so few are needed at a time
-def _loaded(path: str, members: tuple[str, ...]) -> list[np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
-        return [archive[m] for m in members]
-
-
-def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple, np.dtype]:
-    with archive.open(f"{member}.npy") as stream:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(stream)
-    if dtype.hasobject:
-        raise ValueError(f"{member} holds Python objects")
-    return shape, dtype
-
-
-class _TFRecord:
-    """An uncompressed TFRecord file; where each record begins is found once, from the lengths alone."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        offsets = []
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            at = 0
-            while at < size:
-                stream.seek(at)
-                head = stream.read(12)
-                length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else size
-                if at + 16 + length > size:
-                    raise UsageError(
-                        f"{path} is no whole TFRecord file: the record at byte {at} does not end in it.",
-                        fix="uncompressed TFRecord files; a compressed one cannot be entered in its middle.",
-                    )
-                offsets.append((at + 12, length))
-                at += 16 + length
-        self._offsets = offsets
-        self.samples = len(offsets)
-
-    def spec(self) -> list:
-        return [(tf.string, ())]
-
-    def read(self, rows: np.ndarray) -> list[np.ndarray]:
-        out = np.empty(len(rows), object)
-        with self.path.open("rb") as stream:
-            for i in np.argsort(rows):  # in the order of the file
-                at, length = self._offsets[rows[i]]
-                stream.seek(at)
-                out[i] = stream.read(length)
-        return [out]

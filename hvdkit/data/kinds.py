@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.trainers.data_adapters import data_adapter_utils
 
+from hvdkit.data import dtypes
 from hvdkit.errors import UsageError
 
 _KINDS = (tf.TensorSpec, tf.RaggedTensorSpec, tf.SparseTensorSpec)
@@ -89,37 +90,40 @@ def spec_of(batches: Sequence[Any]) -> Any:
 
 
 def tensors_of(batch: Any) -> Any:
-    """A batch that Python made, as arrays and tensors.
+    """A batch that Python made, as arrays and tensors; lists as tuples, since tf.data makes one tensor of a list.
 
     Raises:
         UsageError: a component has no dtype of TensorFlow; it is named.
     """
+    batch = keras.tree.lists_to_tuples(batch)
+    if not _is_keras_tree(batch):
+        return tf.nest.map_structure(lambda leaf: _tensor_of((), leaf), batch)
     leaves = [_tensor_of(path, leaf) for path, leaf in _with_paths(batch)]
-    return tf.nest.pack_sequence_as(batch, leaves)
+    return keras.tree.pack_sequence_as(batch, leaves)  # the two have ordered dicts in different orders
+
+
+def _is_keras_tree(batch: Any) -> bool:
+    return len(keras.tree.flatten(batch)) == len(tf.nest.flatten(batch))
 
 
 def _with_paths(batch: Any) -> list:
-    found = keras.tree.flatten_with_path(batch)
-    return found if len(found) == len(tf.nest.flatten(batch)) else [((), leaf) for leaf in tf.nest.flatten(batch)]
+    if _is_keras_tree(batch):
+        return keras.tree.flatten_with_path(batch)
+    return [((), leaf) for leaf in tf.nest.flatten(batch)]
 
 
 def _tensor_of(path: tuple, leaf: Any) -> Any:
     if tf.is_tensor(leaf):
-        return leaf
+        return tf.convert_to_tensor(leaf) if isinstance(leaf, tf.Variable) else leaf
     if data_adapter_utils.is_scipy_sparse(leaf):
         return data_adapter_utils.scipy_sparse_to_tf_sparse(leaf)
+    if leaf is None:
+        raise UsageError(f"{_component(path)} is None, of which Keras makes no tensor.", fix="leave it out.")
     array = np.asarray(leaf)
-    try:
-        if array.dtype.kind in "OSU":
-            return tf.constant(array)
-        tf.as_dtype(array.dtype)
-    except (TypeError, ValueError) as error:
-        what = "None" if leaf is None else f"an array of {array.dtype}"
-        raise UsageError(
-            f"{_component(path)} is {what}, of which TensorFlow makes no tensor: {error}",
-            fix="numbers, bools and strings can be trained on.",
-        ) from error
-    return array
+    if dtypes.is_text(array):
+        return tf.constant(dtypes.native(array), tf.string)
+    dtypes.of(array.dtype, _component(path))
+    return dtypes.native(array)
 
 
 def digest(element: Any) -> str:

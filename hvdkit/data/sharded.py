@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -22,6 +23,8 @@ class Source(Protocol):
     """Samples that can be had by their numbers."""
 
     samples: int
+    failure: Exception | None
+    """Why samples could not be had, when they could not."""
 
     def order(self, *, shuffle: bool, seeds: tuple[int, ...]) -> Callable[[int], np.ndarray]:
         """The samples' numbers in the order of an epoch, as a function of the epoch."""
@@ -120,8 +123,27 @@ class Sharded(DataAdapter):
         self.begin(epoch)
         iterator, step = iter(self.get_tf_dataset()), 0
         while self.has_step(step):
-            yield parted(next(iterator))
+            with failures_of(self):
+                batch = next(iterator)
+            yield parted(batch)
             step += 1
+
+    def failure(self) -> Exception | None:
+        """Why the data could not be read, where TensorFlow raised it with its own account around it; once."""
+        return None
+
+
+@contextlib.contextmanager
+def failures_of(*given: Sharded | None) -> Iterator[None]:
+    """Raise what went wrong when data were read as it was, and not as TensorFlow tells it."""
+    try:
+        yield
+    except tf.errors.OpError:
+        for data in given:
+            failure = None if data is None else data.failure()
+            if failure is not None:
+                raise failure from None
+        raise
 
 
 def parted(batch: Any) -> tuple[Any, tf.Tensor]:
@@ -200,6 +222,10 @@ class Planned(Sharded):
 
     def has_step(self, step: int, at_once: int = 1) -> bool:
         return step < self.plan.steps
+
+    def failure(self) -> Exception | None:
+        failure, self.source.failure = self.source.failure, None
+        return failure
 
     @property
     def uniform(self) -> bool:

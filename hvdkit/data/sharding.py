@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from hvdkit import training_data
 from hvdkit.comm import exchange, world
-from hvdkit.data import files, streams
+from hvdkit.data import classes, files, streams
 from hvdkit.data import plan as plans
 from hvdkit.data.arrays import Arrays
-from hvdkit.data.classes import class_weights
 from hvdkit.data.feed import install
 from hvdkit.data.sharded import Planned, Sharded
 from hvdkit.errors import UsageError
-from hvdkit.numbers import whole
+from hvdkit.numbers import plain, whole
 from hvdkit.proof import agree, together
 
 
@@ -81,9 +81,10 @@ def shard(
     >>> train.num_batches
     3
     """
-    batch_size = None if batch_size is None else whole(batch_size, "batch_size", 1)
-    seed, buffer_size = whole(seed, "seed", 0, 2**32 - 1), whole(buffer_size, "buffer_size", 1)
-    _check(uneven, per_rank_batch)
+    batch_size = None if batch_size is None else whole(batch_size, "batch_size", 1, 2**31 - 1)
+    seed, buffer_size = whole(seed, "seed", 0, 2**32 - 1), whole(buffer_size, "buffer_size", 1, 2**63 - 1)
+    shuffle = _flag(shuffle)
+    _check(uneven, per_rank_batch, parse)
     if isinstance(class_weight, str) and class_weight != "balanced":
         raise UsageError(f'`class_weight` must be a dict or "balanced". Received: class_weight={class_weight!r}.')
     install()
@@ -103,8 +104,8 @@ def shard(
             _refuse(name, value, "the files hold it")
         opened = together("open its files", lambda: files.opened(x, parse), by=streams.SHARD)
         return _split(files.mine(opened, parse, already_split=already_split), how)
-    if class_weight == "balanced":
-        class_weight = class_weights(y, already_split=already_split)
+    if class_weight is not None:
+        class_weight = classes.checked(class_weight, y, already_split=already_split)
     source = together("take its arrays", lambda: Arrays(x, y, sample_weight, class_weight), by=streams.SHARD)
     if already_split:
         if per_rank_batch != "equal":
@@ -147,7 +148,18 @@ def _split(source: Any, how: dict) -> Planned:
     return made
 
 
-def _check(uneven: str, per_rank_batch: str) -> None:
+def _flag(shuffle: Any) -> bool | None:
+    if shuffle is None or isinstance(shuffle, bool):
+        return shuffle
+    numpys = isinstance(shuffle, np.bool_ | np.ndarray) and shuffle.dtype == bool and not shuffle.ndim
+    if numpys or plain(shuffle) in (0, 1):
+        return bool(shuffle)
+    raise UsageError(f"`shuffle` must be True, False or None. Received: shuffle={shuffle!r}.")
+
+
+def _check(uneven: str, per_rank_batch: str, parse: Any) -> None:
+    if parse is not None and not callable(parse):
+        raise UsageError(f"`parse` must be a function. Received: parse={parse!r}.")
     if uneven not in ("pad", "drop"):
         raise UsageError(f'`uneven` must be "pad" or "drop". Received: uneven={uneven!r}.')
     if per_rank_batch not in ("equal", "auto"):

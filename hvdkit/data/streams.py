@@ -20,6 +20,8 @@ from hvdkit.data.sharded import DATA, SHARE_OR_ZERO, Sharded
 from hvdkit.errors import UsageError
 from hvdkit.proof import agree, together
 
+_LARGEST_BUFFER = 1 << 27  # 3 GiB before there is an element in it
+
 
 def share_out(x: Any, how: dict[str, Any], *, already_split: bool, buffer_size: int) -> Sharded:
     """This rank's batches of a ``tf.data.Dataset`` or a ``PyDataset``.
@@ -59,7 +61,14 @@ class _Elements:
                 "The dataset never ends, so it has no epochs to share out.", fix="leave out its `.repeat()`."
             )
         kinds.check(dataset.element_spec)
-        self._dataset, self._how, self._buffer = dataset, how, buffer_size
+        self._dataset, self._how = dataset, how
+        self._buffer = buffer_size if cardinality < 0 else min(buffer_size, max(cardinality, 1))
+        if self._buffer > _LARGEST_BUFFER and how["shuffle"]:
+            raise UsageError(
+                f"`buffer_size` is {buffer_size}, and nobody knows the length of the dataset: TensorFlow takes memory "
+                "for as many elements before the first one is read.",
+                fix=f"at most {_LARGEST_BUFFER}, or the length by tf.data.experimental.assert_cardinality.",
+            )
         self._every = 1 if already_split else world.size()
         self.length = None if cardinality < 0 or already_split else cardinality
         self.spec = self._batched(dataset).element_spec

@@ -1,0 +1,184 @@
+"""One array of samples, of whatever kind Keras takes: how some of its rows are had.
+
+Dense arrays, ragged and sparse tensors are held by TensorFlow, which gathers rows without Python's help. What lies on a
+disk stays there: memory-mapped arrays, and whatever takes a list of row numbers (h5py, zarr).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
+
+from hvdkit.data import dtypes, kinds
+from hvdkit.errors import UsageError
+
+_FIX = "NumPy arrays, a tf.data.Dataset, a keras.utils.PyDataset, or file names."
+
+
+class Rows:
+    """Rows of a dense or ragged tensor that TensorFlow holds.
+
+    Args:
+        tensor: with a sample per row.
+
+    Attributes:
+        samples: how many rows there are.
+    """
+
+    def __init__(self, tensor: Any):
+        self.samples = int(tensor.nrows() if isinstance(tensor, tf.RaggedTensor) else tensor.shape[0])
+        if not self.samples:  # a rank without data: something of the right shape, which weighs nothing
+            tensor = kinds.stand_in(tf.type_spec_from_value(tensor), None)
+        self._tensor = self._prepared(tensor)
+
+    def _prepared(self, tensor: Any) -> Any:
+        return tensor
+
+    def take(self, rows: tf.Tensor) -> Any:
+        """The rows with these numbers, as a tensor."""
+        return tf.gather(self._tensor, rows)
+
+    def digest(self) -> bytes:
+        """What tells these samples from others, by some of them."""
+        return kinds.digest(self.take(tf.constant(_some(max(self.samples, 1))))).encode()
+
+
+class _Sparse(Rows):
+    def _prepared(self, tensor: tf.SparseTensor) -> Any:
+        return array_slicing.to_tensorflow_sparse_wrapper(tf.sparse.reorder(tensor))
+
+    def take(self, rows: tf.Tensor) -> tf.SparseTensor:
+        return array_slicing.slice_tensorflow_sparse_wrapper(self._tensor, rows)
+
+
+class _Dense(Rows):
+    """Rows of an array of numbers in memory."""
+
+    def __init__(self, array: np.ndarray, dtype: np.dtype):
+        self._digest = _digest(array)
+        super().__init__(_tensor(dtypes.native(array, dtype)))
+
+    def digest(self) -> bytes:
+        return self._digest
+
+
+class _OnDisk:
+    """Rows that are read when they are wanted."""
+
+    def __init__(self, array: Any, dtype: np.dtype):
+        self._array, self._dtype = array, dtype
+        self.samples = int(array.shape[0])
+
+    def take(self, rows: tf.Tensor) -> tf.Tensor:
+        def read(numbers: np.ndarray) -> np.ndarray:
+            ordered, back = np.unique(numbers, return_inverse=True)  # HDF5 wants them in order
+            found = np.asarray(self._array[ordered])[back]
+            return np.ascontiguousarray(dtypes.native(found, self._dtype))
+
+        taken = tf.numpy_function(read, [rows], tf.as_dtype(self._dtype), stateful=False)
+        return tf.ensure_shape(taken, (None, *self._array.shape[1:]))
+
+    def digest(self) -> bytes:
+        return _digest(self._array)
+
+
+def of(leaf: Any, what: str) -> Rows | _OnDisk | None:
+    """How to have rows of an array, a tensor or the like; None of None, which some output's targets may be.
+
+    Args:
+        leaf: what the user gave.
+        what: its name, as the error says it.
+
+    Raises:
+        UsageError: it has no samples that Keras could train on.
+    """
+    if leaf is None:
+        return None
+    if isinstance(leaf, tf.RaggedTensor):
+        return Rows(_to(leaf, what))
+    if isinstance(leaf, tf.SparseTensor) or data_adapter_utils.is_scipy_sparse(leaf):
+        return _Sparse(_sparse(leaf, what))
+    array = _array(leaf, what)
+    if type(array) is np.ndarray and (array.dtype.kind == "O" or dtypes.is_text(array)):
+        if not dtypes.is_text(array):
+            raise dtypes.refused(array.dtype, what)
+        return Rows(_tensor(dtypes.native(array)))
+    dtype = np.dtype(_floatx(dtypes.of(array.dtype, what)).as_numpy_dtype)
+    if type(array) is np.ndarray or not array.shape[0]:
+        return _Dense(np.asarray(array[:]), dtype)
+    return _OnDisk(array, dtype)
+
+
+def _array(leaf: Any, what: str) -> Any:
+    """An array of NumPy's, or something like it that lies on a disk."""
+    if type(leaf).__module__.startswith("pandas.") and hasattr(leaf, "to_numpy"):
+        leaf = leaf.to_numpy()
+        leaf = leaf[:, None] if leaf.ndim == 1 else leaf  # of a series a column, as Keras makes it
+    elif hasattr(leaf, "to_numpy"):
+        leaf = leaf.to_numpy()
+    lazy = isinstance(leaf, np.memmap) or not isinstance(leaf, np.ndarray)
+    is_array = isinstance(getattr(leaf, "dtype", None), np.dtype) and hasattr(leaf, "shape")
+    if not is_array and not hasattr(leaf, "__array__"):
+        raise UsageError(f"{what} is no array: it is of type {type(leaf).__name__}.", fix=_way_out(leaf, what))
+    if not (is_array and lazy and hasattr(leaf, "__getitem__")) or leaf.dtype.kind in "OSUT" or tf.is_tensor(leaf):
+        leaf = np.asarray(leaf)
+    if not leaf.shape:
+        raise UsageError(
+            f"Samples must be arrays with a sample per row, but {what} is a single value of {leaf.dtype}.", fix=_FIX
+        )
+    return leaf
+
+
+def _way_out(leaf: Any, what: str) -> str:
+    if isinstance(leaf, str | bytes | int | float | np.generic):
+        whole = what.strip("`").partition("[")[0]
+        return f"np.array({whole}): of a list each element is taken for an input or a target of its own."
+    if hasattr(leaf, "__iter__"):
+        return "tf.data.Dataset.from_generator(...), which can be read once in each epoch, or NumPy arrays."
+    return _FIX
+
+
+def _floatx(dtype: tf.DType) -> tf.DType:
+    """Numbers with a fraction become Keras' floatx, as in ``fit`` itself."""
+    is_float = dtype != tf.string and keras.backend.is_float_dtype(dtype.name)
+    return tf.as_dtype(keras.config.floatx()) if is_float else dtype
+
+
+def _to(tensor: Any, what: str) -> Any:
+    """A ragged or sparse tensor as Keras takes it."""
+    if tensor.shape.rank is None:
+        raise UsageError(f"{what} has a shape that nobody knows.", fix="tf.ensure_shape.")
+    wanted = _floatx(tensor.dtype)
+    return tensor if tensor.dtype == wanted else tf.cast(tensor, wanted)
+
+
+def _sparse(leaf: Any, what: str) -> tf.SparseTensor:
+    if isinstance(leaf, tf.SparseTensor):
+        return _to(leaf, what)
+    if len(leaf.shape) != 2:
+        raise UsageError(
+            f"{what} is a sparse array of {len(leaf.shape)} axes: of scipy's, only those with two are taken."
+        )
+    dtypes.of(leaf.dtype, what)
+    return _to(data_adapter_utils.scipy_sparse_to_tf_sparse(leaf.tocsr()), what)
+
+
+def _tensor(array: np.ndarray) -> tf.Tensor:
+    with tf.device("CPU:0"):
+        return tf.convert_to_tensor(array, tf.string if array.dtype.kind == "O" else None)
+
+
+def _some(samples: int) -> np.ndarray:
+    return np.unique(np.linspace(0, samples - 1, 16).astype(int))
+
+
+def _digest(array: Any) -> bytes:
+    some = dtypes.native(
+        np.asarray(array[_some(len(array))] if len(array) else np.zeros((1, *array.shape[1:]), array.dtype))
+    )
+    head = f"{some.dtype}{tuple(array.shape[1:])}".encode()
+    return head + np.ascontiguousarray(some).tobytes()
