@@ -15,7 +15,6 @@ from hvdkit.comm import ops, world
 from hvdkit.comm.compression import Compression
 from hvdkit.comm.process_sets import global_process_set, numbered
 from hvdkit.comm.protocol import ReduceOp
-from hvdkit.comm.single import scaled
 from hvdkit.comm.variables import broadcast_variables as _broadcast_variables
 from hvdkit.compat.for_keras import broadcast_global_variables
 from hvdkit.compat.for_keras import tensor as _tensor
@@ -193,7 +192,7 @@ def grouped_reducescatter(  # noqa: PLR0917
 
 
 def _scaled(tensor: Any, factor: float) -> Any:
-    return tensor if factor == 1.0 else scaled(tensor, factor)
+    return tensor if factor == 1.0 else tensor * tf.cast(factor, tensor.dtype)
 
 
 @as_horovod_raises

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -17,16 +18,30 @@ def install(keras: Any) -> None:
     _tensors(keras)
     _variables(keras)
     keras.metrics.Metric.reset_states = _said("metric.reset_states()", "write metric.reset_state().", "reset_state")
-    add = keras.Sequential.add
+    _sequential(keras)
 
+
+def _sequential(keras: Any) -> None:
+    add, rebuild_with = keras.Sequential.add, keras.Sequential._maybe_rebuild
+
+    @functools.wraps(add)
     def add_with_batch_size(self: Any, layer: Any, rebuild: bool = True) -> None:
         shape = getattr(layer, "batch_shape_of_keras_2", None)
         if shape is not None and not self._layers:
             add(self, keras.layers.InputLayer(batch_shape=shape), rebuild)
         add(self, layer, rebuild)
 
-    add_with_batch_size.__doc__ = add.__doc__
-    keras.Sequential.add = add_with_batch_size
+    @functools.wraps(rebuild_with)
+    def rebuild(self: Any) -> None:
+        # Keras builds the model where its first layer has an `input_shape`: only models have in Keras 3. A layer that
+        # was called elsewhere has one here, and that is not the shape of this model's input.
+        first = self._layers[0]
+        if type(first).input_shape is keras.layers.Layer.input_shape and not isinstance(first, keras.layers.InputLayer):
+            self.built, self._functional = False, None
+        else:
+            rebuild_with(self)
+
+    keras.Sequential.add, keras.Sequential._maybe_rebuild = add_with_batch_size, rebuild
 
 
 def _said(old: str, new: str, method: str) -> Any:

@@ -174,14 +174,6 @@ def slices_in_groups():
 
 
 @check
-def whole_numbers_are_scaled():
-    import horovod.tensorflow as hvd
-
-    assert hvd.reducescatter(tf.constant([6, 7]), op=hvd.Sum, prescale_factor=0.5).numpy().tolist() == [3, 3]
-    assert hvd.grouped_reducescatter([tf.constant([9])], op=hvd.Sum, postscale_factor=0.5)[0].numpy() == [4]
-
-
-@check
 def sets_by_number():
     import horovod.tensorflow as hvd
 
