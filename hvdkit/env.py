@@ -6,9 +6,10 @@ in which they are to be believed: Horovod's own launcher knows best, then MPI, t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from hvdkit.errors import ConfigError
@@ -141,3 +142,26 @@ def set_default(name: str, value: str) -> None:
 def child(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """A copy of the environment for a process that is about to be started, with ``extra`` laid over it."""
     return {**os.environ, **(extra or {})}
+
+
+@contextlib.contextmanager
+def during(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for as long as the block lasts.
+
+    Example:
+
+    >>> with during({"HVDKIT_EXAMPLE": "1"}):
+    ...     get("HVDKIT_EXAMPLE")
+    '1'
+    >>> get("HVDKIT_EXAMPLE") is None
+    True
+    """
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

@@ -150,6 +150,25 @@ def living(ranks: Iterable[int]) -> ProcessSet:
     raise UsageError(f"No process set with the ranks {wanted} is alive.", fix=_BRING_TO_LIFE)
 
 
+def numbered(process_set_id: int) -> ProcessSet:
+    """The process set with this number that is alive.
+
+    Raises:
+        UsageError: there is none.
+
+    Example:
+
+    >>> numbered(0) is global_process_set
+    True
+    """
+    if process_set_id == 0:
+        return global_process_set
+    for process_set in reversed(_made):
+        if process_set.process_set_id == process_set_id:
+            return process_set
+    raise UsageError(f"No process set with the number {process_set_id} is alive.", fix=_BRING_TO_LIFE)
+
+
 def engine_of(process_set: ProcessSet | None) -> Any:
     """The engine that moves bytes among the ranks of a set; None means all ranks.
 

@@ -8,10 +8,13 @@ import tensorflow as tf
 
 from hvdkit.comm import ops
 from hvdkit.comm.protocol import ReduceOp
+from hvdkit.comm.variables import broadcast_global_variables as _broadcast_global_variables
+from hvdkit.compat.raised import EagerError, as_horovod_raises
 
-__all__ = ["allgather", "allreduce", "broadcast", "reducescatter"]
+__all__ = ["allgather", "allreduce", "broadcast", "broadcast_global_variables", "reducescatter"]
 
 
+@as_horovod_raises
 def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order
     value: Any,
     name: str | None = None,
@@ -26,19 +29,36 @@ def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order
     return ops.allreduce(tensor(value), name, average, prescale_factor, postscale_factor, op, compression)
 
 
+@as_horovod_raises
 def allgather(value: Any, name: str | None = None) -> tf.Tensor:
     """``hvd.allgather`` that returns a tensor."""
     return ops.allgather(tensor(value), name)
 
 
+@as_horovod_raises
 def broadcast(value: Any, root_rank: int, name: str | None = None) -> tf.Tensor:
     """``hvd.broadcast`` that returns a tensor."""
     return ops.broadcast(tensor(value), root_rank, name)
 
 
+@as_horovod_raises
 def reducescatter(value: Any, name: str | None = None, op: Any = ReduceOp.AVERAGE) -> tf.Tensor:
     """``hvd.reducescatter`` that returns a tensor."""
     return ops.reducescatter(tensor(value), name, op)
+
+
+def broadcast_global_variables(root_rank: int, variables: Any = None) -> None:
+    """``hvd.broadcast_global_variables``, which needs to know which.
+
+    Raises:
+        RuntimeError: nothing says which.
+    """
+    if variables is None:
+        raise EagerError(
+            "broadcast_global_variables needs to know which: TensorFlow 2 has no list of all variables.",
+            fix="hvd.broadcast_variables(model.variables, root_rank=0), or BroadcastGlobalVariablesCallback(0) in fit.",
+        )
+    _broadcast_global_variables(root_rank, variables)
 
 
 def tensor(value: Any) -> Any:

@@ -11,10 +11,15 @@ from typing import Any
 import tensorflow as tf
 
 from hvdkit.comm import compression as compressions
-from hvdkit.comm import exchange, ops, variables, world
+from hvdkit.comm import exchange, ops, world
 from hvdkit.comm.compression import Compression
+from hvdkit.comm.process_sets import global_process_set, numbered
 from hvdkit.comm.protocol import ReduceOp
+from hvdkit.comm.variables import broadcast_variables as _broadcast_variables
+from hvdkit.compat.for_keras import broadcast_global_variables
 from hvdkit.compat.for_keras import tensor as _tensor
+from hvdkit.compat.for_util import handle_average_backwards_compatibility
+from hvdkit.compat.raised import NotForSlicesError, as_horovod_raises
 from hvdkit.errors import UsageError
 from hvdkit.optim import distributed
 
@@ -26,6 +31,7 @@ __all__ = [
     "alltoall",
     "broadcast",
     "broadcast_",
+    "broadcast_global_variables",
     "broadcast_object",
     "broadcast_object_fn",
     "broadcast_variables",
@@ -34,12 +40,14 @@ __all__ = [
     "grouped_reducescatter",
     "local_rank_op",
     "local_size_op",
+    "process_set_included_op",
     "rank_op",
     "reducescatter",
     "size_op",
 ]
 
 
+@as_horovod_raises
 def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order, here and below
     tensor: Any,
     average: bool | None = None,
@@ -54,11 +62,15 @@ def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order, here an
     ignore_name_scope: bool = False,
 ) -> Any:
     """``hvd.allreduce``."""
+    if isinstance(tensor, tf.IndexedSlices):
+        op = _op_of_slices(op, average, prescale_factor, postscale_factor)
+        return _allreduce_slices(tensor, op, name, process_set)
     return ops.allreduce(
         _tensor(tensor), name, average, prescale_factor, postscale_factor, op, compression, process_set
     )
 
 
+@as_horovod_raises
 def grouped_allreduce(  # noqa: PLR0917
     tensors: list,
     average: bool | None = None,
@@ -72,19 +84,56 @@ def grouped_allreduce(  # noqa: PLR0917
     ignore_name_scope: bool = False,
     name: str | None = None,
 ) -> list:
-    """``hvd.grouped_allreduce``; slices are made dense."""
-    tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
-    names = name and [f"{name}.{i}" for i in range(len(tensors))]
-    return ops.grouped_allreduce(
-        tensors, names, average, prescale_factor, postscale_factor, op, compression, process_set
-    )
+    """``hvd.grouped_allreduce``: of slices every rank's, one after the other, as ``allreduce`` gives them."""
+    results = list(tensors)
+    names = [name and f"{name}.{i}" for i in range(len(results))]
+    dense = [i for i, tensor in enumerate(results) if not isinstance(tensor, tf.IndexedSlices)]
+    sparse = [i for i in range(len(results)) if i not in dense]
+    if sparse:
+        joined_by = _op_of_slices(op, average, prescale_factor, postscale_factor)
+        for i in sparse:
+            results[i] = _allreduce_slices(results[i], joined_by, names[i], process_set)
+    reduced = ops.grouped_allreduce(
+        [tf.convert_to_tensor(results[i]) for i in dense],
+        name and [names[i] for i in dense],
+        average, prescale_factor, postscale_factor, op, compression, process_set,
+    )  # fmt: skip
+    for i, tensor in zip(dense, reduced, strict=True):
+        results[i] = tensor
+    return results
 
 
+def _op_of_slices(op: Any, average: bool | None, *scales: float) -> ReduceOp:
+    op = ReduceOp.get(handle_average_backwards_compatibility(op, average))
+    if op not in (ReduceOp.AVERAGE, ReduceOp.SUM):
+        raise NotForSlicesError(
+            f"tf.IndexedSlices are joined by Average or Sum. Received: op={op.name.title()}.",
+            fix="tf.convert_to_tensor(slices) makes them dense; DistributedOptimizer has sparse_as_dense=True.",
+        )
+    if any(scale != 1.0 for scale in scales):
+        raise NotForSlicesError(
+            "tf.IndexedSlices are not scaled: they have no prescale_factor and postscale_factor.",
+            fix="multiply slices.values, or make them dense: tf.convert_to_tensor(slices).",
+        )
+    return op
+
+
+def _allreduce_slices(slices: Any, op: ReduceOp, name: str | None, process_set: Any) -> Any:
+    """All ranks' slices; a mean of whole numbers is a fraction here, as in Horovod."""
+    gathered = ops.allreduce(slices, name, op=ReduceOp.SUM, process_set=process_set)
+    if op is ReduceOp.SUM:
+        return gathered
+    ranks = tf.cast((process_set or global_process_set).size(), gathered.values.dtype)
+    return tf.IndexedSlices(gathered.values / ranks, gathered.indices, gathered.dense_shape)
+
+
+@as_horovod_raises
 def allgather(tensor: Any, name: str | None = None, ignore_name_scope: bool = False, process_set: Any = None) -> Any:
     """``hvd.allgather``."""
     return ops.allgather(_tensor(tensor), name, process_set)
 
 
+@as_horovod_raises
 def grouped_allgather(
     tensors: list, name: str | None = None, ignore_name_scope: bool = False, process_set: Any = None
 ) -> list:
@@ -92,6 +141,7 @@ def grouped_allgather(
     return [allgather(t, name and f"{name}.{i}", process_set=process_set) for i, t in enumerate(tensors)]
 
 
+@as_horovod_raises
 def broadcast(
     tensor: Any, root_rank: int, name: str | None = None, ignore_name_scope: bool = False, process_set: Any = None
 ) -> Any:
@@ -99,6 +149,7 @@ def broadcast(
     return ops.broadcast(_tensor(tensor), root_rank, name, process_set)
 
 
+@as_horovod_raises
 def alltoall(
     tensor: Any, splits: Any = None, name: str | None = None, ignore_name_scope: bool = False, process_set: Any = None
 ) -> Any:
@@ -106,6 +157,7 @@ def alltoall(
     return ops.alltoall(_tensor(tensor), splits, name, process_set)
 
 
+@as_horovod_raises
 def reducescatter(  # noqa: PLR0917
     tensor: Any,
     device_dense: str = "",
@@ -124,6 +176,7 @@ def reducescatter(  # noqa: PLR0917
     return wire.decompress(ops.reducescatter(sent, name, op, process_set, **scales), context)
 
 
+@as_horovod_raises
 def grouped_reducescatter(  # noqa: PLR0917
     tensors: list,
     device_dense: str = "",
@@ -138,17 +191,20 @@ def grouped_reducescatter(  # noqa: PLR0917
     return [reducescatter(t, "", compression, op, None, process_set, **scales) for t in tensors]
 
 
-def broadcast_variables(variables_: list, root_rank: int, process_set: Any = None, inplace: bool = False) -> None:
+@as_horovod_raises
+def broadcast_variables(variables: list, root_rank: int, process_set: Any = None, inplace: bool = False) -> None:
     """``hvd.broadcast_variables``."""
-    variables.broadcast_variables(list(variables_), root_rank, process_set=process_set)
+    _broadcast_variables(list(variables), root_rank, process_set=process_set)
 
 
-def broadcast_(variables_: list, root_rank: int, name: str | None = None, process_set: Any = None) -> list:
+@as_horovod_raises
+def broadcast_(variables: list, root_rank: int, name: str | None = None, process_set: Any = None) -> list:
     """``hvd.broadcast_variables`` that returns the variables."""
-    broadcast_variables(variables_, root_rank, process_set)
-    return list(variables_)
+    broadcast_variables(variables, root_rank, process_set)
+    return list(variables)
 
 
+@as_horovod_raises
 def broadcast_object(
     obj: Any, root_rank: int = 0, session: Any = None, name: str | None = None, process_set: Any = None
 ) -> Any:
@@ -164,6 +220,7 @@ def broadcast_object_fn(
     return lambda obj: broadcast_object(obj, root_rank, session, name, process_set)
 
 
+@as_horovod_raises
 def allgather_object(obj: Any, session: Any = None, name: str | None = None, process_set: Any = None) -> list:
     """``hvd.allgather_object``: not pickled."""
     _no_session(session)
@@ -176,8 +233,13 @@ def _no_session(session: Any) -> None:
 
 
 def size_op(process_set_id: int = 0, name: str | None = None) -> tf.Tensor:
-    """``hvd.size()`` as a tensor."""
-    return tf.constant(_whole_world(world.size(), process_set_id), name=name)
+    """``process_set.size()`` of the set with this number, ``hvd.size()`` by default, as a tensor."""
+    return tf.constant(numbered(process_set_id).size(), name=name)
+
+
+def process_set_included_op(process_set_id: int = 0, name: str | None = None) -> tf.Tensor:
+    """Whether this process is in the set with this number, 1 or 0, as a tensor."""
+    return tf.constant(int(numbered(process_set_id).included()), name=name)
 
 
 def rank_op(name: str | None = None) -> tf.Tensor:
@@ -195,12 +257,6 @@ def local_rank_op(name: str | None = None) -> tf.Tensor:
     return tf.constant(world.local_rank(), name=name)
 
 
-def _whole_world(value: int, process_set_id: int) -> int:
-    if process_set_id:
-        raise UsageError("size_op knows all ranks only.", fix="process_set.size().")
-    return value
-
-
 def DistributedOptimizer(  # noqa: PLR0917
     optimizer: Any,
     name: str | None = None,
@@ -215,7 +271,7 @@ def DistributedOptimizer(  # noqa: PLR0917
     average_aggregated_gradients: bool = False,
     num_groups: int = 0,
     groups: Any = None,
-    process_set: Any = distributed.global_process_set,
+    process_set: Any = global_process_set,
     scale_local_gradients: bool = True,
 ) -> Any:
     """``hvd.DistributedOptimizer``."""

@@ -1,8 +1,8 @@
-"""Names that Keras 2 and TensorFlow 1 had: where each is found now, or what to write instead.
+"""Names that Keras 2 had: where each is found now, or what to write instead.
 
-Four tables. ``MOVED`` are modules by their old path, ``KEPT`` functions that are still here under their old name,
-``GONE`` functions that say what to write when they are called, and ``TENSORFLOW_1`` what is no more in ``tf``. A name
-that only ``tf.keras`` has (``K.mean``) is found in ``keras`` as well.
+Three tables. ``MOVED`` are modules by their old path, ``KEPT`` functions that are still here under their old name, and
+``GONE`` what says what to write when it is called. A name that only ``tf.keras`` has (``K.mean``) is found in ``keras``
+as well, and one that only ``keras`` has in ``tf.keras``. What is no more in ``tf`` is in ``tensorflow_1``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import importlib
 from types import ModuleType
 from typing import Any
 
-from hvdkit.compat.notices import GoneError, say
+from hvdkit.compat import keras2_arguments, tensorflow_1
+from hvdkit.compat.notices import say
 from hvdkit.errors import UsageError
 
 _LAYERS = "advanced_activations convolutional core embeddings experimental experimental.preprocessing merge noise"
@@ -21,42 +22,89 @@ MOVED = {
     **{f"keras.layers.{old}": "keras.layers" for old in _LAYERS.split()},
     **{f"keras.utils.{old}": "keras.utils" for old in _UTILS.split()},
     "keras.backend.tensorflow_backend": "keras.backend",
+    "keras.callbacks.experimental": "keras.callbacks",
+    "keras.engine.base_layer": "keras.layers",
+    "keras.engine.input_layer": "keras.layers",
+    "keras.engine.sequential": "keras.models",
     "keras.engine": "keras.layers",
     "keras.engine.topology": "keras.layers",
     "keras.engine.training": "keras.models",
+    "keras.experimental": "keras.optimizers.schedules",
+    "keras.metrics.experimental": "keras.metrics",
     "keras.mixed_precision.experimental": "keras.mixed_precision",
     "keras.optimizers.experimental": "keras.optimizers",
     "keras.optimizers.legacy": "keras.optimizers",
+    "keras.preprocessing.text": "keras._tf_keras.keras.preprocessing.text",
+    "keras.saving.hdf5_format": "keras.saving",
+    "keras.utils.legacy": "keras.saving",
 }
-_PINNED = "delete it: hvd.init() gives this rank its GPU and lets its memory grow. There are no sessions any more."
 _PHASE = "pass training=True or training=False to the call of the model or layer."
 _ARRAY = "write float(x) or x.numpy()."
 _ASSIGN = "write x.assign(value)."
+_QUEUE = "keras.utils.PyDataset(workers=..., use_multiprocessing=...)."
+_LOCAL = "keras.layers.Conv1D or Conv2D, or a layer of your own; Keras 3 has no convolution with unshared weights."
+_CELL = "a keras.layers.Layer with the attributes state_size and output_size and the method get_initial_state."
 GONE = {
+    "keras": {
+        "dtensor": "keras.distribution.",
+        "estimator": "model.fit; hvd.data.shard shares out the data.",
+    },
     "keras.backend": {
-        "set_session": _PINNED,
-        "get_session": _PINNED,
+        "get_session": tensorflow_1.PINNED,
         "learning_phase": _PHASE,
+        "learning_phase_scope": _PHASE,
         "set_learning_phase": _PHASE,
+        "in_train_phase": _PHASE,
+        "in_test_phase": _PHASE,
         "function": "keras.Model(inputs, outputs), and call it.",
         "placeholder": "keras.Input(shape).",
         "manual_variable_initialization": "delete it: variables have their values from the beginning.",
+        "local_conv1d": _LOCAL,
+        "local_conv2d": _LOCAL,
+        "normalize_batch_in_training": "keras.ops.moments, and keras.ops.batch_normalization.",
+        "print_tensor": "tf.print(x).",
+        "reset_uids": "keras.backend.clear_session().",
     },
-    "keras.utils": {"multi_gpu_model": "delete it: each rank has one GPU; start as many ranks as there are GPUs."},
+    "keras.callbacks": {"BaseLogger": "delete it: metrics are means over the epoch."},
+    "keras.constraints": {"RadialConstraint": "a keras.constraints.Constraint of your own."},
+    "keras.layers": {
+        "AbstractRNNCell": _CELL,
+        "DenseFeatures": "keras.utils.FeatureSpace.",
+        "LocallyConnected1D": _LOCAL,
+        "LocallyConnected2D": _LOCAL,
+        "CuDNNGRU": "keras.layers.GRU, which takes cuDNN where there is a GPU.",
+        "CuDNNLSTM": "keras.layers.LSTM, which takes cuDNN where there is a GPU.",
+        "RandomFourierFeatures": "a keras.layers.Layer of your own.",
+        "SyncBatchNormalization": "hvd.SyncBatchNormalization.",
+    },
+    "keras.metrics": {
+        "MeanRelativeError": "a keras.metrics.Metric of your own.",
+        "MeanTensor": "a keras.metrics.Metric of your own.",
+    },
+    "keras.models": {
+        "model_from_config": "keras.Model.from_config(config), or keras.Sequential.from_config(config).",
+        "model_from_yaml": "keras.models.model_from_json.",
+    },
+    "keras.optimizers.schedules": {
+        "LinearModel": "a keras.Model with a Dense layer.",
+        "SequenceFeatures": "keras.utils.FeatureSpace.",
+        "WideDeepModel": "a keras.Model of both.",
+    },
+    "keras.utils": {
+        "DatasetCreator": "hvd.data.shard.",
+        "GeneratorEnqueuer": _QUEUE,
+        "OrderedEnqueuer": _QUEUE,
+        "SequenceEnqueuer": _QUEUE,
+        "SidecarEvaluator": "validation_data= of fit.",
+        "multi_gpu_model": "delete it: each rank has one GPU; start as many ranks as there are GPUs.",
+        "warmstart_embedding_matrix": "layer.set_weights.",
+    },
 }
-TENSORFLOW_1 = {
-    "ConfigProto": _PINNED,
-    "GPUOptions": _PINNED,
-    "Session": _PINNED,
-    "InteractiveSession": _PINNED,
-    "enable_eager_execution": "delete it: TensorFlow 2 is eager.",
-    "get_default_graph": "delete it: there is no graph outside tf.function.",
-    "global_variables_initializer": "delete it: variables have their values from the beginning.",
-    "placeholder": "keras.Input(shape), or a function's argument.",
-    "set_random_seed": "hvd.set_seed(seed), or tf.random.set_seed(seed).",
-}
-# Modules in whose tf.keras version there are names that keras' own lacks.
-_ONLY_IN_TF_KERAS = {"keras.backend", "keras.layers", "keras.preprocessing.image"}
+# Modules in whose tf.keras version there are names that keras' own lacks, or the other way round.
+_TWINS = {
+    "keras.backend", "keras.layers", "keras.losses", "keras.metrics", "keras.preprocessing.image",
+    "keras.preprocessing.sequence",
+}  # fmt: skip
 
 
 def _get_value(x: Any) -> Any:
@@ -73,27 +121,41 @@ def _set_value(x: Any, value: Any) -> None:
     x.assign(value)
 
 
+def _set_policy(policy: Any) -> None:
+    importlib.import_module("keras").mixed_precision.set_dtype_policy(policy)
+
+
+def _global_policy() -> Any:
+    return importlib.import_module("keras").mixed_precision.dtype_policy()
+
+
 KEPT = {
     "keras.backend": {
         "get_value": (_get_value, _ARRAY),
         "set_value": (_set_value, _ASSIGN),
+        "set_session": (tensorflow_1.no_effect, tensorflow_1.PINNED),
         "batch_get_value": (lambda xs: [_get_value(x) for x in xs], _ARRAY),
         "batch_set_value": (lambda pairs: [_set_value(x, value) for x, value in pairs] and None, _ASSIGN),
-    }
+    },
+    "keras.mixed_precision": {
+        "set_policy": (_set_policy, "write keras.mixed_precision.set_global_policy."),
+        "global_policy": (_global_policy, "write keras.mixed_precision.dtype_policy()."),
+    },
 }
-_CHANGED = {"tensorflow", *KEPT, *GONE, *_ONLY_IN_TF_KERAS, *(old.rpartition(".")[0] for old in MOVED)}
+_CHANGED = {"tensorflow", *KEPT, *GONE, *_TWINS, *(old.rpartition(".")[0] for old in MOVED)}
 
 
 def changes(name: str) -> bool:
     """Whether a module is one that gets old names."""
-    return _canonical(name) in _CHANGED
+    canonical = _canonical(name)
+    return canonical in _CHANGED or keras2_arguments.changes(canonical)
 
 
 def moved(name: str) -> ModuleType | None:
     """The module that stands under an old path, or None."""
     old = _canonical(name)
     home = MOVED.get(old)
-    if home is None:
+    if home is None or home == name:
         return None
     module = ModuleType(name, f"{old}, which is {home} now.")
 
@@ -111,6 +173,9 @@ def moved(name: str) -> ModuleType | None:
 def install(name: str, module: ModuleType) -> None:
     """Let a module answer to the old names that it lacks."""
     canonical = _canonical(name)
+    keras2_arguments.install_functions(canonical, module)
+    if canonical not in _CHANGED:
+        return
     for kept in KEPT.get(canonical, ()):
         vars(module).pop(kept, None)
     module.__getattr__ = lambda attribute: _lookup(name, canonical, attribute)
@@ -124,29 +189,39 @@ def _lookup(name: str, canonical: str, attribute: str) -> Any:
         return value
     if attribute in GONE.get(canonical, ()):
         return _gone(old, GONE[canonical][attribute])
-    if canonical == "tensorflow" and attribute in TENSORFLOW_1:
-        raise GoneError(f"tf.{attribute} is TensorFlow 1's.", fix=TENSORFLOW_1[attribute])
+    if canonical == "tensorflow":
+        found = tensorflow_1.lookup(attribute)
+        if found is not None:
+            return found
     if old in MOVED:
         return importlib.import_module(f"{name}.{attribute}")
-    if canonical in _ONLY_IN_TF_KERAS and name == canonical and not attribute.startswith("__"):
-        theirs = vars(importlib.import_module(f"keras._tf_keras.{canonical}"))
+    if canonical in _TWINS and not attribute.startswith("__"):
+        twin = canonical if name != canonical else f"keras._tf_keras.{canonical}"
+        theirs = vars(importlib.import_module(twin))
         if attribute in theirs:
-            say(old, _instead(canonical, attribute))
+            if name == canonical:
+                say(old, _instead(canonical, attribute))
             return theirs[attribute]
     raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
 
 
-def _gone(old: str, fix: str) -> Any:
-    def gone(*_args: Any, **_kwargs: Any) -> None:
+def _gone(old: str, fix: str) -> type:
+    """A function that may not be called, or a class of which there are no objects and no other classes."""
+
+    def refuse(*_args: Any, **_kwargs: Any) -> None:
         raise UsageError(f"Keras 3 has no {old}.", fix=fix)
 
-    return gone
+    return type(old.rpartition(".")[2], (), {"__new__": refuse, "__init_subclass__": refuse})
 
 
 def _instead(canonical: str, attribute: str) -> str:
     keras = importlib.import_module("keras")
     if canonical == "keras.backend" and hasattr(keras.ops, attribute):
         return f"write keras.ops.{attribute}."
+    theirs = getattr(importlib.import_module(f"keras._tf_keras.{canonical}"), attribute)
+    name = getattr(theirs, "__name__", attribute)
+    if name != attribute and hasattr(importlib.import_module(canonical), name):
+        return f"write {canonical}.{name}."
     return f"Keras 3 has it for old scripts only, as tf.{canonical}.{attribute}."
 
 

@@ -9,17 +9,33 @@ from typing import Any
 from hvdkit.compat.notices import GoneError, RefusedImportError
 
 _TENSORFLOW, _KERAS, _CALLBACKS = "hvdkit.compat.for_tensorflow", "hvdkit.compat.for_keras", "hvdkit.callbacks"
-HOMES = {
-    "horovod": "hvdkit.compat.for_horovod",
-    "horovod.tensorflow": _TENSORFLOW,
-    "horovod.tensorflow.compression": _TENSORFLOW,
-    "horovod.tensorflow.functions": _TENSORFLOW,
-    "horovod.tensorflow.mpi_ops": _TENSORFLOW,
-    "horovod.tensorflow.sync_batch_norm": _TENSORFLOW,
-    "horovod.tensorflow.keras": _KERAS,
-    "horovod.tensorflow.keras.callbacks": _CALLBACKS,
-    "horovod.keras": _KERAS,
-    "horovod.keras.callbacks": _CALLBACKS,
+_COMMON, _UTIL, _RUNNER = "hvdkit.compat.for_common", "hvdkit.compat.for_util", "hvdkit.compat.for_runner"
+_INSIDE = "hvdkit.compat.for_keras_inside"
+# Horovod's module -> the modules of ours that answer, the first that has the name.
+HOMES: dict[str, tuple[str, ...]] = {
+    "horovod": ("hvdkit.compat.for_horovod",),
+    "horovod.common": (),
+    "horovod.common.exceptions": (_COMMON,),
+    "horovod.common.process_sets": (_COMMON,),
+    "horovod.common.util": (_COMMON,),
+    "horovod.runner": (),
+    "horovod.runner.common": (),
+    "horovod.runner.common.util": (),
+    "horovod.runner.common.util.env": (_RUNNER,),
+    "horovod.runner.util": (),
+    "horovod.runner.util.threads": (_RUNNER,),
+    "horovod.tensorflow": (_TENSORFLOW, _UTIL),
+    "horovod.tensorflow.compression": (_TENSORFLOW,),
+    "horovod.tensorflow.functions": (_TENSORFLOW,),
+    "horovod.tensorflow.mpi_ops": (_TENSORFLOW, _UTIL),
+    "horovod.tensorflow.sync_batch_norm": (_TENSORFLOW,),
+    "horovod.tensorflow.util": (_UTIL,),
+    "horovod.tensorflow.keras": (_KERAS,),
+    "horovod.tensorflow.keras.callbacks": (_CALLBACKS,),
+    "horovod.keras": (_KERAS,),
+    "horovod.keras.callbacks": ("hvdkit.compat.for_keras_callbacks", _CALLBACKS),
+    "horovod._keras": (_INSIDE,),
+    "horovod._keras.callbacks": (_INSIDE,),
 }
 _BEYOND = "hvdkit trains Keras on TensorFlow; run this script with Horovod itself, without -m hvdkit.compat."
 _START = "start the ranks from outside: horovodrun -np 4 python -m hvdkit.compat train.py, or `hvdkit run`."
@@ -40,7 +56,6 @@ FIXES = {
     "join": "give every rank the same number of batches; hvd.barrier() waits for all.",
     "BroadcastGlobalVariablesHook": "hvd.callbacks.BroadcastGlobalVariablesCallback(0) in model.fit.",
     "is_homogeneous": "len(set(hvd.allgather_object(hvd.local_size()))) == 1.",
-    "process_set_included_op": "process_set.included().",
     "LocalGradientAggregationHelper": "hvd.DistributedOptimizer(..., backward_passes_per_step=k).",
 }
 # What old scripts find under Horovod's names because hvdkit has it under the same.
@@ -61,13 +76,13 @@ def make(name: str) -> ModuleType:
     Raises:
         RefusedImportError: hvdkit has nothing for it; with what to write instead.
     """
-    home = HOMES.get(name)
-    if home is None:
+    homes = HOMES.get(name)
+    if homes is None:
         raise RefusedImportError(f"hvdkit does not stand in for {name}.", fix=_fix(name))
     module = ModuleType(name, f"hvdkit's stand-in for {name}.")
 
     def lookup(attribute: str) -> Any:
-        value = _lookup(name, home, attribute)
+        value = _lookup(name, homes, attribute)
         setattr(module, attribute, value)
         return value
 
@@ -75,18 +90,19 @@ def make(name: str) -> ModuleType:
     return module
 
 
-def _lookup(name: str, home: str, attribute: str) -> Any:
+def _lookup(name: str, homes: tuple[str, ...], attribute: str) -> Any:
     if f"{name}.{attribute}" in HOMES:
         return importlib.import_module(f"{name}.{attribute}")
-    ours = importlib.import_module(home)
-    if attribute in ours.__all__:
-        return getattr(ours, attribute)
+    ours = [importlib.import_module(home) for home in homes]
+    for home in ours:
+        if attribute in home.__all__:
+            return getattr(home, attribute)
     hvdkit = importlib.import_module("hvdkit")
-    shared = SHARED.intersection(hvdkit.__all__) if home in {_TENSORFLOW, _KERAS} else ()
+    shared = SHARED.intersection(hvdkit.__all__) if {_TENSORFLOW, _KERAS}.intersection(homes) else set()
     if attribute in shared:
         return getattr(hvdkit, attribute)
     if attribute == "__all__":
-        return sorted({*ours.__all__, *shared})
+        return sorted(shared.union(*({one for one in home.__all__ if not one.startswith("_")} for home in ours)))
     if attribute.startswith("__"):
         raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
     raise GoneError(f"hvdkit does not stand in for {name}.{attribute}.", fix=_fix(f"{name}.{attribute}"))

@@ -165,12 +165,18 @@ def gone_from_models_and_optimizers():
 
 @check
 def sessions():
-    says("gives this rank its GPU", lambda: tf.ConfigProto())
-    says("gives this rank its GPU", lambda: tf.Session())
     exec("from keras.backend import set_session")
-    says("gives this rank its GPU", lambda: tf.keras.backend.set_session(None))
+    config = tf.ConfigProto()
+    config.gpu_options.allow_growth = True
+    config.gpu_options.visible_device_list = "0"
+    says("model.fit", lambda: tf.Session(config=config).run(None))
+    with tf.Session(config=config) as session:
+        assert K.set_session(session) is tf.keras.backend.set_session(session) is tf.enable_eager_execution() is None
+    tf.set_random_seed(1)
     says("training=True", lambda: K.learning_phase())
-    assert not hasattr(tf, "Session")
+    says("gives this rank its GPU", lambda: K.get_session())
+    says("from the beginning", lambda: tf.global_variables_initializer())
+    assert not hasattr(tf, "placeholder")
 
 
 @check

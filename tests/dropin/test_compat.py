@@ -91,11 +91,19 @@ def test_collectives_of_horovod_tensorflow(tmp_path):
     assert _per_rank(output, "done") == ["yes", "yes"]
 
 
+@pytest.mark.dist
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["horovodrun", "mpirun"])
+def test_errors_of_horovods_types(launcher, tmp_path):
+    words = ("-m", "hvdkit.compat", str(SCRIPTS / "error_types.py"))
+    assert _per_rank(_on_two_ranks(*words, cwd=tmp_path, launcher=launcher), "done") == ["yes", "yes"]
+
+
 KERAS_2 = (
     "keras.layers.core", "keras.preprocessing.image.ImageDataGenerator", "keras.utils.np_utils",
     "keras.optimizers.legacy", "optimizer(lr=)", "compile(experimental_run_tf_function=)", "model.fit_generator",
     "model.evaluate_generator", "optimizer.lr", "keras.backend.get_value", "keras.backend.set_value",
-    "optimizer.variables()",
+    "optimizer.variables()", "tf.ConfigProto", "tf.Session", "keras.backend.set_session",
 )  # fmt: skip
 
 
@@ -114,23 +122,29 @@ def test_keras_2_under_horovodrun_itself(tmp_path):
         assert len(told) == 1 and "[hvdkit rank 0]" in told[0], (idiom, told)
 
 
-def _checks(*words: str, cwd: Path) -> dict[str, str]:
-    done = _python(*words, str(SCRIPTS.parent / "idiom_checks.py"), cwd=cwd)
+KERAS_CHECKS = ("idiom_checks", "keras2_checks")
+
+
+def _checks(name: str, *words: str, cwd: Path) -> dict[str, str]:
+    done = _python(*words, str(SCRIPTS.parent / f"{name}.py"), cwd=cwd)
     results = [line for line in done.stdout.splitlines() if line.startswith("RESULTS ")]
     assert results, done.stdout[-4000:]
     return json.loads(results[0].removeprefix("RESULTS "))
 
 
-def test_idioms(tmp_path):
-    failed = {name: told for name, told in _checks("-m", "hvdkit.compat", cwd=tmp_path).items() if told != "ok"}
-    assert not failed, json.dumps(failed, indent=1)
+@pytest.mark.parametrize("name", [*KERAS_CHECKS, "inside_checks"])
+def test_under_compat(name, tmp_path):
+    results = _checks(name, "-m", "hvdkit.compat", cwd=tmp_path)
+    failed = {check: told for check, told in results.items() if told != "ok"}
+    assert results and not failed, json.dumps(failed, indent=1)
 
 
-def test_without_compat_nothing_is_mapped(tmp_path):
+@pytest.mark.parametrize("name", KERAS_CHECKS)
+def test_without_compat_nothing_is_mapped(name, tmp_path):
     """Every check can fail, and `import hvdkit` alone puts nothing into Keras and stands for nothing."""
-    results = _checks(cwd=tmp_path)
-    assert len(results) > 20
-    assert not [name for name, told in results.items() if told == "ok"]
+    results = _checks(name, cwd=tmp_path)
+    assert len(results) > 10
+    assert not [check for check, told in results.items() if told == "ok"]
 
 
 SCRIPT = """\

@@ -10,6 +10,10 @@ from keras.utils import np_utils
 from sklearn.datasets import load_digits
 
 hvd.init()
+config = tf.ConfigProto()
+config.gpu_options.allow_growth = True
+config.gpu_options.visible_device_list = str(hvd.local_rank())
+K.set_session(tf.Session(config=config))
 
 digits = load_digits()
 x, y = (digits.images[..., tf.newaxis] / 16.0).astype("float32"), np_utils.to_categorical(digits.target, 10)

@@ -1,0 +1,124 @@
+"""What Keras 2's layers, tensors, variables and metrics answered to, for Keras 3's."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+from hvdkit.compat.notices import say
+
+# An attribute of layers -> what of the layer it is the shape, the mask or the value of.
+_SHAPES = {"input_shape": "input", "output_shape": "output"}
+
+
+def install(keras: Any) -> None:
+    """Put them into Keras' classes."""
+    _layers(keras)
+    _tensors(keras)
+    _variables(keras)
+    keras.metrics.Metric.reset_states = _said("metric.reset_states()", "write metric.reset_state().", "reset_state")
+    _sequential(keras)
+
+
+def _sequential(keras: Any) -> None:
+    add, rebuild_with = keras.Sequential.add, keras.Sequential._maybe_rebuild
+
+    @functools.wraps(add)
+    def add_with_batch_size(self: Any, layer: Any, rebuild: bool = True) -> None:
+        shape = getattr(layer, "batch_shape_of_keras_2", None)
+        if shape is not None and not self._layers:
+            add(self, keras.layers.InputLayer(batch_shape=shape), rebuild)
+        add(self, layer, rebuild)
+
+    @functools.wraps(rebuild_with)
+    def rebuild(self: Any) -> None:
+        # Keras builds the model where its first layer has an `input_shape`: only models have in Keras 3. A layer that
+        # was called elsewhere has one here, and that is not the shape of this model's input.
+        first = self._layers[0]
+        if type(first).input_shape is keras.layers.Layer.input_shape and not isinstance(first, keras.layers.InputLayer):
+            self.built, self._functional = False, None
+        else:
+            rebuild_with(self)
+
+    keras.Sequential.add, keras.Sequential._maybe_rebuild = add_with_batch_size, rebuild
+
+
+def _said(old: str, new: str, method: str) -> Any:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        say(old, new)
+        return getattr(self, method)(*args, **kwargs)
+
+    return call
+
+
+def _layers(keras: Any) -> None:
+    layer = keras.layers.Layer
+
+    def shape_property(name: str, tensors: str) -> property:
+        def get(self: Any) -> Any:
+            found = getattr(self, tensors)  # AttributeError where the layer has not been called, as it was
+            say(f"layer.{name}", f"write layer.{tensors}.shape.")
+            return _shapes_of(keras, found)
+
+        return property(get)
+
+    for name, tensors in _SHAPES.items():
+        setattr(layer, name, shape_property(name, tensors))
+
+    def at(name: str, tensors: str, shape: bool) -> Any:
+        def get(self: Any, node_index: int) -> Any:
+            say(f"layer.{name}()", f"write layer.{tensors}, where the layer was called once.")
+            nodes = self._inbound_nodes
+            if not 0 <= node_index < len(nodes):
+                raise ValueError(f"The layer {self.name} was called {len(nodes)} times. Received: {node_index}.")
+            node = nodes[node_index]
+            found = node.input_tensors if tensors == "input" else node.outputs
+            found = found[0] if len(found) == 1 else list(found)
+            return _shapes_of(keras, found) if shape else found
+
+        return get
+
+    for tensors in ("input", "output"):
+        setattr(layer, f"get_{tensors}_at", at(f"get_{tensors}_at", tensors, shape=False))
+        setattr(layer, f"get_{tensors}_shape_at", at(f"get_{tensors}_shape_at", tensors, shape=True))
+
+
+def _shapes_of(keras: Any, tensors: Any) -> Any:
+    return keras.tree.map_structure(lambda tensor: tuple(tensor.shape), tensors)
+
+
+class _Shape(tuple):
+    """A tuple that is also asked what a ``tf.TensorShape`` is."""
+
+    __slots__ = ()
+
+    def as_list(self) -> list[int | None]:
+        say("tensor.shape.as_list()", "write list(tensor.shape).")
+        return list(self)
+
+    @property
+    def rank(self) -> int:
+        return len(self)
+
+    ndims = rank
+
+    def num_elements(self) -> int | None:
+        return None if None in self else math.prod(self)
+
+
+def _tensors(keras: Any) -> None:
+    tensor = keras.KerasTensor
+    shape = tensor.shape
+    tensor.shape = property(lambda self: _Shape(shape.fget(self)), shape.fset)
+    tensor.get_shape = lambda self: self.shape
+
+
+def _variables(keras: Any) -> None:
+    import tensorflow as tf
+
+    variable = keras.Variable
+    variable.ref = tf.Variable.ref
+    variable.read_value = lambda self: tf.identity(self.value)
+    variable.get_shape = lambda self: self.shape
+    variable.eval = _said("variable.eval()", "write variable.numpy().", "numpy")
