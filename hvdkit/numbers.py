@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from typing import Any
 
@@ -93,6 +94,34 @@ def real(value: Any, name: str) -> float:
     if found is None or math.isnan(found):
         raise UsageError(f"`{name}` must be a number. Received: {name}={value!r}.")
     return found
+
+
+def seconds_of(time: float | str | None, name: str = "max_time") -> float | None:
+    """A time as seconds; None is none.
+
+    Args:
+        time: seconds, or ``"3:50:00"``.
+        name: of the argument, as the error says it.
+
+    Raises:
+        UsageError: it is neither, or not above 0.
+
+    Example:
+
+    >>> seconds_of("1:30:00"), seconds_of("45:30"), seconds_of(90)
+    (5400.0, 2730.0, 90.0)
+    """
+    if time is None:
+        return None
+    if isinstance(time, str) and re.fullmatch(r"([0-9]{1,9}:)?[0-9]{1,3}:[0-9]{2}", time):
+        seconds: Any = 0
+        for number in time.split(":"):
+            seconds = seconds * 60 + int(number)
+    else:
+        seconds = plain(time)
+    if seconds is not None and seconds > 0:
+        return float(seconds)
+    raise UsageError(f'`{name}` must be seconds, or "3:50:00". Received: {name}={time!r}.')
 
 
 def of_fit(arguments: dict[str, Any]) -> None:
