@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from hvdkit import strict_yaml
 from hvdkit.errors import ConfigError
+from hvdkit.numbers import seconds_of
 from hvdkit.registry import suggestion
+from hvdkit.strict_yaml import shown
 
 
 def _number(value: Any) -> Any:
@@ -91,6 +93,11 @@ class LocalSGD(_Section):
     nesterov: bool = Field(True, description="Of the outer momentum.")
 
 
+def _duration(value: Any) -> Any:
+    seconds_of(value)
+    return value
+
+
 class Checkpoint(_Section):
     """Where the training is saved, and from where it goes on."""
 
@@ -98,7 +105,9 @@ class Checkpoint(_Section):
     every: Annotated[int, Field(ge=1)] | Literal["auto", "epoch"] = Field("auto", description="Steps, auto or epoch.")
     keep: Annotated[int, Field(ge=1)] = Field(3, description="How many of the newest stay.")
     resume: Literal["auto", "never"] = Field("auto", description="Go on from the newest valid one, or begin anew.")
-    max_time: float | str | None = Field(None, description='Save and exit with code 75 after "3:50:00", or seconds.')
+    max_time: Annotated[float | str | None, BeforeValidator(_duration)] = Field(
+        None, description='Save and exit with code 75 after "3:50:00", or seconds.'
+    )
 
 
 class Launch(_Section):
@@ -180,20 +189,17 @@ def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(error)}", fix=_fix(error)) from None
+        what, fix = _first(error, tree)
+        raise ConfigError(f"{path}: {what}", fix=fix) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = strict_yaml.read_file(path)
     except FileNotFoundError:
         folder = path.parent
         near = suggestion(path.name, [p.name for p in folder.glob("*.y*ml")]) if folder.is_dir() else None
         raise ConfigError(f"The configuration {path} does not exist.", fix=near) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The configuration {path} cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"The configuration {path} is not YAML: {' '.join(str(error).split())}.") from None
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise ConfigError(f"The configuration {path} should be a mapping of keys to values, but is a {_kind(tree)}.")
@@ -202,42 +208,66 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not all(key.split(".")):
-        raise ConfigError(f"--set takes key=value, such as --set optimizer.learning_rate=0.01. Received: {override!r}.")
     *parents, last = key.split(".")
+    if not equals or not all((*parents, last)) or len(parents) > strict_yaml.DEEPEST:
+        raise ConfigError(
+            f"--set takes key=value, such as --set optimizer.learning_rate=0.01. Received: {shown(override)}."
+        )
     for parent in parents:
         child = tree.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {override}: {parent!r} is a {_kind(child)}, it has no keys.")
+            raise ConfigError(f"--set {_named(key)}: {shown(parent)} is a {_kind(child)}, it has no keys.")
         tree = child
-    try:
-        tree[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override}: {text!r} is not a YAML value.") from None
+    tree[last] = strict_yaml.read_text(text, f"--set {_named(key)}: the value {shown(text)}")
 
 
 def _kind(value: Any) -> str:
     return {list: "list", str: "text", int: "number", float: "number", bool: "yes or no"}.get(type(value), "value")
 
 
-def _explain(error: ValidationError) -> str:
-    """The first thing that is wrong, with its path."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
-    if first["type"] == "extra_forbidden":
-        return f"unknown key `{where}`."
-    if first["type"] == "missing":
-        return f"the key `{where}` is missing."
-    return f"`{where}`: {first['msg'][0].lower()}{first['msg'][1:]}. Received: {first['input']!r}."
+def _named(key: Any) -> str:
+    """A key as the user wrote it, or in quotes where it would not be seen as what it is."""
+    text = str(key)
+    return text if text.isprintable() and len(text) <= 80 else shown(text, 80)
 
 
-def _fix(error: ValidationError) -> str | None:
-    first = error.errors()[0]
-    if first["type"] != "extra_forbidden":
-        return None
+def _first(error: ValidationError, tree: dict[str, Any]) -> tuple[str, str | None]:
+    """What is wrong first, at the place where the user wrote it, and what to do."""
+    found = [(_place(each, tree), each) for each in error.errors(include_url=False)]
+    begin = found[0][0]
+    # Where one of several kinds is wanted, each says why not: those say most that looked deepest into what is there.
+    here = [(place, each) for place, each in found if place[: len(begin)] == begin]
+    where = max((place for place, _ in here), key=len)
+    each = [each for place, each in here if place == where]
+    named = ".".join(_named(part) for part in where)
+    for kind, says in (("extra_forbidden", f"unknown key `{named}`."), ("missing", f"the key `{named}` is missing.")):
+        if each[0]["type"] == kind:
+            return says, _near(each[0]["loc"]) if kind == "extra_forbidden" else None
+    reasons = dict.fromkeys(_reason(one) for one in each)
+    return f"`{named}`: {', or '.join(reasons)}. Received: {shown(each[0]['input'])}.", None
+
+
+def _place(each: Any, tree: Any) -> tuple[int | str, ...]:
+    """The path of keys that stand in the file: pydantic's own also names kinds, as `constrained-int`."""
+    place = []
+    for part in each["loc"]:
+        if (isinstance(tree, dict) and part in tree) or (isinstance(tree, list) and part in range(len(tree))):
+            tree = tree[part]
+            place.append(part)
+    return (*place, each["loc"][-1]) if each["type"] == "missing" else tuple(place)
+
+
+def _reason(each: Any) -> str:
+    if each["type"] == "value_error":  # of ours, which may name an argument of Python's and what it received
+        text = str(each["ctx"]["error"]).splitlines()[0].partition(" Received: ")[0].removesuffix(".")
+        return re.sub(r"^`\w+` ", "", text)
+    return f"{each['msg'][0].lower()}{each['msg'][1:]}"
+
+
+def _near(loc: tuple[int | str, ...]) -> str:
     section: Any = Config
-    for part in first["loc"][:-1]:
+    for part in loc[:-1]:
         section = section.model_fields[part].annotation
         section = next(s for s in (*get_args(section), section) if isinstance(s, type) and issubclass(s, _Section))
     known = [field.alias or name for name, field in section.model_fields.items()]
-    return suggestion(str(first["loc"][-1]), known) or f"known here: {', '.join(known)}."
+    return suggestion(str(loc[-1]), known) or f"known here: {', '.join(known)}."

@@ -137,6 +137,34 @@ def by_class(value: Any, name: str = "class_weight") -> dict[int, float]:
 _WHOLE = re.compile(r"\s*[-+]?\d{1,18}\s*")
 
 
+def seconds_of(time: float | str | None, name: str = "max_time") -> float | None:
+    """A time as seconds; None is none.
+
+    Args:
+        time: seconds, or ``"3:50:00"``.
+        name: of the argument, as the error says it.
+
+    Raises:
+        UsageError: it is neither, or not above 0.
+
+    Example:
+
+    >>> seconds_of("1:30:00"), seconds_of("45:30"), seconds_of(90)
+    (5400.0, 2730.0, 90.0)
+    """
+    if time is None:
+        return None
+    if isinstance(time, str) and re.fullmatch(r"([0-9]{1,9}:)?[0-9]{1,3}:[0-9]{2}", time):
+        seconds: Any = 0
+        for number in time.split(":"):
+            seconds = seconds * 60 + int(number)
+    else:
+        seconds = plain(time)
+    if seconds is not None and 0 < seconds < 2**63:
+        return float(seconds)
+    raise UsageError(f'`{name}` must be seconds, or "3:50:00". Received: {name}={time!r}.')
+
+
 def of_fit(arguments: dict[str, Any]) -> None:
     """Make the numbers among the arguments of ``fit`` Python's: broadcast ones come as arrays or tensors.
 

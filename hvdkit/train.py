@@ -11,6 +11,8 @@ save, go on, end in order             hvd.callbacks.CheckpointCallback
 
 from __future__ import annotations
 
+import inspect
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +26,7 @@ from hvdkit.errors import ConfigError, UsageError
 from hvdkit.models import MODELS
 from hvdkit.registry import Registry, load
 from hvdkit.strategies import STRATEGIES
+from hvdkit.strict_yaml import shown
 
 DATA = Registry("data set", {"digits": "hvdkit.data.digits:load_digits"})
 
@@ -67,15 +70,10 @@ def train(config: Config) -> Result:
     Raises:
         ConfigError: a name or an argument in the configuration that Keras does not know.
     """
-    spec = config.strategy if isinstance(config.strategy, Named) else Named(name=config.strategy)
-    make_strategy = _named(STRATEGIES, spec.name)
-    engine = None if config.engine == "auto" else config.engine  # HVDKIT_ENGINE may have a say
-    hvd.init(pin_gpus=getattr(make_strategy, "pin_gpus", True), engine=engine)
-    hvd.set_seed(config.seed)
-    data = _named(DATA, config.data.name)
-    arguments = {"test_fraction": config.data.test_fraction} if config.data.name in DATA.names() else {}
-    (x, y), (x_test, y_test) = data(**arguments)
-    strategy = _built("strategy", make_strategy, **spec.arguments())
+    named = _Names(config)
+    _enter(config, named)
+    (x, y), (x_test, y_test) = _loaded(config, named)
+    strategy = _strategy(config, named)
     uneven = "drop" if strategy.num_replicas_in_sync > 1 else "pad"  # replicas can share whole batches only
     how = {"batch_size": config.batch_of_each(hvd.size()), "seed": config.seed, "per_rank_batch": config.per_rank_batch}
     data = hvd.data.shard(x, y, uneven=uneven, **how)
@@ -90,12 +88,73 @@ def train(config: Config) -> Result:
     return result
 
 
+def check(config: Config, ranks: int) -> None:
+    """Make all that the configuration names as ``train`` makes it, and train nothing.
+
+    Data of the user's own are not loaded, which may take long: a model that wants to know their shape is not built.
+
+    Args:
+        config: the configuration.
+        ranks: how many ranks will train.
+
+    Raises:
+        ConfigError: as ``train``.
+    """
+    named = _Names(config)
+    config.batch_of_each(ranks)
+    _enter(config, named)
+    strategy = _strategy(config, named)
+    with strategy.scope():
+        if config.data.name in DATA.names():
+            (x, y), _ = _loaded(config, named)
+            model = _model(config, x.shape[1:], int(np.max(y)) + 1)
+        else:
+            _built("model", inspect.signature(named.model).bind, (), 1, **config.model.arguments())
+            model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        _compile(config, model, steps_per_epoch=1, ranks=ranks)
+    _callbacks(config)
+
+
+class _Names:
+    """What the configuration chooses by name; found before anything is made, and before the ranks meet."""
+
+    def __init__(self, config: Config):
+        spec = config.strategy if isinstance(config.strategy, Named) else Named(name=config.strategy)
+        self.strategy, self.strategy_arguments = _named(STRATEGIES, spec.name), spec.arguments()
+        self.data = _named(DATA, config.data.name)
+        self.model = _named(MODELS, config.model.name)
+
+
+def _enter(config: Config, named: _Names) -> None:
+    engine = None if config.engine == "auto" else config.engine  # HVDKIT_ENGINE may have a say
+    hvd.init(pin_gpus=getattr(named.strategy, "pin_gpus", True), engine=engine)
+    hvd.set_seed(config.seed)
+
+
+def _loaded(config: Config, named: _Names) -> tuple[tuple, tuple]:
+    arguments = {"test_fraction": config.data.test_fraction} if config.data.name in DATA.names() else {}
+    return named.data(**arguments)
+
+
+def _strategy(config: Config, named: _Names) -> Any:
+    return _built("strategy", named.strategy, **named.strategy_arguments)
+
+
 def _compiled(config: Config, input_shape: tuple, classes: int, steps_per_epoch: int) -> keras.Model:
-    model = _built("model", _named(MODELS, config.model.name), input_shape, classes, **config.model.arguments())
+    model = _model(config, input_shape, classes)
+    _compile(config, model, steps_per_epoch, hvd.size())
+    return model
+
+
+def _model(config: Config, input_shape: tuple, classes: int) -> keras.Model:
+    return _built("model", _named(MODELS, config.model.name), input_shape, classes, **config.model.arguments())
+
+
+def _compile(config: Config, model: keras.Model, steps_per_epoch: int, ranks: int) -> None:
     compression = config.compression if isinstance(config.compression, str) else config.compression.model_dump()
-    optimizer = _optimizer(config, steps_per_epoch)
+    optimizer = _optimizer(config, steps_per_epoch, ranks)
     if config.local_sgd is None:
-        hvd.DistributedOptimizer(optimizer, compression=compression)
+        _built("compression", hvd.DistributedOptimizer, optimizer, compression=compression)
     else:
         _without_compression(config)
         hvd.strategies.local_sgd(optimizer, **config.local_sgd.model_dump())
@@ -105,7 +164,6 @@ def _compiled(config: Config, input_shape: tuple, classes: int, steps_per_epoch:
     for name in config.metrics:  # Keras would find out in the first step
         _built("metrics", keras.metrics.get, name)
     model.compile(optimizer, loss=loss, metrics=list(config.metrics))
-    return model
 
 
 def _callbacks(config: Config) -> list:
@@ -138,13 +196,16 @@ def _named(registry: Registry, name: str) -> Any:
     """A registered thing, or the user's own, as ``module:function``."""
     if ":" not in name:
         return registry.resolve(name)
+    fix = "it is read as module:function, from the directory you are in or an installed package."
+    if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", name):
+        raise ConfigError(f"{shown(name)} in the configuration names no {registry.kind}.", fix=fix)
     try:
-        return load(name)
+        found = load(name)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"{name!r} in the configuration does not load: {error}.",
-            fix="it is read as module:function, from the directory you are in or an installed package.",
-        ) from error
+        raise ConfigError(f"{name!r} in the configuration does not load: {error}.", fix=fix) from error
+    if not callable(found):
+        raise ConfigError(f"{name!r} in the configuration is no function, but {shown(found)}.", fix=fix)
+    return found
 
 
 def _built(kind: str, function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -156,7 +217,7 @@ def _built(kind: str, function: Any, *args: Any, **kwargs: Any) -> Any:
         raise ConfigError(f"The {kind} of the configuration cannot be made: {error}") from error
 
 
-def _optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+def _optimizer(config: Config, steps_per_epoch: int, ranks: int) -> keras.optimizers.Optimizer:
     arguments = config.optimizer.arguments()
     if config.lr is not None:
         if "learning_rate" in arguments:
@@ -166,7 +227,7 @@ def _optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Optimiz
         arguments["learning_rate"] = hvd.schedules.large_batch(
             config.lr.base,
             config.lr.base_batch,
-            config.batch_of_each(hvd.size()),
+            config.batch_of_each(ranks),
             steps_per_epoch,
             after=after.model_dump() if isinstance(after, Named) else after,
             epochs=config.epochs,

@@ -11,7 +11,7 @@ from hvdkit import training_data
 from hvdkit.checkpoint.callback_state import give, take, with_state
 from hvdkit.checkpoint.keep import Keep
 from hvdkit.checkpoint.pace import Pace
-from hvdkit.checkpoint.preemption import Preempted, Preemption, seconds_of
+from hvdkit.checkpoint.preemption import Preempted, Preemption
 from hvdkit.checkpoint.restoring import Restored, restore
 from hvdkit.checkpoint.saver import Saver
 from hvdkit.checkpoint.state import own_weights
@@ -21,7 +21,7 @@ from hvdkit.errors import UsageError
 from hvdkit.keras_model import build_optimizer, optimizers_of, unwrap
 from hvdkit.learning_rate import rates_of, set_rates
 from hvdkit.log import get_logger
-from hvdkit.numbers import plain
+from hvdkit.numbers import plain, seconds_of
 
 
 class CheckpointCallback(keras.callbacks.Callback):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import threading
 import time
@@ -12,8 +11,8 @@ import weakref
 from types import FrameType
 from typing import Any
 
-from hvdkit.errors import REQUEUE_EXIT_CODE, UsageError
-from hvdkit.numbers import plain
+from hvdkit.errors import REQUEUE_EXIT_CODE
+from hvdkit.numbers import seconds_of
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -86,22 +85,3 @@ def _in_fit(frame: FrameType | None, model: Any) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def seconds_of(text: float | str | None) -> float | None:
-    """A time as seconds.
-
-    >>> seconds_of("1:30:00"), seconds_of("45:30"), seconds_of(90)
-    (5400.0, 2730.0, 90.0)
-    """
-    if text is None:
-        return None
-    if isinstance(text, str) and re.fullmatch(r"(\d+:)?\d{1,3}:\d\d", text):
-        seconds = 0
-        for number in text.split(":"):
-            seconds = seconds * 60 + int(number)
-        return float(seconds)
-    seconds = plain(text)
-    if seconds is not None and seconds > 0:
-        return float(seconds)
-    raise UsageError(f'`max_time` must be seconds, or "3:50:00". Received: max_time={text!r}.')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -33,12 +34,13 @@ def command(config: Path, overrides: tuple[str, ...], np_: int | None, max_resta
     from hvdkit.errors import UsageError
 
     settings = configuration.load(config, overrides)
+    ranks = np_ or settings.launch.np
     if dry_run:
         import yaml
 
+        _room().check(settings, ranks)
         click.echo(yaml.safe_dump(settings.model_dump(mode="json", by_alias=True), sort_keys=False).rstrip())
         return
-    ranks = np_ or settings.launch.np
     by_hand = env.launch_info().launcher == "none"
     if max_restarts and not by_hand:
         raise UsageError(
@@ -51,9 +53,14 @@ def command(config: Path, overrides: tuple[str, ...], np_: int | None, max_resta
         words = ["train", str(config), *(word for o in overrides for word in ("--set", o))]
         options = {"launcher": settings.launch.launcher, "max_restarts": max_restarts}
         sys.exit(launch.run(words, ranks, module="hvdkit", **options))
-    sys.path.insert(0, "")  # `module:function` in the file is looked for where the user is
-    from hvdkit.train import train
-
-    result = train(settings)
+    result = _room().train(settings)
     if env.launch_info().rank == 0:
         click.echo(str(result))
+
+
+def _room() -> Any:
+    """Where training is; importing it imports TensorFlow."""
+    sys.path.insert(0, "")  # `module:function` in the file is looked for where the user is
+    from hvdkit import train
+
+    return train

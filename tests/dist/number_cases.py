@@ -13,7 +13,7 @@ import tensorflow as tf
 import hvdkit as hvd
 from hvdkit.checkpoint.format import step_name
 from hvdkit.checkpoint.keep import Keep
-from hvdkit.checkpoint.preemption import seconds_of
+from hvdkit.numbers import seconds_of
 from hvdkit.schedules import Recipe, scaling
 
 FORMS: dict[str, Callable] = {
