@@ -69,6 +69,19 @@ def test_texts_of_numpy_which_keras_refuses_are_texts(tmp_path):
     assert cases.delivered(tf.constant(["a", "bé", ""]), None, None, 3) == wanted
 
 
+def test_frames_and_series():
+    pandas = pytest.importorskip("pandas")
+    hvd.init()
+    frames = [
+        pandas.DataFrame({"a": [1.5, 2, 3], "b": [True, False, True], "c": [1, 2, 3]}),
+        pandas.DataFrame({"a": [1, 2, 3], "b": [1, 2, 3]}),
+        pandas.Series([1.5, 2, 3]),
+        {"p": pandas.Series([1, 2, 3]), "q": pandas.DataFrame({"a": np.zeros(3, ">f4")})},
+    ]
+    for x in frames:
+        assert cases.delivered(x, frames[1], None, 2) == cases.of_keras(x, frames[1], None, 2)
+
+
 def test_ordered_dicts_and_named_tuples():
     hvd.init()
     pair = collections.namedtuple("pair", "b a")
