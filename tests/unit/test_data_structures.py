@@ -69,6 +69,13 @@ def test_texts_of_numpy_which_keras_refuses_are_texts(tmp_path):
     assert cases.delivered(tf.constant(["a", "bé", ""]), None, None, 3) == wanted
 
 
+def test_a_sparse_tensor_whose_entries_are_in_no_order():
+    hvd.init()
+    indices, values = [[3, 0], [0, 1], [3, 1], [0, 0]], [1.0, 2.0, 3.0, 4.0]
+    found = cases.delivered(tf.SparseTensor(indices, values, [4, 2]), None, None, 2)
+    assert found == cases.of_keras(tf.sparse.reorder(tf.SparseTensor(indices, values, [4, 2])), None, None, 2)
+
+
 def test_frames_and_series():
     pandas = pytest.importorskip("pandas")
     hvd.init()
