@@ -101,7 +101,7 @@ def of(leaf: Any, what: str) -> Rows | _OnDisk | None:
     if isinstance(leaf, tf.RaggedTensor):
         return Rows(_to(leaf, what))
     if isinstance(leaf, tf.SparseTensor) or data_adapter_utils.is_scipy_sparse(leaf):
-        return _Sparse(_sparse(leaf, what))
+        return _Sparse(_to(leaf if tf.is_tensor(leaf) else kinds.of_scipy(leaf, what), what))
     array = _array(leaf, what)
     if type(array) is np.ndarray and (array.dtype.kind == "O" or dtypes.is_text(array)):
         if not dtypes.is_text(array):
@@ -162,17 +162,6 @@ def _to(tensor: Any, what: str) -> Any:
         raise UsageError(f"{what} has a shape that nobody knows.", fix="tf.ensure_shape.")
     wanted = _floatx(tensor.dtype)
     return tensor if tensor.dtype == wanted else tf.cast(tensor, wanted)
-
-
-def _sparse(leaf: Any, what: str) -> tf.SparseTensor:
-    if isinstance(leaf, tf.SparseTensor):
-        return _to(leaf, what)
-    if len(leaf.shape) != 2:
-        raise UsageError(
-            f"{what} is a sparse array of {len(leaf.shape)} axes: of scipy's, only those with two are taken."
-        )
-    dtypes.of(leaf.dtype, what)
-    return _to(data_adapter_utils.scipy_sparse_to_tf_sparse(leaf.tocsr()), what)
 
 
 def _tensor(array: np.ndarray) -> tf.Tensor:

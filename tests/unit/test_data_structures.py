@@ -8,6 +8,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import scipy.sparse
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,18 @@ from hypothesis import strategies as st
 import hvdkit as hvd
 from hvdkit.errors import UsageError
 from tests.dist import structure_cases as cases
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, *batches):
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, number):
+        return self.batches[number]
 
 
 @settings(cases.STEADY, max_examples=40)
@@ -108,18 +121,6 @@ def test_outputs_without_targets_and_weights_of_one():
         assert cases.delivered(x, targets, weights, 2) == cases.of_keras(x, targets, weights, 2)
 
 
-class Batches(keras.utils.PyDataset):
-    def __init__(self, *batches):
-        super().__init__()
-        self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __getitem__(self, number):
-        return self.batches[number]
-
-
 def test_batches_of_a_pydataset_in_lists_ordered_dicts_and_any_byte_order(tmp_path):
     hvd.init()
     for order in "<>":
@@ -152,6 +153,16 @@ def test_batches_of_a_pydataset_in_lists_ordered_dicts_and_any_byte_order(tmp_pa
         ({"x": [np.zeros(3), np.zeros(2)]}, "different numbers of samples: `x[0]` 3, `x[1]` 2"),
         ({"x": []}, "no array of samples in `x`"),
         ({"sample_weight": np.ones(3)}, "`sample_weight` needs `y`"),
+        ({"y": np.ones(3), "sample_weight": [np.ones(3)]}, "`sample_weight` must be one array, or have the structure"),
+        ({"y": [np.ones(3)], "sample_weight": {"a": np.ones(3)}}, "`sample_weight` must be one array, or have the"),
+        ({"y": np.ones(3), "sample_weight": [np.ones(3)], "class_weight": {1: 2}}, "`sample_weight` must be one array"),
+        ({"y": np.ones(3), "sample_weight": np.ones(1), "class_weight": {1: 2}}, "different numbers of samples"),
+        ({"x": scipy.sparse.coo_array(np.ones(3))}, "`x` is a sparse array with 1 axes"),
+        ({"x": scipy.sparse.coo_array(np.ones((3, 2), "g"))}, "`x` is an array of float128"),
+        (
+            {"x": Batches([scipy.sparse.coo_array(np.ones(3))]), "batch_size": None},
+            "Component [0] of the data is a sparse",
+        ),
         (
             {"x": tf.data.Dataset.range(9).filter(lambda _: True), "buffer_size": 2**40},
             "`buffer_size` is 1099511627776",
