@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from hvdkit.errors import UsageError
@@ -114,7 +113,7 @@ def by_class(value: Any, name: str = "class_weight") -> dict[int, float]:
     >>> by_class({"0": 1, 1: 2.5})
     {0: 1.0, 1: 2.5}
     """
-    if not isinstance(value, Mapping):
+    if not hasattr(value, "items"):  # a series of pandas has them, and Keras takes it
         is_list = isinstance(value, list | tuple) or hasattr(value, "__array__")
         way = "dict(enumerate(weights))" if is_list else "hvd.data.class_weights(y), from the targets of all ranks."
         raise UsageError(

@@ -39,8 +39,8 @@ class Arrays:
             raise UsageError("`sample_weight` needs `y`: without targets there is no loss for it to weigh.")
         if class_weight is not None:
             sample_weight = _by_class(y, sample_weight, class_weight)
-        if sample_weight is not None and keras.tree.is_nested(y) and not keras.tree.is_nested(sample_weight):
-            sample_weight = keras.tree.map_structure(lambda _: sample_weight, y)  # the same for all outputs, as in fit
+        if sample_weight is not None:
+            sample_weight = _for_outputs(y, sample_weight)
         named = [each for name, part in zip(_NAMES, (x, y, sample_weight), strict=True) for each in _named(name, part)]
         parts = {what: rows.of(leaf, what) for what, leaf in named}
         lengths = {what: part.samples for what, part in parts.items() if part is not None}
@@ -87,5 +87,24 @@ def _by_class(y: Any, sample_weight: Any, class_weight: dict[int, float]) -> Any
     own = sample_weights(y, class_weight)
     if sample_weight is None:
         return own
+    if keras.tree.is_nested(sample_weight):
+        raise UsageError("`sample_weight` must be one array where there are class weights.", fix="np.array(...) of it.")
     theirs = np.asarray(sample_weight, np.float32)
+    if theirs.shape[:1] != own.shape:
+        raise UsageError(
+            f"The arrays have different numbers of samples: `sample_weight` {theirs.shape}, `y` {own.shape}."
+        )
     return own.reshape(-1, *[1] * (theirs.ndim - 1)) * theirs
+
+
+def _for_outputs(y: Any, sample_weight: Any) -> Any:
+    """The weights in the structure of the targets, as in ``fit``: one array is for all outputs."""
+    if keras.tree.is_nested(y) and not keras.tree.is_nested(sample_weight):
+        return keras.tree.map_structure(lambda _: sample_weight, y)
+    try:
+        keras.tree.assert_same_structure(y, sample_weight)
+    except (TypeError, ValueError):
+        raise UsageError(
+            "`sample_weight` must be one array, or have the structure of `y`: an array, or None, for each output."
+        ) from None
+    return sample_weight

@@ -116,7 +116,7 @@ def _tensor_of(path: tuple, leaf: Any) -> Any:
     if tf.is_tensor(leaf):
         return tf.convert_to_tensor(leaf) if isinstance(leaf, tf.Variable) else leaf
     if data_adapter_utils.is_scipy_sparse(leaf):
-        return data_adapter_utils.scipy_sparse_to_tf_sparse(leaf)
+        return of_scipy(leaf, _component(path))
     if leaf is None:
         raise UsageError(f"{_component(path)} is None, of which Keras makes no tensor.", fix="leave it out.")
     array = np.asarray(leaf)
@@ -124,6 +124,19 @@ def _tensor_of(path: tuple, leaf: Any) -> Any:
         return tf.constant(dtypes.native(array), tf.string)
     dtypes.of(array.dtype, _component(path))
     return dtypes.native(array)
+
+
+def of_scipy(matrix: Any, what: str) -> tf.SparseTensor:
+    """A sparse matrix of scipy's as a tensor.
+
+    Raises:
+        UsageError: it is none with two axes, or of a dtype that has no tensors; it is named.
+    """
+    if len(matrix.shape) != 2:
+        axes = len(matrix.shape)
+        raise UsageError(f"{what} is a sparse array with {axes} axes; of scipy's, only those with 2 are taken.")
+    dtypes.of(matrix.dtype, what)
+    return tf.sparse.reorder(data_adapter_utils.scipy_sparse_to_tf_sparse(matrix.tocsr()))
 
 
 def digest(element: Any) -> str:

@@ -101,7 +101,7 @@ def of(leaf: Any, what: str) -> Rows | _OnDisk | None:
     if isinstance(leaf, tf.RaggedTensor):
         return Rows(_to(leaf, what))
     if isinstance(leaf, tf.SparseTensor) or data_adapter_utils.is_scipy_sparse(leaf):
-        return _Sparse(_sparse(leaf, what))
+        return _Sparse(_to(leaf if tf.is_tensor(leaf) else kinds.of_scipy(leaf, what), what))
     array = _array(leaf, what)
     if type(array) is np.ndarray and (array.dtype.kind == "O" or dtypes.is_text(array)):
         if not dtypes.is_text(array):
@@ -115,11 +115,8 @@ def of(leaf: Any, what: str) -> Rows | _OnDisk | None:
 
 def _array(leaf: Any, what: str) -> Any:
     """An array of NumPy's, or something like it that lies on a disk."""
-    if type(leaf).__module__.startswith("pandas.") and hasattr(leaf, "to_numpy"):
-        leaf = leaf.to_numpy()
-        leaf = leaf[:, None] if leaf.ndim == 1 else leaf  # of a series a column, as Keras makes it
-    elif hasattr(leaf, "to_numpy"):
-        leaf = leaf.to_numpy()
+    if hasattr(leaf, "to_numpy"):
+        leaf = _of_frame(leaf)
     lazy = isinstance(leaf, np.memmap) or not isinstance(leaf, np.ndarray)
     is_array = isinstance(getattr(leaf, "dtype", None), np.dtype) and hasattr(leaf, "shape")
     if not is_array and not hasattr(leaf, "__array__"):
@@ -131,6 +128,17 @@ def _array(leaf: Any, what: str) -> Any:
             f"Samples must be arrays with a sample per row, but {what} is a single value of {leaf.dtype}.", fix=_FIX
         )
     return leaf
+
+
+def _of_frame(leaf: Any) -> Any:
+    """A frame or a series, as Keras has it: of one of pandas numbers of one dtype, and of a series a column."""
+    if type(leaf).__module__.partition(".")[0] != "pandas":
+        return leaf.to_numpy()
+    kinds_of = {dtype.kind for dtype in leaf.dtypes} if leaf.ndim == 2 else set()
+    if "f" in kinds_of and kinds_of <= set("biuf"):
+        leaf = leaf.astype(keras.config.floatx())
+    array = leaf.to_numpy()
+    return array[:, None] if array.ndim == 1 else array
 
 
 def _way_out(leaf: Any, what: str) -> str:
@@ -154,17 +162,6 @@ def _to(tensor: Any, what: str) -> Any:
         raise UsageError(f"{what} has a shape that nobody knows.", fix="tf.ensure_shape.")
     wanted = _floatx(tensor.dtype)
     return tensor if tensor.dtype == wanted else tf.cast(tensor, wanted)
-
-
-def _sparse(leaf: Any, what: str) -> tf.SparseTensor:
-    if isinstance(leaf, tf.SparseTensor):
-        return _to(leaf, what)
-    if len(leaf.shape) != 2:
-        raise UsageError(
-            f"{what} is a sparse array of {len(leaf.shape)} axes: of scipy's, only those with two are taken."
-        )
-    dtypes.of(leaf.dtype, what)
-    return _to(data_adapter_utils.scipy_sparse_to_tf_sparse(leaf.tocsr()), what)
 
 
 def _tensor(array: np.ndarray) -> tf.Tensor:

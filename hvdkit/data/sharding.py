@@ -44,13 +44,15 @@ def shard(
     Args:
         x: one of
 
-            - arrays with a sample per row, the same on every rank: NumPy, TensorFlow, memory-mapped, or a list, tuple
-              or dict of them. Step s trains on the s-th ``N * batch_size`` samples of the epoch's order.
+            - arrays with a sample per row, the same on every rank: what ``fit`` takes, also memory-mapped or in HDF5,
+              ragged or sparse, or lists, tuples and dicts of them. Lists become tuples, as in ``fit``. Step s trains on
+              the s-th ``N * batch_size`` samples of the epoch's order.
             - a ``tf.data.Dataset``, the same on every rank and finite. With ``batch_size`` its elements are samples;
               without, they are batches, dealt out in turn.
             - a ``keras.utils.PyDataset``, the same on every rank: its batches are dealt out in turn.
             - file names or globs, ``"train-*.npz"`` (with arrays ``x``, ``y``, ``sample_weight``) or
-              ``"train-*.tfrecord"`` (with ``parse``): each rank reads whole files, shared out by their samples.
+              ``"train-*.tfrecord"`` (with ``parse``): each rank reads whole files, shared out by their samples. The
+              arrays of all files have the same dtypes; records are checked against their checksums.
         y: the targets, where ``x`` is arrays.
         batch_size: samples per step on each rank.
         shuffle: another order each epoch, from ``seed`` and the epoch, the same on every machine. None means yes,
@@ -58,8 +60,9 @@ def shard(
         seed: of the order; the same on every rank.
         uneven: ``"pad"`` goes on to the last sample; ``"drop"`` leaves out what fills no step of all ranks.
         already_split: ``x`` is this rank's own part already, of whatever length.
-        sample_weight: a weight per sample, where ``x`` is arrays.
-        class_weight: a dict, or ``"balanced"``: by the classes of all ranks' samples; where ``x`` is arrays.
+        sample_weight: a weight per sample, where ``x`` is arrays; one array for all outputs, or one for each.
+        class_weight: a dict from class to weight (``{"1": 2.0}``, as JSON and YAML have it, too), or ``"balanced"``: by
+            the classes of all ranks' samples; where ``x`` is arrays, and ``y`` those of one output.
         per_rank_batch: ``"auto"`` measures each rank's speed before training and gives slower ranks smaller batches,
             ``N * batch_size`` together; where ``x`` is arrays that every rank has.
         parse: turns a batch of serialized records, a string tensor, into ``(x, y)``; for TFRecord files.

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 
 import hvdkit as hvd
+from tests.dist import kind_cases
 
 NUMBERS = "? i1 u1 i2 u2 i4 u4 i8 u8 f2 f4 f8 c8 c16".split()
 KINDS = "plain strided fortran memmap h5py tensor variable ragged sparse scipy texts matrix masked bfloat16".split()
@@ -216,5 +217,17 @@ def damaged(folder: str) -> dict:
     return found
 
 
+def trained(each: int, ranks: int) -> dict:
+    """A model of texts, ragged, sparse and dense tensors in a structure; a rank has no samples in the last step."""
+    made = kind_cases.OfAnything()
+    made.compile(hvd.DistributedOptimizer(keras.optimizers.SGD(0.05)), "mse")
+    n = 3 * each * ranks + 1
+    x, y = kind_cases.KINDS["nested"](n), np.sin(np.arange(n))[:, None]
+    data = hvd.data.shard([x, np.ones((n, 2))], y, batch_size=each * ranks // hvd.size(), seed=3)
+    history = made.fit(data, epochs=2, verbose=0, callbacks=[hvd.callbacks.MetricAverageCallback()]).history
+    return {"weights": [w.numpy() for w in made.weights], "loss": history["loss"]}
+
+
 def everything(examples: int, folder: str) -> dict:
-    return {**together(examples), "classes": classes(), "damaged": damaged(folder)}
+    trained_here = trained(2, hvd.size())
+    return {**together(examples), "classes": classes(), "damaged": damaged(folder), "trained": trained_here}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import pytest
 
+import hvdkit as hvd
 from hvdkit.testing import run_ranks
 from tests.chaos.common import count
 from tests.dist import structure_cases as cases
@@ -31,6 +33,16 @@ def test_all_ranks_together_are_given_what_keras_would_train_on(on_ranks, engine
     for rank in on_ranks(engine, ranks):
         assert rank["examples"] >= count(14, 200)
         assert rank["without"], "no example in which a rank has no sample"
+
+
+@pytest.mark.parametrize(("engine", "ranks"), WORLDS)
+def test_a_model_of_nested_inputs_of_every_kind_is_that_of_one_process(on_ranks, engine, ranks):
+    hvd.init()
+    alone = cases.trained(2, ranks)
+    for rank in on_ranks(engine, ranks):
+        np.testing.assert_allclose(rank["trained"]["loss"], alone["loss"], rtol=2e-5)
+        for mine, its in zip(rank["trained"]["weights"], alone["weights"], strict=True):
+            np.testing.assert_allclose(mine, its, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("engine", "ranks"), WORLDS)

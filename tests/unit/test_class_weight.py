@@ -42,6 +42,11 @@ def test_a_class_that_json_or_yaml_made_a_text_is_one(key):
     assert _weights({"0": 2, key: 0.5, "2": 3}) == _of_keras({0: 2, 1: 0.5, 2: 3})
 
 
+def test_a_series_of_pandas_is_a_dict():
+    pandas = pytest.importorskip("pandas")
+    assert by_class(pandas.Series([1.0, 2.0])) == {0: 1.0, 1: 2.0}
+
+
 MISTAKES = [
     ({"0": 1, 0: 2}, "the class 0 twice"),
     ({"cat": 1.0, "dog": 2.0}, "whole numbers. Received: 'cat'"),

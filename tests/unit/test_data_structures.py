@@ -8,6 +8,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import scipy.sparse
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,18 @@ from hypothesis import strategies as st
 import hvdkit as hvd
 from hvdkit.errors import UsageError
 from tests.dist import structure_cases as cases
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, *batches):
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, number):
+        return self.batches[number]
 
 
 @settings(cases.STEADY, max_examples=40)
@@ -69,6 +82,26 @@ def test_texts_of_numpy_which_keras_refuses_are_texts(tmp_path):
     assert cases.delivered(tf.constant(["a", "bé", ""]), None, None, 3) == wanted
 
 
+def test_a_sparse_tensor_whose_entries_are_in_no_order():
+    hvd.init()
+    indices, values = [[3, 0], [0, 1], [3, 1], [0, 0]], [1.0, 2.0, 3.0, 4.0]
+    found = cases.delivered(tf.SparseTensor(indices, values, [4, 2]), None, None, 2)
+    assert found == cases.of_keras(tf.sparse.reorder(tf.SparseTensor(indices, values, [4, 2])), None, None, 2)
+
+
+def test_frames_and_series():
+    pandas = pytest.importorskip("pandas")
+    hvd.init()
+    frames = [
+        pandas.DataFrame({"a": [1.5, 2, 3], "b": [True, False, True], "c": [1, 2, 3]}),
+        pandas.DataFrame({"a": [1, 2, 3], "b": [1, 2, 3]}),
+        pandas.Series([1.5, 2, 3]),
+        {"p": pandas.Series([1, 2, 3]), "q": pandas.DataFrame({"a": np.zeros(3, ">f4")})},
+    ]
+    for x in frames:
+        assert cases.delivered(x, frames[1], None, 2) == cases.of_keras(x, frames[1], None, 2)
+
+
 def test_ordered_dicts_and_named_tuples():
     hvd.init()
     pair = collections.namedtuple("pair", "b a")
@@ -86,18 +119,6 @@ def test_outputs_without_targets_and_weights_of_one():
     x, y = np.zeros((3, 2)), [np.ones(3), np.arange(3)]
     for targets, weights in ((y, np.arange(3.0)), (y, [np.arange(3.0), None]), ([np.ones(3), None], None)):
         assert cases.delivered(x, targets, weights, 2) == cases.of_keras(x, targets, weights, 2)
-
-
-class Batches(keras.utils.PyDataset):
-    def __init__(self, *batches):
-        super().__init__()
-        self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __getitem__(self, number):
-        return self.batches[number]
 
 
 def test_batches_of_a_pydataset_in_lists_ordered_dicts_and_any_byte_order(tmp_path):
@@ -132,6 +153,16 @@ def test_batches_of_a_pydataset_in_lists_ordered_dicts_and_any_byte_order(tmp_pa
         ({"x": [np.zeros(3), np.zeros(2)]}, "different numbers of samples: `x[0]` 3, `x[1]` 2"),
         ({"x": []}, "no array of samples in `x`"),
         ({"sample_weight": np.ones(3)}, "`sample_weight` needs `y`"),
+        ({"y": np.ones(3), "sample_weight": [np.ones(3)]}, "`sample_weight` must be one array, or have the structure"),
+        ({"y": [np.ones(3)], "sample_weight": {"a": np.ones(3)}}, "`sample_weight` must be one array, or have the"),
+        ({"y": np.ones(3), "sample_weight": [np.ones(3)], "class_weight": {1: 2}}, "`sample_weight` must be one array"),
+        ({"y": np.ones(3), "sample_weight": np.ones(1), "class_weight": {1: 2}}, "different numbers of samples"),
+        ({"x": scipy.sparse.coo_array(np.ones(3))}, "`x` is a sparse array with 1 axes"),
+        ({"x": scipy.sparse.coo_array(np.ones((3, 2), "g"))}, "`x` is an array of float128"),
+        (
+            {"x": Batches([scipy.sparse.coo_array(np.ones(3))]), "batch_size": None},
+            "Component [0] of the data is a sparse",
+        ),
         (
             {"x": tf.data.Dataset.range(9).filter(lambda _: True), "buffer_size": 2**40},
             "`buffer_size` is 1099511627776",

@@ -85,15 +85,17 @@ def test_a_file_written_anew_is_read_anew(tmp_path):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_flipped_bits_are_errors_or_change_nothing(tmp_path, save):
-    """Each byte of the file once, each time another of its bits."""
+@pytest.mark.parametrize("names", [["x"], ["x", "y", "sample_weight"]])
+def test_flipped_bits_are_errors_or_change_nothing(tmp_path, save, names):
+    """Of a file with one array each bit; of one with three each byte once, each time another of its bits."""
     path = tmp_path / "some.npz"
     arrays = {"x": np.arange(4, dtype="f4"), "y": np.arange(4), "sample_weight": np.ones(4, "f4")}
+    arrays = {name: arrays[name] for name in names}
     save(path, **arrays)
     whole, refused = path.read_bytes(), 0
-    for byte in range(len(whole)):
+    for bit in range(0, 8 * len(whole), 1 if len(names) == 1 else 9):
         damaged = bytearray(whole)
-        damaged[byte] ^= 1 << byte % 8
+        damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
         try:
             (file,) = files.opened(str(path), None)
@@ -105,4 +107,13 @@ def test_flipped_bits_are_errors_or_change_nothing(tmp_path, save):
         assert list(file.spec()) == list(arrays)
         for each, array in zip(found, arrays.values(), strict=True):
             np.testing.assert_array_equal(each, array, strict=True)
-    assert refused > len(whole) // 3
+    assert refused > bit // 30
+
+
+def test_a_flipped_bit_in_the_header_of_a_long_array(tmp_path):
+    """Its checksum is known only when all of it is read, and of no samples nothing would be read."""
+    path = tmp_path / "some.npz"
+    np.savez(path, x=np.ones(4000))
+    path.write_bytes(path.read_bytes().replace(b"(4000,)", b"(0000,)"))
+    with pytest.raises(UsageError, match=r"some.npz.*x does not have as many bytes as its shape \(0,\) needs"):
+        files.opened(str(path), None)

@@ -14,7 +14,7 @@ import hvdkit as hvd
 from hvdkit.data import crc32c, files
 from hvdkit.errors import UsageError
 
-RECORDS = [b"first", b"", b"the third one", np.float32([2.0, 3.0]).tobytes()]
+RECORDS = [b"first", b"", b"the third one\0\0", np.float32([2.0, 3.0]).tobytes()]
 
 
 def _write(path, records, compression=None) -> bytes:
