@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from hvdkit.comm import horovod
-from hvdkit.compat import idioms, old_names, stand_ins
+from hvdkit.compat import idioms, library_parts, old_names, stand_ins
 
 
 def install() -> None:
@@ -40,7 +40,8 @@ class Finder(MetaPathFinder):
         if name.partition(".")[0] == "horovod":
             if not self._answers:
                 return None
-            return importlib.util.spec_from_loader(name, _Made(stand_ins.make(name)), is_package=True)
+            own = library_parts.spec(name)
+            return own or importlib.util.spec_from_loader(name, _Made(stand_ins.make(name)), is_package=True)
         moved = old_names.moved(name)
         if moved is not None:
             return importlib.util.spec_from_loader(name, _Made(moved), is_package=True)

@@ -91,7 +91,7 @@ CONSTRUCTORS: dict[str, dict[str, Rule]] = {
         "embeddings_layer_names": dropped(),
         "embeddings_data": dropped(),
     },
-    "callbacks.BackupAndRestore": {"save_before_preemption": only(False, now="hvd.callbacks.CheckpointCallback.")},
+    "callbacks.BackupAndRestore": {"save_before_preemption": dropped("hvd.callbacks.CheckpointCallback does that.")},
     "callbacks.ProgbarLogger": {"count_mode": dropped(), "stateful_metrics": dropped()},
     "callbacks.ReduceLROnPlateau": {"epsilon": renamed("min_delta")},
     "losses.Loss": {"reduction": keras2_special.reduction},
@@ -170,6 +170,10 @@ POSITIONS: dict[str, tuple[tuple[str, ...], Callable[[Any], bool]]] = {
 }
 
 
+# Rules for values that are no more, of arguments that are.
+_OF_VALUES = (keras2_special.reduction, keras2_special.aggregation)
+
+
 def install(keras: Any) -> None:
     """Put them into Keras' classes."""
     for path, rules in CONSTRUCTORS.items():
@@ -206,6 +210,10 @@ def _wrap(keras: Any, path: str, method: str, rules: dict[str, Rule]) -> None:
 def _with_rules(
     original: Callable, whose: str, rules: dict[str, Rule], positions: Any = None, bound: bool = True
 ) -> Callable:
+    signature = inspect.signature(original)
+    # What the Keras that is installed takes itself (again) is left to it.
+    old = {name for name, rule in rules.items() if rule in _OF_VALUES or name not in signature.parameters}
+
     @functools.wraps(original)
     def wrapper(*args: Any, **said: Any) -> Any:
         me, rest = (args[:1], args[1:]) if bound else ((), args)
@@ -213,12 +221,11 @@ def _with_rules(
             said.update(zip(positions[0], rest, strict=False))
             rest = ()
             say(f"{whose}({positions[0][0]}, ...)", "name the arguments: their order is another one in Keras 3.")
-        for name in rules.keys() & said.keys():
+        for name in old & said.keys():
             rules[name](me[0] if me else None, said, name, whose)
         return original(*me, *rest, **said)
 
     # Whoever binds arguments to this signature, as the guard over `fit` does, must let the old ones through.
-    signature = inspect.signature(original)
     parameters = list(signature.parameters.values())
     if parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD:
         parameters.append(inspect.Parameter("old", inspect.Parameter.VAR_KEYWORD))

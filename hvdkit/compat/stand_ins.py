@@ -48,7 +48,7 @@ FIXES = {
     "elastic": _SAVE,
     "torch": _BEYOND,
     "mxnet": _BEYOND,
-    "data": "share the data out by hvd.rank() and hvd.size().",
+    "data": "`hvdkit install-horovod`, whose own module it is; or share the data out with hvd.data.shard.",
     "spark": _START,
     "ray": _START,
     "runner": _START,

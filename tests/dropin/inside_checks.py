@@ -116,6 +116,20 @@ def runner():
 
 
 @check
+def python_parts_of_the_library():
+    """Where Horovod is installed, its data service is its own module, and what that imports is hvdkit's."""
+    import importlib.machinery
+
+    if importlib.machinery.PathFinder.find_spec("horovod") is None:
+        return
+    import horovod.tensorflow as hvd
+    from horovod.tensorflow.data import compute_service
+
+    assert hvd.init is hvdkit.init and compute_service.hvd is hvd
+    assert compute_service.TfDataServiceConfig.__module__ == "horovod.tensorflow.data.compute_service"
+
+
+@check
 def inside_of_keras():
     import horovod._keras as inside
     from horovod._keras import callbacks
