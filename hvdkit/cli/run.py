@@ -20,7 +20,8 @@ The exit code is that of the rank that failed first, and its traceback is the la
 but 0 begin with the rank's number. HVDKIT_GRACE_SECONDS (15) is how long the other ranks may live on after a failure.
 
 SIGTERM and SIGUSR1 are passed on to the ranks, which have HVDKIT_PREEMPT_SECONDS (120) to save and end. Where they end
-with 75, the exit code is 75: the job has saved and wants to be started again (sbatch --requeue, a restart policy).
+with 75, the exit code is 75: the job has saved and wants to be started again (sbatch --requeue, a restart policy). So
+it is where the signal comes before the training has begun (in a program that imports hvdkit): nothing is lost then.
 --max-restarts does so itself where nobody else does: after 75 and after any failure, never after a signal to hvdkit
 run. The ranks see in HVDKIT_RESTART how often it did; a script goes on where it was by loading its last checkpoint.
 """

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hvdkit.beginning import training_begins
 from hvdkit.comm import compression as compressions
 from hvdkit.comm import objects, world
 from hvdkit.comm.compression import Compression
@@ -84,6 +85,7 @@ def grouped_allreduce(  # noqa: PLR0917  as allreduce
     grouped: bool = True,
 ) -> list:
     """``allreduce`` of a list of dense values, which the transport moves together (``grouped``) or one by one."""
+    training_begins()
     engine, op, wire = engine_of(process_set), _op(op, average), compressions.of(compression)
     prescale_factor = real(prescale_factor, "prescale_factor")
     postscale_factor = real(postscale_factor, "postscale_factor")
@@ -110,6 +112,7 @@ def _op(op: ReduceOp | str | None, average: bool | None) -> ReduceOp:
 def _allreduce_slices(slices: Any, name: str | None, op: ReduceOp, scale: float, process_set: Any) -> Any:
     import tensorflow as tf
 
+    training_begins()
     if op not in (ReduceOp.AVERAGE, ReduceOp.SUM):
         raise UsageError(
             f"tf.IndexedSlices are joined by Average or Sum. Received: op={op.name.title()}.",
@@ -208,6 +211,7 @@ def reducescatter(
     process_set: ProcessSet | None = None,
 ) -> Any:
     """Reduce over all ranks and return this rank's share of axis 0; uneven rows go to the first ranks."""
+    training_begins()
     engine, op = engine_of(process_set), ReduceOp.get(op)
     return call(engine, lambda values: [engine.reducescatter(values[0], op, name)], [value])[0]
 
