@@ -37,7 +37,13 @@ run. The ranks see in HVDKIT_RESTART how often it did; a script goes on where it
 @click.option("--hostfile", metavar="FILE", help="A file with one 'host slots=2' per line.")
 @click.option("--launcher", default="auto", show_default=True, metavar="NAME", help="auto, horovodrun or mpirun.")
 @click.option("--network-interfaces", "interfaces", metavar="IF,...", help="Network interfaces to use, e.g. eth0.")
-@click.option("-x", "forward", multiple=True, metavar="NAME[=VALUE]", help="A variable that must reach every rank.")
+@click.option(
+    "-x",
+    "forward",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="A variable that must reach every rank; a secret: NAME alone.",
+)
 @click.option("-m", "--module", "is_module", is_flag=True, help="SCRIPT is a module's name, as with python -m.")
 @click.option(
     "--max-restarts", type=click.IntRange(min=0), default=0, metavar="N", help="Start a failed job again, N times."

@@ -129,10 +129,12 @@ def _environment(run_dir: str, me: records.Record) -> dict[str, str]:
     try:
         values = json.loads(Path(run_dir, PRIVATE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        values = {}
-        text = f"hvdkit: rank {me.rank} on {me.host} does not get {names}: horovodrun would show them to every user, "
+        values, kept = {}, names.split(",")
+        some = ", ".join(kept[:10]) + (f" and {len(kept) - 10} more" if len(kept) > 10 else "")
+        text = f"hvdkit: rank {me.rank} on {me.host} does not get {some}: horovodrun would show them to every user, "
         print(f"{text}and the private file that carries them is on another host.", file=sys.stderr)  # noqa: T201
-        print("  What to do: hvdkit run --launcher mpirun, or read them from a file.", file=sys.stderr)  # noqa: T201
+        text = "  What to do: set TMPDIR to a directory that all hosts share; or hvdkit run --launcher mpirun -x NAME."
+        print(text, file=sys.stderr)  # noqa: T201
     environ = {**values, **env.child()}  # what the launcher itself says counts
     environ.pop(PRIVATE_NAMES)
     return environ
