@@ -26,6 +26,7 @@ import keras
 import tensorflow as tf
 
 from hvdkit import fit_callbacks, metric_states, numbers
+from hvdkit.beginning import training_begins
 from hvdkit.comm import seeds, world
 from hvdkit.data.feed import build, feeding, step_on_shares
 from hvdkit.data.sharded import Sharded
@@ -227,6 +228,7 @@ def _around_xla(original):
 
 def _of_model(model: keras.Model, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def train_step(data):
+        training_begins()
         with contextlib.nullcontext() if _local else step_of(model):
             return step(data)
 

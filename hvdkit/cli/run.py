@@ -20,7 +20,8 @@ The exit code is that of the rank that failed first, and its traceback is the la
 but 0 begin with the rank's number. HVDKIT_GRACE_SECONDS (15) is how long the other ranks may live on after a failure.
 
 SIGTERM and SIGUSR1 are passed on to the ranks, which have HVDKIT_PREEMPT_SECONDS (120) to save and end. Where they end
-with 75, the exit code is 75: the job has saved and wants to be started again (sbatch --requeue, a restart policy).
+with 75, the exit code is 75: the job has saved and wants to be started again (sbatch --requeue, a restart policy). So
+it is where the signal comes before the training has begun (in a program that imports hvdkit): nothing is lost then.
 --max-restarts does so itself where nobody else does: after 75 and after any failure, never after a signal to hvdkit
 run. The ranks see in HVDKIT_RESTART how often it did; a script goes on where it was by loading its last checkpoint.
 """
@@ -36,7 +37,13 @@ run. The ranks see in HVDKIT_RESTART how often it did; a script goes on where it
 @click.option("--hostfile", metavar="FILE", help="A file with one 'host slots=2' per line.")
 @click.option("--launcher", default="auto", show_default=True, metavar="NAME", help="auto, horovodrun or mpirun.")
 @click.option("--network-interfaces", "interfaces", metavar="IF,...", help="Network interfaces to use, e.g. eth0.")
-@click.option("-x", "forward", multiple=True, metavar="NAME[=VALUE]", help="A variable that must reach every rank.")
+@click.option(
+    "-x",
+    "forward",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="A variable that must reach every rank; a secret: NAME alone.",
+)
 @click.option("-m", "--module", "is_module", is_flag=True, help="SCRIPT is a module's name, as with python -m.")
 @click.option(
     "--max-restarts", type=click.IntRange(min=0), default=0, metavar="N", help="Start a failed job again, N times."

@@ -32,12 +32,14 @@ def command(config: Path, overrides: tuple[str, ...], np_: int | None, max_resta
     from hvdkit import config as configuration
     from hvdkit import env
     from hvdkit.errors import UsageError
+    from hvdkit.launch import signals
 
     settings = configuration.load(config, overrides)
     ranks = np_ or settings.launch.np
     if dry_run:
         import yaml
 
+        signals.leave()
         _room().check(settings, ranks)
         click.echo(yaml.safe_dump(settings.model_dump(mode="json", by_alias=True), sort_keys=False).rstrip())
         return
@@ -53,6 +55,8 @@ def command(config: Path, overrides: tuple[str, ...], np_: int | None, max_resta
         words = ["train", str(config), *(word for o in overrides for word in ("--set", o))]
         options = {"launcher": settings.launch.launcher, "max_restarts": max_restarts}
         sys.exit(launch.run(words, ranks, module="hvdkit", **options))
+    if (code := signals.leave()) is not None:  # from here on they are the training's
+        sys.exit(code)
     result = _room().train(settings)
     if env.launch_info().rank == 0:
         click.echo(str(result))

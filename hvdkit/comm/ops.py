@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hvdkit.beginning import training_begins
 from hvdkit.comm import compression as compressions
 from hvdkit.comm.compression import Compression
 from hvdkit.comm.process_sets import ProcessSet, check_root, engine_of
@@ -64,6 +65,7 @@ def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order
             fix="say op=hvd.Average or op=hvd.Sum; the second argument is `average` in horovod.tensorflow only.",
         )
     if is_slices(value):
+        training_begins()
         scale = real(prescale_factor, "prescale_factor") * real(postscale_factor, "postscale_factor")
         return allreduce_slices(value, name, _op(op, average), scale, engine_of(process_set))
     names = name and [name]
@@ -85,6 +87,7 @@ def grouped_allreduce(  # noqa: PLR0917  as allreduce
     grouped: bool = True,
 ) -> list:
     """``allreduce`` of a list of dense values, which the transport moves together (``grouped``) or one by one."""
+    training_begins()
     engine, op, wire = engine_of(process_set), _op(op, average), compressions.of(compression)
     prescale_factor = real(prescale_factor, "prescale_factor")
     postscale_factor = real(postscale_factor, "postscale_factor")
@@ -217,6 +220,7 @@ def reducescatter(
     >>> hvd.reducescatter(np.array([1.0, 2.0])).tolist()  # in a world of one
     [1.0, 2.0]
     """
+    training_begins()
     engine, op = engine_of(process_set), ReduceOp.get(op)
     before, after = real(prescale_factor, "prescale_factor"), real(postscale_factor, "postscale_factor")
     if op is ReduceOp.ADASUM:

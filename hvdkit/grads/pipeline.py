@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from hvdkit.beginning import training_begins
 from hvdkit.comm import world
 from hvdkit.comm.process_sets import engine_of
 from hvdkit.comm.protocol import Engine, ReduceOp
@@ -157,6 +158,7 @@ class GradientPipeline:
         these = frozenset(names[i] for i in shared)
         if these in self._agreed:
             return
+        training_begins()
         mine = [[names[i], f"{g.dtype.name} {'sparse' if _is_sparse(g) else list(g.shape)}"] for i, g in shared.items()]
         with tf.init_scope():
             agree(

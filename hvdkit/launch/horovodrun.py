@@ -1,16 +1,15 @@
 """``horovodrun --gloo``: needs no MPI; ssh reaches the other hosts.
 
 Horovod 0.28.1 starts each rank with a shell line ``env NAME=VALUE ... command`` that holds the WHOLE environment, on
-this host too: each user of the machine reads it with ``ps``. So variables that look secret are withheld from it and
-reach the ranks by a private file; so do those whose names its shell line does not quote.
+this host too: each user of the machine reads it with ``ps``. So only variables that are known to hold no secret stay
+there. All others reach the ranks by a private file, on other hosts where those see the run directory (``TMPDIR``).
 """
 
 from __future__ import annotations
 
-import re
-
 from hvdkit.errors import HvdkitError, LaunchError
-from hvdkit.launch.plan import Found, LaunchPlan, Request, looks_secret, worker
+from hvdkit.launch.plan import Found, LaunchPlan, Request, worker
+from hvdkit.launch.visible import may_be_seen
 
 # Linux takes no single word over 128 KiB, and horovodrun makes one word of the environment and the command.
 _LONGEST = 96 * 1024
@@ -52,7 +51,7 @@ class Horovodrun:
 
 
 def _withheld(environ: dict[str, str]) -> tuple[str, ...]:
-    names = [name for name, value in environ.items() if looks_secret(name, value) or not re.fullmatch(r"\w+", name)]
+    names = [name for name, value in environ.items() if not may_be_seen(name, value)]
     rest = sorted((name for name in environ if name not in names), key=lambda name: len(environ[name]))
     while rest and sum(len(name) + len(environ[name]) + 4 for name in rest) > _LONGEST:
         names.append(rest.pop())

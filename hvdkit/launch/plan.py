@@ -14,6 +14,7 @@ from typing import Protocol
 
 from hvdkit.errors import HorovodMissingError, HvdkitError, LaunchError, UsageError
 from hvdkit.launch.hosts import Host
+from hvdkit.launch.visible import may_be_seen
 from hvdkit.registry import Registry
 
 LAUNCHERS = Registry(
@@ -26,20 +27,6 @@ LAUNCHERS = Registry(
 
 # What the ranks themselves need from `hvdkit run`; every launcher must carry these two to every host.
 RUN_ID, RUN_DIR = "HVDKIT_RUN_ID", "HVDKIT_RUN_DIR"
-
-_SECRET = re.compile(r"SECRET|TOKEN|PASSW|PASSPHRASE|CREDENTIAL|_KEY$|API_?KEY|ACCESS_KEY|PRIVATE|AUTH(?!_SOCK)", re.I)
-_PASSWORD_IN_URL = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
-
-
-def looks_secret(name: str, value: str) -> bool:
-    """Whether a variable must stay off every command line, where each user of the machine could read it.
-
-    Example:
-
-    >>> looks_secret("WANDB_API_KEY", "x"), looks_secret("DB", "http://me:pw@host/"), looks_secret("HOME", "/root")
-    (True, True, False)
-    """
-    return bool(_SECRET.search(name) or _PASSWORD_IN_URL.search(value))
 
 
 @dataclass(frozen=True)
@@ -127,7 +114,7 @@ class LaunchPlan:
             f"ranks:     {self.np} on {where}",
             f"command:   {shlex.join(self.argv)}",
         ]
-        shown = {name: "(hidden)" if looks_secret(name, value) else value for name, value in self.env.items()}
+        shown = {name: value if may_be_seen(name, value) else "(hidden)" for name, value in self.env.items()}
         lines += [f"add:       {name}={shlex.quote(value)}" for name, value in sorted(shown.items())]
         if self.private:
             lines.append(f"by file:   {', '.join(self.private)} (kept off the command line)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 import sys
@@ -53,6 +54,53 @@ def module_program(module: Sequence[str] | str, args: Sequence[str]) -> tuple[st
     if not here and top not in sys.modules and importlib.util.find_spec(top) is None:
         raise UsageError(f"There is no module named {top!r}.", fix="check the name, the directory and PYTHONPATH")
     return ("-m", name, *args)
+
+
+# An import of hvdkit itself, under whichever name, and not merely of one of its modules.
+_IMPORTS_HVDKIT = re.compile(
+    rb"^\s*(?:import\s(?:[^#\n]*[\s,])?hvdkit(?![\w.])|from\s+hvdkit\s+import\s)", re.MULTILINE
+)
+_MOST_TEXT = 1 << 20
+
+
+def says_when_it_begins(program: Sequence[str]) -> bool:
+    """Whether hvdkit trains in a program, and so tells by ``hvdkit.beginning`` when the training begins.
+
+    A verb of hvdkit's (``-m hvdkit train``, ``-m hvdkit.compat``) does, and a script or a module that imports hvdkit.
+
+    Args:
+        program: the words that follow ``python``.
+
+    Example:
+
+    >>> says_when_it_begins(["-m", "hvdkit", "train", "digits.yaml"]), says_when_it_begins(["no_such_script.py"])
+    (True, False)
+    """
+    if tuple(program[:1]) == ("-m",):
+        name = program[1]
+        if name.partition(".")[0] == "hvdkit":
+            return True
+        path = _module_file(name)
+    else:
+        path = Path(program[0])
+    if path is None or not path.exists():
+        return False
+    path = path / "__main__.py" if path.is_dir() else path
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return bool(_IMPORTS_HVDKIT.search(file.read(_MOST_TEXT)))
+    return False
+
+
+def _module_file(name: str) -> Path | None:
+    """The file of a module, or its package's folder, found without importing what is above it."""
+    top, *below = name.split(".")
+    found = importlib.util.find_spec(top)
+    if found is None:
+        return None
+    if not found.submodule_search_locations:
+        return Path(found.origin) if found.origin and not below else None
+    places = [Path(folder, *below) for folder in found.submodule_search_locations]
+    return next((path for place in places for path in (place, place.with_suffix(".py")) if path.exists()), None)
 
 
 def _is_script(name: str) -> bool:

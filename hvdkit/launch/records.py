@@ -42,6 +42,7 @@ class Record:
         code: its exit code, 128 + N for signal N.
         signal: the signal that ended it, or 0.
         ordered: the signal the worker was sent and passed on before the end, or 0: this rank was told to end.
+        fresh: whether it is known that its training had not begun by then.
         ended: the wall-clock time of the end, in seconds.
         tail: the end of its standard error.
     """
@@ -53,6 +54,7 @@ class Record:
     code: int | None = None
     signal: int = 0
     ordered: int = 0
+    fresh: bool = False
     ended: float = 0.0
     tail: str = ""
 
@@ -80,6 +82,11 @@ class Record:
         """Whether it was ended by a signal from outside, and by nothing of its own."""
         ended = bool(self.ordered) or self.signal in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
         return ended and not self.raised
+
+    @property
+    def lost_nothing(self) -> bool:
+        """Whether it was told to end, and had saved or not begun."""
+        return self.saved or (self.fresh and self.told_to_end)
 
     @property
     def exit_code(self) -> int:

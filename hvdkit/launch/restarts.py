@@ -37,8 +37,12 @@ def supervise_with_restarts(
         stdout, stderr: where the ranks' output goes; each restart is one line on ``stderr``.
 
     Returns:
-        The exit code of the last start; 128 + N where signal N came between two starts, unless the ranks had saved.
+        The exit code of the last start; 128 + N where signal N came between two starts, unless the ranks had saved,
+        or before the first one, unless it asked to save: nothing is lost then.
     """
+    if signals.received:
+        streams.say(stderr, signals.before_training)
+        return signals.code_before_training
     for number in range(max_restarts + 1):
         attempt = replace(plan, env={**plan.env, RESTART: str(number)})
         code = supervise(attempt, signals, stdout=stdout, stderr=stderr)

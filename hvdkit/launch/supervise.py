@@ -232,6 +232,9 @@ class _Run:
             why = f"ended by {self.signals.name}: " if came else ""
             self._say(f"hvdkit: {why}the ranks saved and want to be started again (exit code {REQUEUE_EXIT_CODE}).")
             return REQUEUE_EXIT_CODE
+        if self._nothing_is_lost():
+            self._say(self.signals.before_training)
+            return self.signals.code_before_training
         if came:
             self._say(f"hvdkit: ended by {self.signals.name}; all {self.plan.np} ranks are gone.")
             return 128 + self.signals.received[0]
@@ -248,6 +251,17 @@ class _Run:
             "all ranks are gone."
         )
         return code
+
+    def _nothing_is_lost(self) -> bool:
+        """Whether the ranks were told to save and leave before there was anything to save.
+
+        One of them that had not begun is enough, but for those that failed by themselves: no step is made without all.
+        """
+        if not self.signals.preempted:
+            return False
+        failed = [record for record in self.ended.values() if record.failed]
+        nowhere = not (self.started or self.ended or self.plan.hosts)  # of other hosts nobody knows
+        return all(record.lost_nothing for record in failed) and bool(failed or nowhere)
 
     def _say(self, text: str) -> None:
         streams.say(self.stderr, text)

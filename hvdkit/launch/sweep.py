@@ -17,16 +17,27 @@ from hvdkit.launch.plan import RUN_ID
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess, OSError)
 
 
-def members(run_id: str) -> list[psutil.Process]:
-    """The living processes of a run on this host, and their descendants even where those dropped the variable."""
-    found = {}
-    for process in psutil.process_iter():
-        with contextlib.suppress(*_GONE):
-            if process.environ().get(RUN_ID) == run_id and process.status() != psutil.STATUS_ZOMBIE:
-                found[process.pid] = process
-                found.update((child.pid, child) for child in process.children(recursive=True))
-    found.pop(os.getpid(), None)
-    return list(found.values())
+class Members:
+    """The processes of a run on this host: those that carry its id, and their descendants, which may have dropped it.
+
+    Who was seen once as a descendant stays one, though the processes between have ended.
+    """
+
+    def __init__(self, run_id: str):
+        self._run_id = run_id
+        self._known: set[psutil.Process] = set()
+
+    def living(self) -> list[psutil.Process]:
+        """Those that live now, but for this process."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(*_GONE):
+                if process.environ().get(RUN_ID) == self._run_id:
+                    self._known.add(process)
+        for process in list(self._known):
+            with contextlib.suppress(*_GONE):
+                self._known.update(process.children(recursive=True))
+        self._known = {process for process in self._known if process.pid != os.getpid() and _lives(process)}
+        return list(self._known)
 
 
 def sweep(run_id: str, patience: float, deadline: float = 10.0) -> int:
@@ -35,17 +46,18 @@ def sweep(run_id: str, patience: float, deadline: float = 10.0) -> int:
     Returns:
         How many were left when it gave up, ``deadline`` seconds after the first SIGKILL; 0 is what to expect.
     """
-    left = members(run_id)
+    members = Members(run_id)
+    left = members.living()
     mpiruns = [process.pid for process in left if _is_mpirun(process)]
     if left and patience > 0:
         _send(left, "terminate")
         psutil.wait_procs(left, timeout=patience)
-        left = members(run_id)
+        left = members.living()
     until = time.monotonic() + deadline
     while left and time.monotonic() < until:
         _send(left, "kill")
         psutil.wait_procs(left, timeout=0.5)
-        left = members(run_id)
+        left = members.living()
     for pid in mpiruns:
         remove_session(pid)
     return len(left)
@@ -68,6 +80,14 @@ def is_alive(pid: int) -> bool:
     """Whether a process on this host has this id and is no zombie."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether it still is the same process, and no zombie."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
 

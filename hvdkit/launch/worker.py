@@ -9,10 +9,8 @@ is imported here: it costs a rank about a tenth of a second.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -23,57 +21,104 @@ from dataclasses import replace
 from pathlib import Path
 
 from hvdkit import env
-from hvdkit.launch import records, streams
+from hvdkit.beginning import PIPE
+from hvdkit.launch import keeper, records, streams
 from hvdkit.launch.plan import RUN_DIR, RUN_ID
+from hvdkit.launch.program import says_when_it_begins
 
 PRIVATE_FILE = "private.json"
 PRIVATE_NAMES = "HVDKIT_PRIVATE_VARIABLES"
 
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-_LINUX = sys.platform == "linux"
-_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-# How long the rank's own children (data loaders) may outlive it, and a rank the launcher that started it; in seconds.
+# How long the rank's own children (data loaders) may outlive it, and what will not die be waited for; in seconds.
 _AFTERLIFE = 2.0
-_OBEY = 5.0
+_LAST = 5.0
 # How long one rank that saved and left waits for the others; less than the grace `hvdkit run` gives them.
 _COMPANY = 10.0
 
 
 def main(program: list[str]) -> int:
     """Run one rank; returns its exit code."""
-    info = env.launch_info()
-    run_id, run_dir = env.get(RUN_ID, ""), env.get(RUN_DIR, "")
-    me = records.Record(info.rank, socket.gethostname(), env.place(), os.getpid())
-    if run_dir:
-        records.write(run_dir, me)
-    ordered: list[int] = []
-    child = _start(program, _environment(run_dir, me), info)
-    for number in _FORWARDED:
-        signal.signal(number, lambda number, _: _pass_on(child, number, ordered))
-    threading.Thread(target=_watch_launcher, args=(child, ordered), daemon=True).start()
-    tail = streams.Tail()
-    pumps = _pumps(child, info, tail)
-    code = child.wait()
-    ended = time.time()
-    _end_descendants()
-    for pump in pumps:
-        pump.join(10)
-    record = replace(
-        me,
-        code=code if code >= 0 else 128 - code,
-        signal=max(-code, 0),
-        ordered=ordered[0] if ordered else 0,
-        ended=ended,
-        tail=tail.text(),
-    )
-    if run_id and not records.write(run_dir, record):
-        with contextlib.suppress(OSError):
-            streams.write_all(2)(records.to_line(run_id, record))
-    for pump in pumps:
-        pump.join()
-    if record.saved:
-        _leave_together(run_dir, ordered)
-    return record.code
+    rank = _Rank(program)
+    return keeper.keep(rank.run, rank.take)
+
+
+class _Rank:
+    """The rank's process, from before its start to its end."""
+
+    def __init__(self, program: list[str]):
+        self._program = program
+        self._child: subprocess.Popen | None = None
+        self._received: list[int] = []
+        self._ordered: list[int] = []  # those that order an end
+
+    def take(self, number: int) -> None:
+        """Pass a signal on to the rank."""
+        self._received.append(number)
+        if number != signal.SIGUSR1:  # asks a rank to save (or for what its program pleases), and orders no end
+            self._ordered.append(number)
+        if self._child is not None:
+            with contextlib.suppress(OSError):
+                self._child.send_signal(number)
+
+    def run(self, pipe: int) -> int:
+        """Start the rank, unless a signal came before, and see to it until it has ended and its record is there."""
+        info = env.launch_info()
+        run_id, run_dir = env.get(RUN_ID, ""), env.get(RUN_DIR, "")
+        me = records.Record(info.rank, socket.gethostname(), env.place(), os.getpid())
+        if run_dir:
+            records.write(run_dir, me)
+        tail, pumps, begun = streams.Tail(), [], None
+        if not self._received:
+            begun = _Beginning(self._program)
+            child = _start(self._program, {**_environment(run_dir, me), **begun.environ}, info, begun.descriptors)
+            self._child = child
+            for number in list(self._received):  # came while it was started
+                child.send_signal(number)
+            keeper.end_with(pipe)
+            pumps = _pumps(child, info, tail)
+            code = child.wait()
+        else:
+            code = -self._received[0]
+        ended = time.time()
+        _end_descendants()
+        for pump in pumps:
+            pump.join(10)
+        record = replace(
+            me,
+            code=code if code >= 0 else 128 - code,
+            signal=max(-code, 0),
+            ordered=self._ordered[0] if self._ordered else 0,
+            fresh=begun is None or not begun.has_come,
+            ended=ended,
+            tail=tail.text(),
+        )
+        if run_id and not records.write(run_dir, record):
+            with contextlib.suppress(OSError):
+                streams.write_all(2)(records.to_line(run_id, record))
+        for pump in pumps:
+            pump.join()
+        if record.saved:
+            _leave_together(run_dir, self._ordered)
+        return record.code
+
+
+class _Beginning:
+    """Whether a rank's training has begun, as far as a program says so: see ``hvdkit.beginning``."""
+
+    def __init__(self, program: list[str]):
+        self._reads, self._writes = os.pipe()
+        os.set_blocking(self._reads, False)
+        self._known = says_when_it_begins(program)
+        self.descriptors = (self._writes,)
+        self.environ = {PIPE: f"{self._writes}:{os.fstat(self._writes).st_ino}"}
+
+    @property
+    def has_come(self) -> bool:
+        """Whether something may have been lost; of a program that says nothing nobody knows."""
+        try:
+            return not self._known or bool(os.read(self._reads, 1))
+        except BlockingIOError:
+            return False
 
 
 def _environment(run_dir: str, me: records.Record) -> dict[str, str]:
@@ -84,32 +129,28 @@ def _environment(run_dir: str, me: records.Record) -> dict[str, str]:
     try:
         values = json.loads(Path(run_dir, PRIVATE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        values = {}
-        text = f"hvdkit: rank {me.rank} on {me.host} does not get {names}: horovodrun would show them to every user, "
+        values, kept = {}, names.split(",")
+        some = ", ".join(kept[:10]) + (f" and {len(kept) - 10} more" if len(kept) > 10 else "")
+        text = f"hvdkit: rank {me.rank} on {me.host} does not get {some}: horovodrun would show them to every user, "
         print(f"{text}and the private file that carries them is on another host.", file=sys.stderr)  # noqa: T201
-        print("  What to do: hvdkit run --launcher mpirun, or read them from a file.", file=sys.stderr)  # noqa: T201
-    environ = env.child(values)
+        text = "  What to do: set TMPDIR to a directory that all hosts share; or hvdkit run --launcher mpirun -x NAME."
+        print(text, file=sys.stderr)  # noqa: T201
+    environ = {**values, **env.child()}  # what the launcher itself says counts
     environ.pop(PRIVATE_NAMES)
     return environ
 
 
-def _start(program: list[str], environ: dict[str, str], info: env.LaunchInfo) -> subprocess.Popen:
-    parent = os.getpid()
-    prctl = ctypes.CDLL(None, use_errno=True).prctl if _LINUX else None
-
-    def tie_to_parent() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-        if os.getppid() != parent:  # the parent died before the line above
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    if prctl:
-        prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans of the rank become children of this process, which ends them
+def _start(
+    program: list[str], environ: dict[str, str], info: env.LaunchInfo, descriptors: tuple[int, ...]
+) -> subprocess.Popen:
+    keeper.adopt_orphans()  # those of the rank become children of this process, which ends them
     return subprocess.Popen(
         [sys.executable, *program],
         env=environ,
         stdout=None if _untouched(info) else subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=tie_to_parent if prctl else None,  # noqa: PLW1509  there are no threads yet
+        pass_fds=descriptors,
+        preexec_fn=keeper.tie_to(os.getpid()),  # noqa: PLW1509  there are no threads yet
     )
 
 
@@ -135,30 +176,6 @@ def _pumps(child: subprocess.Popen, info: env.LaunchInfo, tail: streams.Tail) ->
     return pumps
 
 
-def _pass_on(child: subprocess.Popen, number: int, ordered: list[int]) -> None:
-    if number != signal.SIGUSR1:  # asks a rank to save (or for what its program pleases), and orders no end
-        ordered.append(number)
-    with contextlib.suppress(OSError):
-        child.send_signal(number)
-
-
-def _watch_launcher(child: subprocess.Popen, ordered: list[int]) -> None:
-    """End the rank when the launcher that started it is gone: another parent, or nobody reads standard error.
-
-    The parent alone does not tell: an ssh session may have ended before this process asked for its parent first. Nor
-    does PR_SET_PDEATHSIG: it also fires when merely the launcher's THREAD that started this process ends.
-    """
-    launcher = os.getppid()
-    hangup = select.poll()
-    hangup.register(2, 0)  # POLLERR and POLLHUP are always reported, and nothing else is asked for
-    while os.getppid() == launcher and not hangup.poll(1000):
-        pass
-    _pass_on(child, signal.SIGTERM, ordered)
-    time.sleep(_OBEY)
-    with contextlib.suppress(OSError):
-        child.kill()
-
-
 def _leave_together(run_dir: str, ordered: list[int]) -> None:
     """After a save, end when all ranks of the run directory have: at the first one's end the launcher kills the rest.
 
@@ -174,23 +191,9 @@ def _leave_together(run_dir: str, ordered: list[int]) -> None:
 def _end_descendants() -> None:
     """End what the rank left behind. On Linux this process has inherited it; elsewhere the final sweep finds it."""
     until = time.monotonic() + _AFTERLIFE
-    while _has_children() and time.monotonic() < until + _OBEY:
-        if time.monotonic() > until:
-            import psutil
-
-            for process in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
+    while keeper.has_children() and time.monotonic() < until:
         time.sleep(0.02)
-
-
-def _has_children() -> bool:
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        return False
-    return True
+    keeper.kill_descendants(_LAST)
 
 
 if __name__ == "__main__":

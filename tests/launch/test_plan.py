@@ -50,16 +50,16 @@ def test_horovodrun_words():
 
 
 def test_horovodrun_keeps_secrets_off_the_command_line():
-    environ = {"WANDB_API_KEY": "s3cret", "HOME": "/root", "BASH_FUNC_f%%": "() { :; }", "SSH_AUTH_SOCK": "/s"}
+    environ = {"DB_PASS": "s3cret", "HOME": "/root", "BASH_FUNC_f%%": "() { :; }", "SSH_AUTH_SOCK": "/s"}
     plan = make_plan(request(forward=("MY_TOKEN=hush",)), found(environ=environ))
-    assert plan.private == ("BASH_FUNC_f%%", "MY_TOKEN", "WANDB_API_KEY")
+    assert plan.private == ("BASH_FUNC_f%%", "DB_PASS", "MY_TOKEN")
     assert "hush" not in " ".join(plan.argv)
     assert "hush" not in str(plan)
 
 
 def test_horovodrun_keeps_long_variables_off_the_command_line():
-    plan = make_plan(request(), found(environ={"LONG": "x" * 90_000, "LONGER": "x" * 100_000, "HOME": "/root"}))
-    assert plan.private == ("LONGER",)
+    plan = make_plan(request(), found(environ={"PATH": "x" * 90_000, "LANG": "x" * 100_000, "HOME": "/root"}))
+    assert plan.private == ("LANG",)
 
 
 OPEN_MPI_TABLE = [
