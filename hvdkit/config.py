@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hvdkit import strict_yaml
 from hvdkit.errors import ConfigError
@@ -20,6 +20,11 @@ def _number(value: Any) -> Any:
 
 
 _SCIENTIFIC = re.compile(r"[-+]?\d+[eE][-+]?\d+")
+
+
+# As large as a float holds exactly: far beyond it means nothing, and what is computed of it overflows.
+_Count = Annotated[int, Field(ge=1, lt=2**53)]
+_Rate = Annotated[float, Field(ge=0, lt=1e15)]
 
 
 class _Section(BaseModel):
@@ -53,8 +58,8 @@ class Data(_Section):
 class BatchSize(_Section):
     """How many samples a step takes: of each rank, or of all together."""
 
-    per_rank: Annotated[int, Field(ge=1)] | None = Field(None, description="On each rank and step.")
-    global_: Annotated[int, Field(ge=1)] | None = Field(
+    per_rank: _Count | None = Field(None, description="On each rank and step.")
+    global_: _Count | None = Field(
         None, alias="global", description="Of all ranks and accumulated steps together, whatever their number."
     )
 
@@ -75,20 +80,24 @@ class BatchSize(_Section):
 class LearningRate(_Section):
     """The learning rate of a small batch, made that of this one: see `hvd.schedules.large_batch`."""
 
-    base: Annotated[float, Field(gt=0)] = Field(description="The rate that was found for base_batch.")
-    base_batch: Annotated[int, Field(ge=1)] = Field(256, description="Samples per update of that training.")
+    base: _Rate = Field(gt=0, description="The rate that was found for base_batch.")
+    base_batch: _Count = Field(256, description="Samples per update of that training.")
     scale: str = Field("linear", description="none, linear (SGD) or sqrt (Adam, LAMB).")
-    warmup_epochs: Annotated[float, Field(ge=0)] = Field(5, description="How long the rate rises to the scaled one.")
-    warmup_from: Annotated[float, Field(ge=0)] | None = Field(None, description="Where it begins; None: at `base`.")
+    warmup_epochs: Annotated[float, Field(ge=0, lt=2**53)] = Field(
+        5, description="How long the rate rises to the scaled one."
+    )
+    warmup_from: _Rate | None = Field(None, description="Where it begins; None: at `base`.")
     after: str | Named = Field("cosine", description="constant, step, cosine, polynomial; or {name: ..., arguments}.")
 
 
 class LocalSGD(_Section):
     """Steps that each rank makes by itself, then the mean of the weights: see `hvd.strategies.local_sgd`."""
 
-    k: Annotated[int, Field(ge=1)] = Field(8, description="Updates between two means.")
-    start: Annotated[int, Field(ge=0)] = Field(0, description="Updates with reduced gradients before the first round.")
-    outer_lr: Annotated[float, Field(gt=0)] = Field(1.0, description="Of the outer step; 1 takes the mean.")
+    k: _Count = Field(8, description="Updates between two means.")
+    start: Annotated[int, Field(ge=0, lt=2**53)] = Field(
+        0, description="Updates with reduced gradients before the first round."
+    )
+    outer_lr: _Rate = Field(1.0, gt=0, description="Of the outer step; 1 takes the mean.")
     outer_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Of the outer step.")
     nesterov: bool = Field(True, description="Of the outer momentum.")
 
@@ -102,8 +111,8 @@ class Checkpoint(_Section):
     """Where the training is saved, and from where it goes on."""
 
     dir: str | None = Field(None, description="None saves nothing.")
-    every: Annotated[int, Field(ge=1)] | Literal["auto", "epoch"] = Field("auto", description="Steps, auto or epoch.")
-    keep: Annotated[int, Field(ge=1)] = Field(3, description="How many of the newest stay.")
+    every: _Count | Literal["auto", "epoch"] = Field("auto", description="Steps, auto or epoch.")
+    keep: _Count = Field(3, description="How many of the newest stay.")
     resume: Literal["auto", "never"] = Field("auto", description="Go on from the newest valid one, or begin anew.")
     max_time: Annotated[float | str | None, BeforeValidator(_duration)] = Field(
         None, description='Save and exit with code 75 after "3:50:00", or seconds.'
@@ -113,7 +122,7 @@ class Checkpoint(_Section):
 class Launch(_Section):
     """How to start the ranks, when `hvdkit train` was not itself started by a launcher."""
 
-    np: Annotated[int, Field(ge=1)] = Field(1, description="The number of ranks.")
+    np: _Count = Field(1, description="The number of ranks.")
     launcher: Literal["auto", "horovodrun", "mpirun"] = Field("auto", description="What starts them.")
 
 
@@ -137,20 +146,25 @@ class Config(_Section):
         BatchSize(per_rank=32), description="Samples per step and rank, over all its devices; or {global: n}."
     )
     per_rank_batch: Literal["equal", "auto"] = Field("equal", description="auto: slower ranks get smaller batches.")
-    epochs: Annotated[int, Field(ge=1)] = Field(20, description="Passes over the data.")
-    proof_every_steps: Annotated[int, Field(ge=1)] | None = Field(None, description="None: once an epoch.")
+    epochs: _Count = Field(20, description="Passes over the data.")
+    proof_every_steps: _Count | None = Field(None, description="None: once an epoch.")
     noise_scale: bool = Field(False, description="Log the gradient noise scale: up to which batch it pays.")
     save: str | None = Field(None, description="Write the trained model here (.keras), from rank 0.")
     checkpoint: Checkpoint = Checkpoint()
     launch: Launch = Launch()
 
+    @field_validator("optimizer")
+    @classmethod
+    def _accumulates(cls, optimizer: Named) -> Named:
+        steps = optimizer.arguments().get("gradient_accumulation_steps")
+        if steps is not None and (type(steps) is not int or not 1 <= steps < 2**53):
+            raise ValueError(f"gradient_accumulation_steps must be a whole number of at least 1, not {shown(steps)}")
+        return optimizer
+
     @property
     def accumulation(self) -> int:
         """Steps whose gradients are accumulated for one update."""
-        steps = self.optimizer.arguments().get("gradient_accumulation_steps") or 1
-        if isinstance(steps, bool) or not isinstance(steps, int):
-            raise ConfigError(f"`optimizer.gradient_accumulation_steps`: a whole number. Received: {steps!r}.")
-        return steps
+        return self.optimizer.arguments().get("gradient_accumulation_steps") or 1
 
     def batch_of_each(self, ranks: int) -> int:
         """Samples per step on each of so many ranks.

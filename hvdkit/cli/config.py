@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
+
+from hvdkit.strict_yaml import shown
 
 _EPILOG = """\b
 Examples:
@@ -19,13 +22,10 @@ def command() -> None:
 
 
 def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> list[int]:
-    try:
-        numbers = [int(word) for word in value.split(",")]
-    except ValueError:
-        numbers = [0]
-    if min(numbers) < 1:
-        raise click.BadParameter(f"whole numbers of at least 1, such as 1,8,64. Received: {value!r}.")
-    return numbers
+    words = [word.strip() for word in value.split(",")]
+    if not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", word) for word in words):
+        raise click.BadParameter(f"whole numbers from 1 to 999,999,999, such as 1,8,64. Received: {shown(value)}.")
+    return [int(word) for word in words]
 
 
 @command.command(epilog=_EPILOG)

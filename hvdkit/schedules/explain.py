@@ -90,16 +90,19 @@ def plot(config: Config, numbers: Sequence[int], path: Path) -> None:
     """Draw the rate over the epochs, a line for each number of ranks, into an image file.
 
     Raises:
-        UsageError: matplotlib is not installed.
+        UsageError: matplotlib is not installed, or there is nothing to draw.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise UsageError("Drawing needs matplotlib.", fix="pip install 'hvdkit[plot]'") from None
+    drawn = list(_that_come_out(config, numbers))
+    if not drawn:
+        raise UsageError("There is nothing to draw: the global batch comes out even on none of these numbers of ranks.")
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     epochs = np.linspace(0, config.epochs, 1001)
-    for found in _that_come_out(config, numbers):
+    for found in drawn:
         label = f"{found.ranks:,} ranks, batch {found.global_batch:,}"
         axes.plot(epochs, found.recipe.rate(epochs), label=label)
     axes.set(xlabel="epoch", ylabel="learning rate", xlim=(0, config.epochs), ylim=(0, None))

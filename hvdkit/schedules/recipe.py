@@ -78,9 +78,12 @@ class Recipe:
             )
 
         try:
-            self.rate(self.warmup_epochs)
+            with np.errstate(all="ignore"):
+                ends = self.rate(np.array([self.warmup_epochs, self.epochs or self.warmup_epochs]))
         except (TypeError, ValueError) as error:
             raise UsageError(f"The curve {self.after!r} cannot do with {self.arguments}: {error}.") from error
+        if not np.all(np.isfinite(ends)):
+            raise UsageError(f"The curve {self.after!r} with {self.arguments} goes from {ends[0]:g} to {ends[1]:g}.")
 
     @functools.cached_property
     def _curve(self) -> Callable:

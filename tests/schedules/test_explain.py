@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 import hvdkit as hvd
 from hvdkit import config, train
+from hvdkit.cli import main
 from hvdkit.errors import ConfigError, UsageError
 from hvdkit.schedules.explain import rates, table
 
@@ -118,3 +120,59 @@ def test_what_does_not_go_together(tmp_path, text, says):
     hvd.init()
     with pytest.raises(ConfigError, match=says):
         train._compiled(_config(tmp_path, text), (8, 8, 1), 10, steps_per_epoch=19)
+
+
+HUGE = 2**63
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        (f"epochs={HUGE}", "`epochs`: input should be less than 9007199254740992"),
+        (f"epochs={'9' * 400}", "--set epochs: the value '999"),
+        (f"batch_size={HUGE}", "`batch_size`: input should be less"),
+        (f"batch_size={{global: {HUGE}}}", "`batch_size.global`: input should be less"),
+        (f"lr.base_batch={HUGE}", "`lr.base_batch`"),
+        ("lr.base=1e308", "`lr.base`: input should be less than"),
+        ("lr.base=.inf", "`lr.base`"),
+        ("lr.warmup_from=1e308", "`lr.warmup_from`"),
+        ("lr.warmup_epochs=.nan", "`lr.warmup_epochs`"),
+        ("lr.warmup_epochs=1e15", "The warm-up of 1e+15 epochs is not over"),
+        ("lr.after={name: polynomial, power: -5}", "The curve 'polynomial' with {'power': -5} goes from"),
+        ("lr.after={name: cosine, floor: .nan}", "The curve 'cosine' with {'floor': nan}"),
+        (
+            "optimizer.gradient_accumulation_steps=0",
+            "must be a whole number of at least 1, not 0",
+        ),
+        ("optimizer.gradient_accumulation_steps=-1", "`optimizer`: gradient_accumulation_steps must be"),
+        ("batch_size={global: 7}", "There is nothing to draw"),
+        (f"optimizer.gradient_accumulation_steps={HUGE}", "gradient_accumulation_steps must be"),
+    ],
+)
+def test_absurd_numbers(tmp_path, capsys, override, says):
+    """One error, where it is the number's; without a warning of NumPy's beside it."""
+    ended = _explained(tmp_path, override)
+    assert ended.value.code == 1
+    err = capsys.readouterr().err
+    assert err.startswith("hvdkit: ") and says in err
+
+
+@pytest.mark.parametrize("override", [f"epochs={2**53 - 1}", "epochs=6", "lr.base=1e-320", "lr.base_batch=1"])
+def test_odd_numbers_that_mean_something(tmp_path, override):
+    assert not _explained(tmp_path, override).value.code
+
+
+def _explained(tmp_path, override):
+    words = [f"{ROOT}/configs/large_batch_512.yaml", "--set", LR, "--set", override, "--plot", str(tmp_path / "x.png")]
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+        warnings.simplefilter("error")
+        main(["config", "explain", *words])
+    return ended
+
+
+@pytest.mark.parametrize("ranks", ["0", "-1", "1,", "", "1e3", "9" * 400, "9" * 5000, "1,1000000000", "x"])
+def test_absurd_numbers_of_ranks(ranks, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["config", "explain", f"{ROOT}/configs/large_batch_512.yaml", f"--ranks={ranks}"])
+    assert ended.value.code == 2
+    assert "whole numbers from 1 to 999,999,999, such as 1,8,64" in capsys.readouterr().err
