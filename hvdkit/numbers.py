@@ -121,15 +121,17 @@ def by_class(value: Any, name: str = "class_weight") -> dict[int, float]:
             fix=f"{name}={way}",
         )
     found: dict[int, float] = {}
-    for key, weight in value.items():
-        number = int(key) if isinstance(key, bool) or (isinstance(key, str) and _WHOLE.fullmatch(key)) else plain(key)
-        if number is None or number != int(number):
+    for key, given in value.items():
+        is_bool = type(key).__name__ in ("bool", "bool_")  # also NumPy's
+        number = int(key) if is_bool or (isinstance(key, str) and _WHOLE.fullmatch(key)) else plain(key)
+        if number is None or not abs(number) < 2**63 or number != int(number):
             raise UsageError(f"The keys of `{name}` must be classes, whole numbers. Received: {key!r}.")
         if int(number) in found:
             raise UsageError(f"`{name}` has the class {int(number)} twice.")
-        found[int(number)] = float(real(weight, f"{name}[{key!r}]"))
-        if not math.isfinite(found[int(number)]):
+        weight = real(given, f"{name}[{key!r}]")
+        if not abs(weight) < 1e300:
             raise UsageError(f"`{name}[{key!r}]` must be finite. Received: {weight!r}.")
+        found[int(number)] = float(weight)
     return found
 
 
@@ -159,7 +161,7 @@ def seconds_of(time: float | str | None, name: str = "max_time") -> float | None
             seconds = seconds * 60 + int(number)
     else:
         seconds = plain(time)
-    if seconds is not None and 0 < seconds < 2**63:
+    if seconds is not None and (0 < seconds < 2**63 or seconds == math.inf):
         return float(seconds)
     raise UsageError(f'`{name}` must be seconds, or "3:50:00". Received: {name}={time!r}.')
 

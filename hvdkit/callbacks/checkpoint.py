@@ -14,6 +14,7 @@ from hvdkit.checkpoint.pace import Pace
 from hvdkit.checkpoint.preemption import Preempted, Preemption
 from hvdkit.checkpoint.restoring import Restored, restore
 from hvdkit.checkpoint.saver import Saver
+from hvdkit.checkpoint.sense import of_callback
 from hvdkit.checkpoint.state import own_weights
 from hvdkit.checkpoint.store import absolute
 from hvdkit.comm import exchange, ops, world
@@ -128,7 +129,7 @@ class CheckpointCallback(keras.callbacks.Callback):
     def _go_on(self, restored: Restored | None) -> None:
         if restored is None:
             return
-        facts, data = restored.facts, training_data.of(self.model)
+        facts, data = of_callback(restored.facts), training_data.of(self.model)
         place = facts.get("place", {})
         if data is not None:
             data.seek(restored.epoch, place)
@@ -184,7 +185,7 @@ class CheckpointCallback(keras.callbacks.Callback):
             self._rates_after = rates_of(self.model)
         if self._given is not None:
             self._give_state()
-            rates = self._given.facts.get("rates", {})
+            rates = of_callback(self._given.facts).get("rates", {})
             if rates and self._rates_after == rates["after"]:  # else a callback has another schedule now
                 set_rates(self.model, rates["now"])
             self._given = None

@@ -203,15 +203,27 @@ def _back(stored: Any, current: Any, tensors: dict[str, np.ndarray]) -> Any:
     if not isinstance(stored, dict):
         return stored
     ((kind, content),) = stored.items()
-    if kind == "dict":
-        known = current if isinstance(current, dict) else {}
-        return {key: _back(v, known.get(key), tensors) for key, v in content.items()}
-    if kind in ("list", "tuple"):
-        known = current if isinstance(current, list | tuple) and len(current) == len(content) else [None] * len(content)
-        made = [_back(v, k, tensors) for v, k in zip(content, known, strict=True)]
-        return made if kind == "list" else tuple(made)
+    if kind in ("dict", "list", "tuple"):
+        return _container(kind, content, current, tensors)
     array = tensors[_name(content)]
     if kind == "variable" and isinstance(current, keras.Variable | tf.Variable):
         current.assign(array)
         return current
     return _MADE[kind](array)
+
+
+def _container(kind: str, content: Any, current: Any, tensors: dict[str, np.ndarray]) -> Any:
+    """A dict, list or tuple as it was; where there is one of a kind of its own, such as a Counter, it stays of it."""
+    if kind == "dict":
+        known = current if isinstance(current, dict) else {}
+        made = {key: _back(v, known.get(key), tensors) for key, v in content.items()}
+        if type(known) is dict:
+            return made
+        known.clear()
+        known.update(made)
+        return known
+    known = current if isinstance(current, list | tuple) and len(current) == len(content) else [None] * len(content)
+    made = [_back(v, k, tensors) for v, k in zip(content, known, strict=True)]
+    if kind == "list":
+        return made
+    return type(current)._make(made) if known is current and hasattr(current, "_make") else tuple(made)

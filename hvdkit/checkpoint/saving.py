@@ -14,6 +14,7 @@ from hvdkit.comm import world
 from hvdkit.keras_model import build_optimizer
 from hvdkit.log import get_logger
 from hvdkit.numbers import whole
+from hvdkit.proof import together
 
 
 def save(
@@ -61,6 +62,6 @@ def save(
                 "directory) goes on from the newest. Remove them, or give another training another directory.",
                 step, directory, newer[0],
             )  # fmt: skip
-        saver.save(model, step, epoch, facts)
+        together("save", lambda: saver.save(model, step, epoch, facts), by="hvd.checkpoint.save")
     finally:
         saver.close()

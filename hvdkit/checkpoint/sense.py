@@ -33,17 +33,22 @@ class _Rates(_Facts):
     now: list[float | None] = []
 
 
-class _State(_Facts):
-    """What hvdkit itself keeps beside the tensors. All else in it is the user's."""
+class _Of(_Facts):
+    """What hvdkit itself keeps beside the tensors, of every training. All else is the callback's, or the user's."""
+
+    trained: list[list[int]] = []
+    schedules: list[Any] = []
+    model: str | None = None
+    versions: dict[str, str] = {}
+
+
+class _OfCallback(_Facts):
+    """What ``CheckpointCallback`` keeps there."""
 
     place: _Place = _Place()
     rates: _Rates = _Rates()
     metrics: dict[str, Any] = {}
     stopped: bool = False
-    trained: list[list[int]] = []
-    schedules: list[Any] = []
-    model: str | None = None
-    versions: dict[str, str] = {}
 
 
 def check_facts(facts: dict[str, Any] | None) -> dict[str, Any]:
@@ -61,12 +66,24 @@ def check_facts(facts: dict[str, Any] | None) -> dict[str, Any]:
     """
     if facts is not None and not isinstance(facts, dict):
         raise UsageError(f"`facts` must be a dictionary. Received: facts={facts!r}.")
+    facts = dict(facts or {})
     try:
-        _State.model_validate(facts or {})
-        return dict(facts or {})
+        _OfCallback.model_validate(facts)
+        where, what = next(
+            ((name, "hvdkit keeps there what it needs") for name in _Of.model_fields if name in facts), ("", "")
+        )
     except ValidationError as error:
         where, what = _first(error)
-        raise UsageError(f"`facts` has another use for {where!r}: {what}.", fix="give it another name.") from error
+    if where:
+        raise UsageError(f"`facts` has another use for {where!r}: {what}.", fix="give it another name.")
+    return facts
+
+
+def of_callback(facts: dict[str, Any]) -> dict[str, Any]:
+    """What ``CheckpointCallback`` has kept; of a checkpoint that it did not write only metrics, if there are any."""
+    if {"place", "stopped"} <= facts.keys():
+        return facts
+    return {"metrics": facts["metrics"]} if isinstance(facts.get("metrics"), dict) else {}
 
 
 def check(checkpoint: Checkpoint) -> Checkpoint:
@@ -76,7 +93,8 @@ def check(checkpoint: Checkpoint) -> Checkpoint:
         DamagedCheckpointError: it says something else; the message says where.
     """
     try:
-        _State.model_validate(checkpoint.manifest.state)
+        _Of.model_validate(checkpoint.manifest.state)
+        _OfCallback.model_validate(of_callback(checkpoint.manifest.state))
     except ValidationError as error:
         where, what = _first(error)
         raise DamagedCheckpointError(checkpoint.path, f"its state makes no sense: {where}: {what}") from error
@@ -90,7 +108,7 @@ def check(checkpoint: Checkpoint) -> Checkpoint:
                 randomness.check(random)
             if callback_state.STATE in names:
                 callback_state.check(checkpoint.get(part, callback_state.STATE), names)
-        except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
             text = f"its {part} makes no sense: {type(error).__name__}: {str(error)[:200]}"
             raise DamagedCheckpointError(checkpoint.path, text) from error
     return checkpoint

@@ -74,8 +74,9 @@ class Store:
         self.directory = absolute(directory)
 
     def path(self, step: int) -> Path:
-        """The directory of a step's checkpoint."""
-        return self.directory / step_name(step)
+        """The directory of a step's checkpoint; while it is being replaced, and if that was broken off, the old one."""
+        path = self.directory / step_name(step)
+        return path if os.path.lexists(path) else self.directory / self._set_aside_for_new().get(step, path.name)
 
     def draft(self, step: int, run_id: str) -> Draft:
         """A new checkpoint to write; all processes of a run that name the same step write the same one.
@@ -88,8 +89,13 @@ class Store:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, newest first; whether they are whole is another question."""
-        found = (step_of(name) for name in self._names())
-        return sorted((step for step in found if step is not None), reverse=True)
+        found = {step_of(name) for name in self._names()} | self._set_aside_for_new().keys()
+        return sorted(found - {None}, reverse=True)
+
+    def _set_aside_for_new(self) -> dict[int, str]:
+        """The names of checkpoints that had to make room for new ones, where no names can be exchanged."""
+        matches = filter(None, map(_LEFT_OVER.fullmatch, self._names()))
+        return {step_of(match["name"]): match[0] for match in matches if match["kind"] == REPLACED}
 
     def open(self, step: int) -> Checkpoint:
         """A step's checkpoint, its manifest and the lengths of its files checked: quick, whatever its size.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -56,13 +57,9 @@ def allgather_object(obj: Any, name: str | None = None, process_set: ProcessSet 
     [{'rank': 0}]
     """
     purpose = name or "hvd.allgather_object"
-    try:
-        data, failure = objects.encode({"for": purpose, "object": obj}), None
-    except Exception as error:  # noqa: BLE001  told to all ranks below: none may be left waiting for the one that raised
-        failure = f"rank {world.rank()}: {error}"
-        data = objects.encode({"for": purpose, "failure": failure})
-    received = [objects.decode(part) for part in _allgather_bytes(data, process_set)]
-    purposes = [part["for"] for part in received]
+    mine = _told(lambda: objects.encode(obj))
+    received = [objects.decode(part) for part in _allgather_bytes(objects.encode([purpose, *mine]), process_set)]
+    purposes = [their_purpose for their_purpose, _, _ in received]
     if any(other != purpose for other in purposes):
         raise CommunicationError(
             f"The ranks do not exchange the same thing: {by_rank(purposes, ranks_of(process_set))}.",
@@ -70,10 +67,26 @@ def allgather_object(obj: Any, name: str | None = None, process_set: ProcessSet 
             "that one rank trains alone belongs in `with hvd.local_training():`.",
             rank=world.rank(),
         )
-    failures = [part["failure"] for part in received if "failure" in part]
-    if failures:
-        raise TypeError("; ".join(failures))
-    return [part["object"] for part in received]
+    _raise_all(failure for _, failure, _ in received)
+    failure, decoded = _told(lambda: [objects.decode(data) for _, _, data in received], [])
+    if any(objects.has_classes(data) for _, _, data in received):  # which one rank may have imported, and another not
+        _raise_all(part.decode() for part in _allgather_bytes(failure.encode(), process_set))
+    _raise_all([failure])
+    return decoded
+
+
+def _told(make: Callable[[], Any], otherwise: Any = b"") -> tuple[str, Any]:
+    """What went wrong, to be told to all ranks, so that none is left waiting; and what was made."""
+    try:
+        return "", make()
+    except Exception as error:  # noqa: BLE001  raised on all ranks, by _raise_all()
+        return f"rank {world.rank()}: {error}", otherwise
+
+
+def _raise_all(failures: Iterable[str]) -> None:
+    said = [failure for failure in failures if failure]
+    if said:
+        raise TypeError("; ".join(said))
 
 
 def _allgather_bytes(data: bytes, process_set: ProcessSet | None) -> list[bytes]:

@@ -35,6 +35,15 @@ def gradient_at_root(engine: Any, is_root: bool, upstream: Any) -> Any:
     return tf.where(not_folded, mean, tf.zeros_like(mean))
 
 
+def gradient_of_scattered(engine: Any, op: ReduceOp, upstream: Any) -> Any:
+    """The gradient of a ``reducescatter``: all ranks' gradients, one after the other; of a sum, times the ranks; as in
+    Horovod."""
+    import tensorflow as tf
+
+    upstream = tf.convert_to_tensor(upstream)  # slices, where rows of it were gathered
+    return engine.allgather(upstream * tf.cast(engine.size, upstream.dtype) if op is ReduceOp.SUM else upstream, None)
+
+
 def own_rows(engine: Any, tensor: Any) -> Any:
     """This rank's share of the rows of a tensor or an array; uneven rows go to the first ranks."""
     rows, smaller = tensor.shape[0], min

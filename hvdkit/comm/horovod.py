@@ -13,7 +13,7 @@ from typing import Any
 from hvdkit import env
 from hvdkit.comm import bits
 from hvdkit.comm.fusion import BUCKET_BYTES, in_buckets
-from hvdkit.comm.gathered import gradient_at_root, gradient_of_own_rows, own_rows
+from hvdkit.comm.gathered import gradient_at_root, gradient_of_own_rows, gradient_of_scattered, own_rows
 from hvdkit.comm.protocol import ReduceOp, check_reducible
 from hvdkit.errors import HorovodMissingError, UsageError
 from hvdkit.horovod_build import stamp
@@ -257,7 +257,13 @@ class HorovodEngine:
             return tf.fill([self.size], rows // self.size)
 
     def reducescatter(self, tensor: Any, op: ReduceOp, name: str | None) -> Any:
-        if tensor.dtype.size == 1:  # whole numbers that Horovod reduces, and does not scatter
+        import tensorflow as tf
+
+        backward = functools.partial(gradient_of_scattered, self, op)
+        return tf.custom_gradient(lambda x: (self._reducescatter(x, op, name), backward))(tensor)
+
+    def _reducescatter(self, tensor: Any, op: ReduceOp, name: str | None) -> Any:
+        if tensor.dtype.size == 1 or op not in (ReduceOp.SUM, ReduceOp.AVERAGE):  # Horovod reduces these only
             return own_rows(self, self.allreduce([tensor], op, name and [name])[0])
         wire_op, scale = self._divided_before(tensor, op, 1.0)
         return self._hvd.mpi_ops._reducescatter(

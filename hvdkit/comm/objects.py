@@ -29,8 +29,13 @@ _KIND, _OF = "__hvdkit_kind__", "of"
 _LENGTH = struct.Struct("<Q")
 # Python refuses to write out whole numbers of more than 4,300 digits in decimals.
 _LONG = 10**1000
+# Of the description of an array's dtype, which may have many fields.
+_LENGTH_OF_HEADER = 2**24
 # By these names PyTorch, JAX and TensorFlow know them; NumPy's file format does not.
 _ML_DTYPES = "ml_dtypes"
+
+
+_JSON = {type(None), bool, float, str}
 
 
 class _Kind(NamedTuple):
@@ -44,12 +49,25 @@ def _pairs(kind: type) -> _Kind:
     return _Kind(lambda value: [[k, v] for k, v in value.items()], lambda pairs: kind(map(tuple, pairs)))
 
 
+_FACTORIES: dict[str, Any] = {kind.__name__: kind for kind in (list, dict, set, int, float, str, bool, tuple)}
+
+
+def _default(value: collections.defaultdict) -> list:
+    factory = value.default_factory
+    if factory is not None and _FACTORIES.get(getattr(factory, "__name__", "")) is not factory:
+        raise TypeError(f"a defaultdict of {factory!r}, whose factory does not travel: send dict(value)")
+    return [factory and factory.__name__, [[k, v] for k, v in value.items()]]
+
+
 _BYTES = _Kind(lambda value: np.frombuffer(value, np.uint8), lambda array: array.tobytes())
 _TYPES: dict[type, _Kind] = {
     tuple: _Kind(list, tuple),
     dict: _pairs(dict),
     collections.OrderedDict: _pairs(collections.OrderedDict),
     collections.Counter: _pairs(lambda pairs: collections.Counter(dict(pairs))),
+    collections.defaultdict: _Kind(
+        _default, lambda parts: collections.defaultdict(_FACTORIES.get(parts[0]), map(tuple, parts[1]))
+    ),
     collections.deque: _Kind(lambda value: [list(value), value.maxlen], lambda parts: collections.deque(*parts)),
     set: _Kind(list, set),
     frozenset: _Kind(list, frozenset),
@@ -63,6 +81,7 @@ _TYPES: dict[type, _Kind] = {
     np.bytes_: _Kind(bytes, np.bytes_),
     **{kind: _Kind(str, kind) for kind in (type(pathlib.Path()), type(pathlib.PurePath()))},
 }
+_CLASSES = ("enum", "namedtuple")
 _BY_NAME = {kind.__name__: how for kind, how in _TYPES.items()}
 
 
@@ -71,7 +90,8 @@ def encode(value: Any) -> bytes:
 
     Args:
         value: None, bool, int, float, complex, str, bytes, paths, ranges, lists, tuples and named tuples, sets,
-            dictionaries of any keys, members of an enumeration, NumPy arrays and scalars; and these in these.
+            dictionaries of any keys, members of an enumeration, NumPy arrays and scalars; and these in these. Classes
+            of named tuples and enumerations must be found by their names in a module.
 
     Raises:
         TypeError: something else is in it; the message says where.
@@ -90,7 +110,7 @@ def decode(data: bytes) -> Any:
     """What ``encode`` was given.
 
     Raises:
-        TypeError: it holds a member of an enumeration that this process does not know.
+        TypeError: it holds an object of a class that this process has not imported.
     """
     parts, at = [], 0
     while at < len(data):
@@ -98,8 +118,16 @@ def decode(data: bytes) -> Any:
         at += _LENGTH.size
         parts.append(data[at : at + length])
         at += length
-    arrays = [np.lib.format.read_array(io.BytesIO(part), allow_pickle=False) for part in parts[1:]]
+    read = functools.partial(np.lib.format.read_array, allow_pickle=False, max_header_size=_LENGTH_OF_HEADER)
+    arrays = [read(io.BytesIO(part)) for part in parts[1:]]
     return json.loads(parts[0], object_hook=lambda d: _made(d, arrays) if _KIND in d else d)
+
+
+def has_classes(data: bytes) -> bool:
+    """Whether ``decode`` must look up classes for these bytes, which may not be there."""
+    (length,) = _LENGTH.unpack_from(data)
+    text = data[_LENGTH.size : _LENGTH.size + length]
+    return any(f'"{_KIND}": "{kind}"'.encode() in text for kind in _CLASSES)
 
 
 def _plain(value: Any, arrays: list[np.ndarray], where: str) -> Any:
@@ -109,11 +137,18 @@ def _plain(value: Any, arrays: list[np.ndarray], where: str) -> Any:
     if value is None or kind in (bool, float, str) or (kind is int and abs(value) < _LONG):
         return value
     if kind is list:
+        kinds = {*map(type, value)}
+        if kinds <= _JSON or (kinds == {int} and min(value) > -_LONG and max(value) < _LONG):  # long lists of numbers
+            return value
         return [plain(item, where=f"{where}[{i}]") for i, item in enumerate(value)]
     if kind is dict and _KIND not in value and all(type(key) is str for key in value):
         return {key: plain(item, where=f"{where}[{key!r}]") for key, item in value.items()}
     if kind in _TYPES:
-        return _marked(kind.__name__, plain(_TYPES[kind].parts(value), where=where))
+        try:
+            parts = _TYPES[kind].parts(value)
+        except TypeError as error:
+            raise TypeError(f"{where} is {error}.") from error
+        return _marked(kind.__name__, plain(parts, where=where))
     return _special(value, arrays, where)
 
 
@@ -122,11 +157,19 @@ def _special(value: Any, arrays: list[np.ndarray], where: str) -> dict:
     kind = type(value)
     if isinstance(value, np.generic) or kind in (np.ndarray, np.memmap):
         return _array(np.asarray(value), arrays, where, scalar=isinstance(value, np.generic))
-    if isinstance(value, enum.Enum) and _found(kind.__module__, kind.__qualname__) is kind:
-        return _marked("enum", [kind.__module__, kind.__qualname__, value.name])
-    if isinstance(value, tuple) and hasattr(kind, "_make"):
-        items = [_plain(item, arrays, f"{where}.{name}") for name, item in zip(kind._fields, value, strict=True)]
-        return _marked("namedtuple", [kind.__module__, kind.__qualname__, list(kind._fields), items])
+    if _found(kind.__module__, kind.__qualname__) is kind:
+        if isinstance(value, enum.Enum):  # several flags together have no name of their own
+            by_name = value.name in kind.__members__
+            made_of = value.name if by_name else _plain(value.value, arrays, f"{where}.value")
+            return _marked("enum", [kind.__module__, kind.__qualname__, by_name, made_of])
+        if isinstance(value, tuple) and hasattr(kind, "_make"):
+            items = [_plain(item, arrays, f"{where}.{n}") for n, item in zip(kind._fields, value, strict=True)]
+            return _marked("namedtuple", [kind.__module__, kind.__qualname__, list(kind._fields), items])
+    elif isinstance(value, enum.Enum) or (isinstance(value, tuple) and hasattr(kind, "_make")):
+        raise TypeError(
+            f"{where} is a {kind.__name__}, a class that is not found as {kind.__module__}.{kind.__qualname__}: define "
+            "it at the top of a module."
+        )
     bases = [base.__name__ for base in (dict, list, tuple, set, str, int, float, np.ndarray) if isinstance(value, base)]
     raise TypeError(
         f"{where} is a {kind.__name__}. Objects travel between ranks as JSON and NumPy arrays, never pickled: "
@@ -156,15 +199,18 @@ def _made(marked: dict, arrays: list[np.ndarray]) -> Any:
         number, name = parts
         array = arrays[number] if name is None else arrays[number].view(_ml_dtype(name))
         return array[()] if kind == "scalar" else array
-    if kind == "enum":
-        module, qualified, name = parts
-        members = _found(module, qualified)
-        if members is None:
+    if kind in _CLASSES:
+        module, qualified, *made_of = parts
+        known = _found(module, qualified)
+        if known is None:
             raise TypeError(f"A {module}.{qualified} came from another rank: import {module} on this one, too.")
-        return members[name]
-    if kind == "namedtuple":
-        module, qualified, fields, items = parts
-        return _named_tuple(module, qualified, tuple(fields))._make(items)
+        if kind == "enum":
+            by_name, value = made_of
+            return known[value] if by_name else known(value)
+        fields, items = made_of
+        if getattr(known, "_fields", None) != tuple(fields):
+            raise TypeError(f"A {module}.{qualified} came from another rank, where it has the fields {fields}.")
+        return known._make(items)
     return _BY_NAME[kind].made(parts)
 
 
@@ -174,14 +220,6 @@ def _found(module: str, qualified: str) -> Any:
     for name in qualified.split("."):
         there = getattr(there, name, None)
     return there if isinstance(there, type) else None
-
-
-@functools.cache
-def _named_tuple(module: str, qualified: str, fields: tuple[str, ...]) -> Any:
-    known = _found(module, qualified)
-    if known is not None and issubclass(known, tuple) and getattr(known, "_fields", None) == fields:
-        return known
-    return collections.namedtuple(qualified.rsplit(".", 1)[-1], fields, rename=True, module=module)
 
 
 def _ml_dtype(name: str) -> np.dtype:

@@ -66,8 +66,8 @@ def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order
         )
     if is_slices(value):
         training_begins()
-        scale = real(prescale_factor, "prescale_factor") * real(postscale_factor, "postscale_factor")
-        return allreduce_slices(value, name, _op(op, average), scale, engine_of(process_set))
+        scales = real(prescale_factor, "prescale_factor"), real(postscale_factor, "postscale_factor")
+        return allreduce_slices(value, name, _op(op, average), scales, engine_of(process_set))
     names = name and [name]
     return grouped_allreduce(
         [value], names, average, prescale_factor, postscale_factor, op, compression, process_set, grouped=False

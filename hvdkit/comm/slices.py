@@ -9,14 +9,14 @@ from hvdkit.comm.single import scaled
 from hvdkit.errors import UsageError
 
 
-def allreduce_slices(slices: Any, name: str | None, op: ReduceOp, scale: float, engine: Engine) -> Any:
+def allreduce_slices(slices: Any, name: str | None, op: ReduceOp, scales: tuple, engine: Engine) -> Any:
     """Every rank's slices, one after the other, which are the reduction when those of one row are added up.
 
     Args:
         slices: this rank's ``tf.IndexedSlices``.
         name: what ranks recognise the collectives by inside a graph.
         op: ``ReduceOp.AVERAGE`` or ``ReduceOp.SUM``.
-        scale: multiplies the values.
+        scales: multiply the values before and after.
         engine: what moves them.
 
     Raises:
@@ -33,5 +33,8 @@ def allreduce_slices(slices: Any, name: str | None, op: ReduceOp, scale: float, 
     values, indices = tf.convert_to_tensor(slices.values), tf.convert_to_tensor(slices.indices)
     if ranks > 1 and values.dtype.is_integer:  # what is cut off each rank's part would be missing in their sum
         values = tf.cast(values, tf.float64)
-    values = engine.allgather(scaled(values, scale / ranks), name and f"{name}.values")
-    return tf.IndexedSlices(values, engine.allgather(indices, name and f"{name}.indices"), slices.dense_shape)
+    before, after = scales
+    values = engine.allgather(scaled(values, before / ranks), name and f"{name}.values")
+    return tf.IndexedSlices(
+        scaled(values, after), engine.allgather(indices, name and f"{name}.indices"), slices.dense_shape
+    )

@@ -32,8 +32,6 @@ class Arrays:
         UsageError: their lengths differ, or one is no array of samples; it is named.
     """
 
-    failure = None
-
     def __init__(self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: dict[int, float] | None = None):
         if sample_weight is not None and y is None:
             raise UsageError("`sample_weight` needs `y`: without targets there is no loss for it to weigh.")
@@ -64,6 +62,17 @@ class Arrays:
         """The samples with these numbers."""
         taken = [None if part is None else part.take(rows) for part in self._rows]
         return keras.tree.pack_sequence_as(self._structure, taken)
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why samples could not be read, when they could not."""
+        return next((f for f in (getattr(part, "failure", None) for part in self._rows) if f is not None), None)
+
+    def forget_failure(self) -> None:
+        """Begin anew."""
+        for part in self._rows:
+            if getattr(part, "failure", None) is not None:
+                part.failure = None
 
     def state(self) -> dict[str, Any]:
         """The number of samples, and a digest of some."""

@@ -145,6 +145,10 @@ class Files:
             return self._parse(data[0])
         return tuple(data) if len(data) > 1 else data[0]
 
+    def forget_failure(self) -> None:
+        """Begin anew."""
+        self.failure = None
+
     def _read(self, rows: np.ndarray) -> list[np.ndarray]:
         try:
             return self._found(rows)

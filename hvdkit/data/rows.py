@@ -69,18 +69,25 @@ class _Dense(Rows):
 class _OnDisk:
     """Rows that are read when they are wanted."""
 
-    def __init__(self, array: Any, dtype: np.dtype):
-        self._array, self._dtype = array, dtype
-        self.samples = int(array.shape[0])
+    def __init__(self, array: Any, dtype: np.dtype, what: str):
+        self._array, self._dtype, self._what = array, dtype, what
+        self._shape = tuple(array.shape)
+        self.samples = int(self._shape[0])
+        self.failure: Exception | None = None
 
     def take(self, rows: tf.Tensor) -> tf.Tensor:
-        def read(numbers: np.ndarray) -> np.ndarray:
-            ordered, back = np.unique(numbers, return_inverse=True)  # HDF5 wants them in order
-            found = np.asarray(self._array[ordered])[back]
-            return np.ascontiguousarray(dtypes.native(found, self._dtype))
+        taken = tf.numpy_function(self._read, [rows], tf.as_dtype(self._dtype), stateful=False)
+        return tf.ensure_shape(taken, (None, *self._shape[1:]))
 
-        taken = tf.numpy_function(read, [rows], tf.as_dtype(self._dtype), stateful=False)
-        return tf.ensure_shape(taken, (None, *self._array.shape[1:]))
+    def _read(self, numbers: np.ndarray) -> np.ndarray:
+        ordered, back = np.unique(numbers, return_inverse=True)  # HDF5 wants them in order
+        try:
+            found = np.asarray(self._array[ordered])[back]
+        except Exception as error:
+            said = f"{self._what} cannot be read: {type(error).__name__}: {error}."
+            self.failure = UsageError(said, fix="keep its file open, and as it is, until the training is over.")
+            raise self.failure from error
+        return np.ascontiguousarray(dtypes.native(found, self._dtype))
 
     def digest(self) -> bytes:
         return _digest(self._array)
@@ -110,7 +117,7 @@ def of(leaf: Any, what: str) -> Rows | _OnDisk | None:
     dtype = np.dtype(_floatx(dtypes.of(array.dtype, what)).as_numpy_dtype)
     if type(array) is np.ndarray or not array.shape[0]:
         return _Dense(np.asarray(array[:]), dtype)
-    return _OnDisk(array, dtype)
+    return _OnDisk(array, dtype, what)
 
 
 def _array(leaf: Any, what: str) -> Any:

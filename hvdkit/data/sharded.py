@@ -26,6 +26,9 @@ class Source(Protocol):
     failure: Exception | None
     """Why samples could not be had, when they could not."""
 
+    def forget_failure(self) -> None:
+        """Have none from here on."""
+
     def order(self, *, shuffle: bool, seeds: tuple[int, ...]) -> Callable[[int], np.ndarray]:
         """The samples' numbers in the order of an epoch, as a function of the epoch."""
 
@@ -54,6 +57,7 @@ class Sharded(DataAdapter):
 
     def begin(self, epoch: int) -> None:
         """Go to an epoch, and to the place in it that ``seek`` asked for."""
+        self.failure()  # of an epoch that was left
         self.epoch, self.passed = whole(epoch, "epoch", 0), 0
         if self._resume is not None:
             if self._resume[0] == epoch:
@@ -138,11 +142,11 @@ def failures_of(*given: Sharded | None) -> Iterator[None]:
     """Raise what went wrong when data were read as it was, and not as TensorFlow tells it."""
     try:
         yield
-    except tf.errors.OpError:
+    except tf.errors.OpError as error:
         for data in given:
             failure = None if data is None else data.failure()
-            if failure is not None:
-                raise failure from None
+            if failure is not None and type(failure).__name__ in str(error):  # else it is the caller's own
+                raise failure from error
         raise
 
 
@@ -224,7 +228,8 @@ class Planned(Sharded):
         return step < self.plan.steps
 
     def failure(self) -> Exception | None:
-        failure, self.source.failure = self.source.failure, None
+        failure = self.source.failure
+        self.source.forget_failure()
         return failure
 
     @property

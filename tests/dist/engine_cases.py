@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +34,11 @@ def functions() -> dict[str, Callable[[Any], Any]]:
     def branch(x: Any) -> Any:
         return tf.cond(total(x) > 0, lambda: total(hvd.allgather(x) ** 2), lambda: total(hvd.allreduce(x)))
 
+    w = tf.Variable(2.0)
+    weighed = tf.function(lambda x: total(hvd.allreduce(x * w) ** 2))
+    chosen = [lambda x: weighed(x), lambda x: total(hvd.allgather(x * w) ** 2) + weighed(x * 3.0)]
+    switch = tf.function(lambda x: tf.switch_case(tf.constant(1), [lambda: chosen[0](x), lambda: chosen[1](x)]))
+
     kinds = [
         lambda x: hvd.allreduce(x),
         lambda x: hvd.allgather(x[: hvd.rank() + 1]),
@@ -44,6 +51,8 @@ def functions() -> dict[str, Callable[[Any], Any]]:
         "two allreduces": lambda x: total(hvd.allreduce(x * 2.0) ** 2) + total(hvd.allreduce(total(x, 0)) ** 2),
         "two layers": lambda x: total(layer(x, training=True) ** 2) + total(layer(x[:6] * 2.0, training=True) ** 3),
         "functions in it": lambda x: gathered(x) + reduced(x) + gathered(x * 3.0),
+        "functions with a variable": lambda x: weighed(x) + total(hvd.allgather(x) ** 2) + weighed(x * 3.0),
+        "a switch with a variable": lambda x: switch(x) + total(hvd.allgather(x) ** 2) + switch(x * 3.0),
         "a loop last": lambda x: loop(x) + total(hvd.allreduce(x * 3.0) ** 2),
         "a loop first": lambda x: total(hvd.allreduce(x * 3.0) ** 2) + loop(x),
         "a branch": lambda x: branch(x) + total(hvd.allreduce(x * 3.0) ** 2),
@@ -98,6 +107,11 @@ def reducescatters() -> dict[str, Any]:
                 hvd.allreduce(values, **how),
                 hvd.grouped_allreduce([values, values + values], **how)[0],
             ]
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = tf.reduce_sum(tf.gather(hvd.reducescatter(x, op=hvd.Sum), [0, 1]))
+    out["gathered rows"] = tape.gradient(value, x).numpy()
+    out["largest"] = hvd.reducescatter(np.arange(size, dtype="float32") + rank, op=hvd.Max)
     out["halves"] = hvd.reducescatter(np.full(size, 40000, "float16"))
     out["product"] = hvd.allreduce(np.float32([2, 3]), op=hvd.Product, postscale_factor=2.0)
     out["errors"] = [
@@ -113,6 +127,9 @@ def slices() -> dict[str, Any]:
     """The mean of slices, by their dtype."""
     out = {}
     for dtype in ("int32", "int64", "float32", "float64"):
+        scaled = tf.IndexedSlices(tf.cast([[3, 5]], dtype), tf.constant([0]), tf.constant([1, 2]))
+        scaled = hvd.allreduce(scaled, op=hvd.Sum, prescale_factor=0.5, postscale_factor=2.0)
+        out[f"{dtype}, scaled"] = scaled.values.numpy()
         mine = tf.IndexedSlices(tf.cast([[1, 2]], dtype), tf.constant([hvd.rank()]), tf.constant([hvd.size(), 2]))
         mean = hvd.allreduce(mine)
         out[dtype] = [mean.values.dtype.name, mean.values.numpy(), mean.indices.numpy()]
@@ -143,6 +160,15 @@ def objects() -> list[bool]:
     ]
 
 
+def a_class_of_one_rank() -> list[str]:
+    """What each rank says of an object whose class only rank 1 has imported; and that they go on together."""
+    if hvd.rank() == 1:
+        sys.modules["only_here"] = module = types.ModuleType("only_here")
+        exec("import enum\nclass Colour(enum.Enum):\n    RED = 1", module.__dict__)  # noqa: S102
+    red = sys.modules["only_here"].Colour.RED if hvd.rank() == 1 else None
+    return [_message(lambda: hvd.broadcast_object(red, root_rank=1)), str(hvd.allgather_object(hvd.rank()))]
+
+
 def bfloat16_gradients() -> list:
     """Through a broadcast and a gather of bfloat16."""
     x = tf.constant([1.0, 2.0], tf.bfloat16)
@@ -170,5 +196,6 @@ def all_cases(steps: int) -> dict[str, Any]:
         "reducescatter": reducescatters(),
         "slices": slices(),
         "objects": objects(),
+        "a class": a_class_of_one_rank(),
         "bfloat16": bfloat16_gradients(),
     }

@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 
-from hvdkit.comm.mpi import backward_order
+from hvdkit.comm.mpi import graph_order
 from hvdkit.testing import run_ranks
 from tests.dist import engine_cases as cases
 from tests.machine import world
@@ -40,9 +40,12 @@ def test_reducescatter(engine, ranks):
     everyones = [out["reducescatter"] for out in _values(engine, ranks)]
     rows = [len(part) for part in np.array_split(np.arange(2 * ranks + 1), ranks)]
     upstream = 1.5 * np.repeat(np.arange(1.0, ranks + 1), rows)
-    for out in everyones:
+    for rank, out in enumerate(everyones):
         for name, gradient in out["gradient"].items():  # as Horovod's: of a sum it is N times that of a mean
             np.testing.assert_allclose(gradient, upstream * (ranks if name.startswith("sum") else 1), err_msg=name)
+        places = np.concatenate([[ranks] * 2 + [0] * (length - 2) for length in rows])
+        np.testing.assert_array_equal(out["gathered rows"], places, "rows that are gathered have slices for a gradient")
+        assert out["largest"].tolist() == [rank + ranks - 1]
         assert out["halves"].tolist() == [40000], "a sum of halves would be inf"
         np.testing.assert_array_equal(out["product"], np.float32([2, 3]) ** ranks * 2)
         scalar, tensor, bfloat16, adasum = out["errors"]
@@ -78,6 +81,8 @@ def test_the_mean_of_slices(engine, ranks):
             assert kind == ("float64" if dtype.startswith("int") else dtype) and out["slices"][f"{dtype}, sum"] == dtype
             np.testing.assert_allclose(values, np.array([[1, 2]] * ranks) / ranks, rtol=1e-6)
             assert indices.tolist() == list(range(ranks))
+            factors = [[2, 4]] if dtype.startswith("int") else [[3, 5]]
+            np.testing.assert_array_equal(out["slices"][f"{dtype}, scaled"], factors * ranks)
 
 
 @EVERY
@@ -85,17 +90,20 @@ def test_objects_and_bfloat16(engine, ranks):
     mean = (ranks + 1) / 2
     for rank, out in enumerate(_values(engine, ranks)):
         assert out["objects"] == [True] * 4
+        said, after = out["a class"]
+        assert said == _values(engine, ranks)[0]["a class"][0] and after == str(list(range(ranks)))
+        assert "rank 0: A only_here.Colour came from another rank" in said and "rank 1:" not in said
         broadcast, gathered = out["bfloat16"]
         assert broadcast.tolist() == [mean * (rank == 1)] * 2 and gathered.tolist() == [mean] * 2
 
 
-def test_tensorflow_has_its_own_method_again():
-    from tensorflow.python.eager.polymorphic_function.concrete_function import ConcreteFunction
+def test_tensorflow_has_its_own_function_again():
+    from tensorflow.python.eager.polymorphic_function import atomic_function
 
-    before = ConcreteFunction.__dict__["from_func_graph"]
-    backward_order.install("a name")
-    assert ConcreteFunction.__dict__["from_func_graph"] is not before
-    backward_order.install("a name")
-    backward_order.remove()
-    backward_order.remove()
-    assert ConcreteFunction.__dict__["from_func_graph"] is before
+    before = atomic_function.from_func_graph
+    graph_order.install("a name")
+    assert atomic_function.from_func_graph is not before
+    graph_order.install("a name")
+    graph_order.remove()
+    graph_order.remove()
+    assert atomic_function.from_func_graph is before

@@ -231,7 +231,7 @@ def test_passes_after_loading(ranks):
 
 def test_smaller_things(ranks):
     for result in ranks("smaller"):
-        assert result["whole slices"] == [[4 // ranks.size], [8 // ranks.size]] * ranks.size
+        assert result["whole slices"] == [[4 / ranks.size], [8 / ranks.size]] * ranks.size
         assert "`name` must be a string" in result["average by position"]
         assert "is not built" in result["not built"]
         assert result["named object"] == {"a": 1}

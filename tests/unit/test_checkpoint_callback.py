@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import signal
 import subprocess
@@ -119,6 +120,9 @@ def test_never_resuming_is_refused_beside_another_training(tmp_path):
         _model().fit(_data(), verbose=0, callbacks=[never])
 
 
+Point = collections.namedtuple("Point", ["x", "y"])
+
+
 class _Stateful(keras.callbacks.Callback):
     """Every kind of attribute that is saved, and some that are not."""
 
@@ -127,6 +131,7 @@ class _Stateful(keras.callbacks.Callback):
         self.made_with = made_with
         self.number, self.text, self.nothing, self.flag = 0.5, "a", None, True
         self.infinite, self.scalar = float("inf"), np.float32(1.5)
+        self.counts, self.point = collections.defaultdict(int), Point(0, 0)
         self.nested = {"list": [1, (2.0, np.arange(3))]}
         self.variable = keras.Variable([1.0, 2.0])
         self.file, self.words = open(os.devnull), {1: "keys that are no text"}  # noqa: SIM115
@@ -140,6 +145,8 @@ def test_the_state_of_a_callback_comes_back():
     before.infinite, before.scalar = float("-inf"), np.float32(2.5)
     before.nested["list"].append(None)
     before.variable.assign([3.0, 4.0])
+    before.counts["a"] += 3
+    before.point = Point(1, 2.5)
     held, words = after.variable, after.words
     before.history, before.halves = [0.5 * i for i in range(300)], [np.float32(i) for i in range(300)]
     before.itself = [before.number]
@@ -150,6 +157,8 @@ def test_the_state_of_a_callback_comes_back():
     assert after.history == before.history and after.halves == before.halves
     assert isinstance(after.history[0], float) and after.halves[0].dtype == np.float32
     assert not hasattr(after, "itself")
+    after.counts["b"] += 1
+    assert after.counts == {"a": 3, "b": 1} and after.point == Point(1, 2.5) and after.point.y == 2.5
     assert (after.number, after.text, after.nothing, after.flag) == (2.25, "b", 4, False)
     assert after.infinite == float("-inf") and after.scalar == np.float32(2.5) and after.scalar.dtype == np.float32
     assert after.nested["list"][0] == 1 and after.nested["list"][1][1].tolist() == [0, 1, 2]

@@ -37,7 +37,7 @@ def test_whole_numbers_are_those_of_keras(y):
     assert _weights(weights, y) == _of_keras(weights, y)
 
 
-@pytest.mark.parametrize("key", ["1", " 1 ", "+1", 1.0, True, np.int64(1), np.float32(1)])
+@pytest.mark.parametrize("key", ["1", " 1 ", "+1", 1.0, True, np.True_, np.int64(1), np.float32(1)])
 def test_a_class_that_json_or_yaml_made_a_text_is_one(key):
     assert _weights({"0": 2, key: 0.5, "2": 3}) == _of_keras({0: 2, 1: 0.5, 2: 3})
 

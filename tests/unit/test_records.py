@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import h5py
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -105,3 +107,46 @@ def test_checksums_of_more_than_is_done_at_once(tmp_path):
     whole = _write(tmp_path / "r", records)
     ends = np.cumsum([len(record) + 16 for record in records])
     assert crc32c.masked(records).tolist() == [int.from_bytes(whole[end - 4 : end], "little") for end in ends]
+
+
+def _model():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(hvd.DistributedOptimizer("sgd"), "mse", run_eagerly=False)
+    return model
+
+
+def _pairs(records):
+    x = tf.reshape(tf.io.decode_raw(records, tf.float32), [-1, 1])
+    return x, x
+
+
+def test_an_error_of_the_users_own_is_not_taken_for_one_of_a_file_before(tmp_path):
+    """A damaged record was met ahead in an epoch that was left; then the file was mended."""
+    path = tmp_path / "some.tfrecord"
+    whole = _write(path, [np.float32([i]).tobytes() for i in range(6)])
+    hvd.init()
+    path.write_bytes(whole[:-5] + b"\xff" + whole[-4:])
+    data = hvd.data.shard(str(path), batch_size=2, shuffle=False, parse=_pairs)
+    with pytest.raises(UsageError, match="record 5"):
+        _model().fit(data, verbose=0)
+    batches = data.batches(0)
+    next(batches)
+    path.write_bytes(whole)
+    data.source.failure = UsageError("of an epoch that was left")
+
+    class Own(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            tf.debugging.assert_equal(1, 2, "the user's own")
+
+    with pytest.raises(tf.errors.InvalidArgumentError, match="the user's own"):
+        _model().fit(data, verbose=0, callbacks=[Own()])
+
+
+def test_a_file_of_arrays_that_was_closed(tmp_path):
+    hvd.init()
+    file = h5py.File(tmp_path / "some.h5", "w")
+    file["x"] = np.ones((6, 1), "float32")
+    data = hvd.data.shard(file["x"], np.ones((6, 1), "float32"), batch_size=2)
+    file.close()
+    with pytest.raises(UsageError, match=r"`x` cannot be read: .*\n.*keep its file open"):
+        _model().fit(data, verbose=0)

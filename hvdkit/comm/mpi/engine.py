@@ -12,8 +12,8 @@ import numpy as np
 
 from hvdkit.comm import bits
 from hvdkit.comm.fusion import BUCKET_BYTES, in_buckets
-from hvdkit.comm.gathered import gradient_at_root, gradient_of_own_rows, own_rows
-from hvdkit.comm.mpi import backward_order, in_graph
+from hvdkit.comm.gathered import gradient_at_root, gradient_of_own_rows, gradient_of_scattered, own_rows
+from hvdkit.comm.mpi import graph_order, in_graph
 from hvdkit.comm.mpi.library import load
 from hvdkit.comm.mpi.patience import Patience
 from hvdkit.comm.mpi.ranks import MpiRanks
@@ -149,9 +149,7 @@ class MpiEngine:
             return own_rows(self, self.allreduce([tensor], op, name and [name])[0])
         import tensorflow as tf
 
-        def backward(upstream: Any) -> Any:  # as Horovod's
-            return self.allgather(upstream * self.size if op is ReduceOp.SUM else upstream, None)
-
+        backward = functools.partial(gradient_of_scattered, self, op)
         reduce = lambda x: own_rows(self, self.allreduce([x], op, name and [name])[0])
         return tf.custom_gradient(lambda x: (reduce(x), backward))(tensor)
 
@@ -160,6 +158,8 @@ class MpiEngine:
         self._ranks.barrier()
 
     def within(self, process_set_id: int, ranks: list[int]) -> MpiEngine:
+        if process_set_id not in self._world._sets:
+            raise UsageError(f"There is no process set {process_set_id}.", fix="hvd.add_process_set(ranks).")
         part = copy.copy(self)
         part._adopt(self._world._sets[process_set_id][1])
         return part
@@ -209,7 +209,7 @@ class MpiEngine:
         return feature in ("mpi", "mpi_threads")
 
     def shutdown(self) -> None:
-        backward_order.remove()
+        graph_order.remove()
         atexit.unregister(self._leave)
         self._leave()
 

@@ -1,9 +1,8 @@
 """NumPy functions as operations of a graph, one after the other in the order of the program.
 
 Without negotiation, ranks recognise a collective by its place, so each rank must keep the program's order. Inside a
-``tf.function`` it does: ``tf.numpy_function`` is stateful, and automatic control dependencies run stateful operations
-one after the other, in branches and loops too. Where TensorFlow gives none, ``backward_order`` does. A test lets two
-ranks disagree about which one is ready first.
+``tf.function`` ``graph_order`` sees to that, in branches, loops and functions that it calls too. A test lets two ranks
+disagree about which one is ready first.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hvdkit.comm.mpi import backward_order
+from hvdkit.comm.mpi import graph_order
 
 # What the operations are called: nothing else tells them from a user's own Python functions in a graph.
 COLLECTIVE = "hvdkit_collective"
@@ -41,6 +40,6 @@ def call(function: Callable[..., list], tensors: list, dtypes: list) -> list:
     with tf.device("CPU:0"):
         if eager():
             return [tf.convert_to_tensor(a) for a in function(*[np.asarray(t) for t in tensors])]
-        backward_order.install(COLLECTIVE)
+        graph_order.install(COLLECTIVE)
         made = tf.numpy_function(function, tensors, dtypes, stateful=True, name=COLLECTIVE)
         return list(made) if isinstance(made, list | tuple) else [made]
