@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hvdkit import strict_yaml
-from hvdkit.errors import ConfigError
+from hvdkit.choices import DATA, MODELS, STRATEGIES
+from hvdkit.errors import ConfigError, UsageError
 from hvdkit.numbers import seconds_of
 from hvdkit.registry import suggestion
 from hvdkit.strict_yaml import shown
@@ -201,10 +202,24 @@ def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     for override in overrides:
         _apply(tree, override)
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         what, fix = _first(error, tree)
         raise ConfigError(f"{path}: {what}", fix=fix) from None
+    _check_choices(config, path)
+    return config
+
+
+def _check_choices(config: Config, path: Path) -> None:
+    """Refuse names of nothing before any rank starts; optimizers, losses and metrics only Keras knows."""
+    strategy = config.strategy if isinstance(config.strategy, str) else config.strategy.name
+    chosen = {"data.name": (config.data.name, DATA), "model.name": (config.model.name, MODELS)}
+    for key, (name, choice) in {**chosen, "strategy": (strategy, STRATEGIES)}.items():
+        if ":" not in name:  # else it is the user's own
+            try:
+                choice.check(name)
+            except UsageError as error:
+                raise ConfigError(f"{path}: `{key}`: {error.what}", fix=error.fix) from None
 
 
 def _read(path: Path) -> dict[str, Any]:

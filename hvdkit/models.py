@@ -7,9 +7,6 @@ from typing import Any
 import keras
 
 from hvdkit.layers import with_batch_norm, zero_last_gamma
-from hvdkit.registry import Registry
-
-MODELS = Registry("model", {"cnn": "hvdkit.models:cnn", "mlp": "hvdkit.models:mlp", "resnet": "hvdkit.models:resnet"})
 
 
 def cnn(input_shape: tuple, classes: int, filters: int = 32, dense: int = 128, dropout: float = 0.2) -> keras.Model:

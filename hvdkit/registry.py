@@ -75,8 +75,8 @@ class Registry:
         """Add a name, e.g. one of the user's own, given as ``"module:Attribute"``."""
         self._entries[name] = target
 
-    def resolve(self, name: str) -> Any:
-        """The object behind a name.
+    def check(self, name: str) -> None:
+        """Refuse a name that is not known, without importing what is behind it.
 
         Raises:
             UsageError: no such name; the nearest one is suggested.
@@ -86,4 +86,12 @@ class Registry:
                 f"Unknown {self.kind} {name!r}. Known: {', '.join(self._entries)}.",
                 fix=suggestion(name, self._entries),
             )
+
+    def resolve(self, name: str) -> Any:
+        """The object behind a name.
+
+        Raises:
+            UsageError: no such name; the nearest one is suggested.
+        """
+        self.check(name)
         return load(self._entries[name])

@@ -21,14 +21,11 @@ import keras
 import numpy as np
 
 import hvdkit as hvd
+from hvdkit.choices import DATA, MODELS, STRATEGIES
 from hvdkit.config import Config, Named
 from hvdkit.errors import ConfigError, UsageError
-from hvdkit.models import MODELS
 from hvdkit.registry import Registry, load
-from hvdkit.strategies import STRATEGIES
 from hvdkit.strict_yaml import shown
-
-DATA = Registry("data set", {"digits": "hvdkit.data.digits:load_digits"})
 
 
 @dataclass(frozen=True)

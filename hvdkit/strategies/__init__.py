@@ -1,4 +1,4 @@
-"""Strategies: how the devices of a run share the work. One file each, and one line here.
+"""Strategies: how the devices of a run share the work. One file each, and one line in ``hvdkit.choices``.
 
 A strategy is a function that returns a ``tf.distribute`` strategy, to make and compile the model in::
 
@@ -18,16 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hvdkit.registry import Registry, load
-
-STRATEGIES = Registry(
-    "strategy",
-    {
-        "horovod": "hvdkit.strategies.device_per_process:horovod",
-        "mirrored": "hvdkit.strategies.one_process:mirrored",
-        "hybrid": "hvdkit.strategies.process_per_host:hybrid",
-    },
-)
+from hvdkit.choices import STRATEGIES
+from hvdkit.registry import load
 
 # Of an optimizer, and not of devices.
 _OF_OPTIMIZERS = {"local_sgd": "hvdkit.optim.local_sgd:local_sgd", "end_round": "hvdkit.grads.rounds:end_round"}

@@ -242,3 +242,13 @@ LISTS = lambda below: st.lists(below, max_size=3) | st.dictionaries(TEXT, below,
 @given(value=st.recursive(LEAVES, LISTS, max_leaves=10))
 def test_what_is_written_is_what_is_read(value):
     assert strict_yaml.read_text(yaml.safe_dump(value), "The text") == value
+
+
+@pytest.mark.parametrize("what", ["data.name", "model.name", "strategy"])
+def test_a_name_of_nothing_is_refused_before_any_rank_starts(tmp_path, what):
+    """By the launching process, which imports no TensorFlow; the user's own names it does not know."""
+    path = tmp_path / "c.yaml"
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match=rf"c\.yaml: `{what}`: Unknown .* 'nothing'\. Known: "):
+        config.load(path, (f"{what}=nothing",))
+    config.load(path, (f"{what}='mine:nothing'",))
