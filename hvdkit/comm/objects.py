@@ -33,8 +33,6 @@ _LONG = 10**1000
 _LENGTH_OF_HEADER = 2**24
 # By these names PyTorch, JAX and TensorFlow know them; NumPy's file format does not.
 _ML_DTYPES = "ml_dtypes"
-
-
 _JSON = {type(None), bool, float, str}
 
 
@@ -45,29 +43,17 @@ class _Kind(NamedTuple):
     made: Callable[[Any], Any]
 
 
-def _pairs(kind: type) -> _Kind:
-    return _Kind(lambda value: [[k, v] for k, v in value.items()], lambda pairs: kind(map(tuple, pairs)))
-
-
+# What a dictionary is made of again, from pairs; and what may be made in one by default.
+_DICTS: dict[type, Callable[[list], Any]] = {
+    dict: dict,
+    collections.OrderedDict: collections.OrderedDict,
+    collections.Counter: lambda pairs: collections.Counter(dict(pairs)),
+    collections.defaultdict: lambda parts: collections.defaultdict(_FACTORIES.get(parts[0]), parts[1]),
+}
 _FACTORIES: dict[str, Any] = {kind.__name__: kind for kind in (list, dict, set, int, float, str, bool, tuple)}
-
-
-def _default(value: collections.defaultdict) -> list:
-    factory = value.default_factory
-    if factory is not None and _FACTORIES.get(getattr(factory, "__name__", "")) is not factory:
-        raise TypeError(f"a defaultdict of {factory!r}, whose factory does not travel: send dict(value)")
-    return [factory and factory.__name__, [[k, v] for k, v in value.items()]]
-
-
 _BYTES = _Kind(lambda value: np.frombuffer(value, np.uint8), lambda array: array.tobytes())
 _TYPES: dict[type, _Kind] = {
     tuple: _Kind(list, tuple),
-    dict: _pairs(dict),
-    collections.OrderedDict: _pairs(collections.OrderedDict),
-    collections.Counter: _pairs(lambda pairs: collections.Counter(dict(pairs))),
-    collections.defaultdict: _Kind(
-        _default, lambda parts: collections.defaultdict(_FACTORIES.get(parts[0]), map(tuple, parts[1]))
-    ),
     collections.deque: _Kind(lambda value: [list(value), value.maxlen], lambda parts: collections.deque(*parts)),
     set: _Kind(list, set),
     frozenset: _Kind(list, frozenset),
@@ -82,7 +68,8 @@ _TYPES: dict[type, _Kind] = {
     **{kind: _Kind(str, kind) for kind in (type(pathlib.Path()), type(pathlib.PurePath()))},
 }
 _CLASSES = ("enum", "namedtuple")
-_BY_NAME = {kind.__name__: how for kind, how in _TYPES.items()}
+_MADE = {kind.__name__: how.made for kind, how in _TYPES.items()}
+_MADE |= {kind.__name__: made for kind, made in _DICTS.items()}
 
 
 def encode(value: Any) -> bytes:
@@ -132,7 +119,6 @@ def has_classes(data: bytes) -> bool:
 
 def _plain(value: Any, arrays: list[np.ndarray], where: str) -> Any:
     """A value as JSON has it; its arrays are put into the list."""
-    plain = functools.partial(_plain, arrays=arrays)
     kind = type(value)
     if value is None or kind in (bool, float, str) or (kind is int and abs(value) < _LONG):
         return value
@@ -140,21 +126,31 @@ def _plain(value: Any, arrays: list[np.ndarray], where: str) -> Any:
         kinds = {*map(type, value)}
         if kinds <= _JSON or (kinds == {int} and min(value) > -_LONG and max(value) < _LONG):  # long lists of numbers
             return value
-        return [plain(item, where=f"{where}[{i}]") for i, item in enumerate(value)]
+        return [_plain(item, arrays, f"{where}[{i}]") for i, item in enumerate(value)]
     if kind is dict and _KIND not in value and all(type(key) is str for key in value):
-        return {key: plain(item, where=f"{where}[{key!r}]") for key, item in value.items()}
-    if kind in _TYPES:
-        try:
-            parts = _TYPES[kind].parts(value)
-        except TypeError as error:
-            raise TypeError(f"{where} is {error}.") from error
-        return _marked(kind.__name__, plain(parts, where=where))
+        return {key: _plain(item, arrays, f"{where}[{key!r}]") for key, item in value.items()}
     return _special(value, arrays, where)
 
 
+def _pairs(value: dict, arrays: list[np.ndarray], where: str) -> list:
+    """The keys and values of a dictionary; of one with a default also what makes it."""
+    name = lambda key: f"{where}[{key!r}]"
+    pairs = [[_plain(k, arrays, f"a key of {where}"), _plain(v, arrays, name(k))] for k, v in value.items()]
+    if type(value) is not collections.defaultdict:
+        return pairs
+    factory = value.default_factory
+    if factory is not None and _FACTORIES.get(getattr(factory, "__name__", "")) is not factory:
+        raise TypeError(f"{where} is a defaultdict of {factory!r}, which does not travel: send dict(value).")
+    return [factory and factory.__name__, pairs]
+
+
 def _special(value: Any, arrays: list[np.ndarray], where: str) -> dict:
-    """An array, or an object of a class that is looked up where it arrives."""
+    """What JSON does not have, with its kind; of a class of the user's that is looked up where it arrives."""
     kind = type(value)
+    if kind in _DICTS:
+        return _marked(kind.__name__, _pairs(value, arrays, where))
+    if kind in _TYPES:
+        return _marked(kind.__name__, _plain(_TYPES[kind].parts(value), arrays, where))
     if isinstance(value, np.generic) or kind in (np.ndarray, np.memmap):
         return _array(np.asarray(value), arrays, where, scalar=isinstance(value, np.generic))
     if _found(kind.__module__, kind.__qualname__) is kind:
@@ -211,7 +207,7 @@ def _made(marked: dict, arrays: list[np.ndarray]) -> Any:
         if getattr(known, "_fields", None) != tuple(fields):
             raise TypeError(f"A {module}.{qualified} came from another rank, where it has the fields {fields}.")
         return known._make(items)
-    return _BY_NAME[kind].made(parts)
+    return _MADE[kind](parts)
 
 
 def _found(module: str, qualified: str) -> Any:
