@@ -15,14 +15,6 @@ from hvdkit.numbers import seconds_of
 from hvdkit.registry import suggestion
 from hvdkit.strict_yaml import shown
 
-
-def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, str) and _SCIENTIFIC.fullmatch(value) else value
-
-
-_SCIENTIFIC = re.compile(r"[-+]?\d+[eE][-+]?\d+")
-
-
 # As large as a float holds exactly: far beyond it means nothing, and what is computed of it overflows.
 _Count = Annotated[int, Field(ge=1, lt=2**53)]
 _Rate = Annotated[float, Field(ge=0, lt=1e15)]
@@ -37,12 +29,6 @@ class Named(_Section):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _numbers(cls, value: Any) -> Any:
-        """YAML reads 1e-3, without a point, as text."""
-        return {k: _number(v) for k, v in value.items()} if isinstance(value, dict) else value
 
     def arguments(self) -> dict[str, Any]:
         """Everything but the name."""
@@ -201,6 +187,9 @@ def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     tree = _read(path)
     for override in overrides:
         _apply(tree, override)
+    for key, field in Config.model_fields.items():
+        if isinstance(field.default, _Section) and tree.get(key, key) is None:  # all that is in it is commented out
+            del tree[key]
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
@@ -243,7 +232,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             f"--set takes key=value, such as --set optimizer.learning_rate=0.01. Received: {shown(override)}."
         )
     for parent in parents:
-        child = tree.setdefault(parent, {})
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        child = tree[parent]
         if not isinstance(child, dict):
             raise ConfigError(f"--set {_named(key)}: {shown(parent)} is a {_kind(child)}, it has no keys.")
         tree = child

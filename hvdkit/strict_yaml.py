@@ -7,6 +7,7 @@ exceptions (a date in month 13), is one ``ConfigError`` with the line and the co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ DEEPEST = 32
 MOST_VALUES = 20_000
 _WIDEST_INTEGER = 64  # bits
 _LONGEST_NUMBER = 100  # characters
+_OCTAL = re.compile(r"[-+]?0[0-9_]+")
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -42,13 +44,13 @@ def read_file(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise ConfigError(f"The configuration {path} is larger than {LARGEST_FILE >> 10} KiB.")
         text = data.decode("utf-8-sig")
     except FileNotFoundError:
         raise
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The configuration {path} cannot be read: {error}.") from None
-    if len(data) > LARGEST_FILE:
-        raise ConfigError(f"The configuration {path} is larger than {LARGEST_FILE >> 10} KiB.")
     return read_text(text, f"The configuration {path}")
 
 
@@ -144,6 +146,8 @@ class _Loader(yaml.SafeLoader):
         kind = node.tag.removeprefix(_TAG)
         if kind in ("int", "float") and len(node.value) > _LONGEST_NUMBER:
             raise _Refused(f"a number of more than {_LONGEST_NUMBER} characters", node.start_mark)
+        if kind == "int" and isinstance(node, yaml.ScalarNode) and _OCTAL.fullmatch(node.value):
+            raise _Refused(f"{node.value} begins with a zero, by which YAML means an octal number", node.start_mark)
         try:
             value = super().construct_object(node, deep)
             if isinstance(value, str):
@@ -182,3 +186,9 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in known if tag not in (f"{_TAG}timestamp", f"{_TAG}value")]
     for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+# 1e-3 and 1.0e1 are numbers to everybody, and to YAML 1.2; PyYAML wants 1.0e-3 and 1.0e+1.
+_Loader.add_implicit_resolver(
+    f"{_TAG}float",
+    re.compile(r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)

@@ -27,6 +27,9 @@ from hvdkit.errors import ConfigError, UsageError
 from hvdkit.registry import Registry, load
 from hvdkit.strict_yaml import shown
 
+# Which metric is meant Keras finds out when it knows the loss.
+_CHOSEN_BY_THE_LOSS = {"acc", "accuracy", "crossentropy", "ce"}
+
 
 @dataclass(frozen=True)
 class Result:
@@ -158,7 +161,7 @@ def _compile(config: Config, model: keras.Model, steps_per_epoch: int, ranks: in
     if optimizer.weight_decay and config.weight_decay_on == "kernels":
         hvd.optim.exclude_bias_and_norm(optimizer, model)
     loss = _loss(config)
-    for name in config.metrics:  # Keras would find out in the first step
+    for name in set(config.metrics) - _CHOSEN_BY_THE_LOSS:  # Keras would find out in the first step
         _built("metrics", keras.metrics.get, name)
     model.compile(optimizer, loss=loss, metrics=list(config.metrics))
 

@@ -39,7 +39,8 @@ def command(config: Path, overrides: tuple[str, ...], np_: int | None, max_resta
     if dry_run:
         import yaml
 
-        signals.leave()
+        if (code := signals.leave()) is not None:
+            sys.exit(code)
         _room().check(settings, ranks)
         click.echo(yaml.safe_dump(settings.model_dump(mode="json", by_alias=True), sort_keys=False).rstrip())
         return

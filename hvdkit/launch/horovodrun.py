@@ -7,6 +7,8 @@ there. All others reach the ranks by a private file, on other hosts where those 
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from hvdkit.errors import HvdkitError, LaunchError
 from hvdkit.launch.plan import Found, LaunchPlan, Request, worker
 from hvdkit.launch.visible import may_be_seen
@@ -44,15 +46,22 @@ class Horovodrun:
             argv=(*argv, *worker(request, found)),
             np=request.np,
             env=env,
-            private=_withheld({**found.environ, **env}),
+            private=_withheld({**found.environ, **env}, env, [item.partition("=")[0] for item in request.forward]),
             hosts=request.hosts,
             tagged=True,
         )
 
 
-def _withheld(environ: dict[str, str]) -> tuple[str, ...]:
-    names = [name for name, value in environ.items() if not may_be_seen(name, value)]
+def _withheld(environ: dict[str, str], said: Container[str], wanted: list[str]) -> tuple[str, ...]:
+    """The names of variables that stand on no command line, those first that must reach every rank.
+
+    Args:
+        environ: all of them.
+        said: those whose values stand on the command line of `hvdkit run` already.
+        wanted: those that were named by ``-x``.
+    """
+    names = [name for name, value in environ.items() if name not in said and not may_be_seen(name, value)]
     rest = sorted((name for name in environ if name not in names), key=lambda name: len(environ[name]))
     while rest and sum(len(name) + len(environ[name]) + 4 for name in rest) > _LONGEST:
         names.append(rest.pop())
-    return tuple(sorted(names))
+    return tuple(sorted(names, key=lambda name: (name not in wanted, name)))

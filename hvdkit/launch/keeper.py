@@ -49,12 +49,17 @@ def keep(work: Callable[[int], int], take: Callable[[int], None]) -> int:
     os.close(alive[0])
     os.close(works[1])
 
+    reaped = False
+
     def pass_on(number: int) -> None:
-        with contextlib.suppress(OSError):
-            os.kill(worker, number)
+        if not reaped:  # afterwards another process may have its number
+            with contextlib.suppress(OSError):
+                os.kill(worker, number)
 
     _on_signals(pass_on)
     _wait(works[0], launcher, pass_on)
+    os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
+    reaped = True
     code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
     kill_descendants(_LAST)  # where the worker was killed they have become this process' children
     return code if code >= 0 else 128 - code
@@ -116,7 +121,8 @@ def _kill_descendants() -> None:
 
 def _on_signals(take: Callable[[int], None]) -> None:
     for number in _PASSED_ON:
-        signal.signal(number, lambda number, _: take(number))
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does
+            signal.signal(number, lambda number, _: take(number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
 
 
@@ -128,12 +134,15 @@ def _wait(works: int, launcher: int, pass_on: Callable[[int], None]) -> None:
     """
     ends = select.poll()
     ends.register(works, 0)  # POLLERR and POLLHUP are always reported, and nothing else is asked for
-    ends.register(2, 0)
+    with contextlib.suppress(OSError):
+        os.fstat(2)  # a launcher may have closed it
+        ends.register(2, 0)
     while not (ended := ends.poll(1000)) and os.getppid() == launcher:
         pass
     if works in dict(ended):
         return
     pass_on(signal.SIGTERM)
-    ends.unregister(2)
+    with contextlib.suppress(KeyError):
+        ends.unregister(2)
     if not ends.poll(_OBEY * 1000):
         pass_on(signal.SIGKILL)

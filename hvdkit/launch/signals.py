@@ -34,7 +34,9 @@ class Signals:
             outer = getattr(signal.getsignal(_COLLECTED[0]), "__self__", None)
             if isinstance(outer, Signals):
                 self.received = outer.received
-            self._old = {number: signal.signal(number, self._note) for number in _COLLECTED}
+            ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # by nohup
+            wanted = [number for number in _COLLECTED if not (ignored and number == signal.SIGHUP)]
+            self._old = {number: signal.signal(number, self._note) for number in wanted}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -28,6 +28,7 @@ from hvdkit.launch.program import says_when_it_begins
 
 PRIVATE_FILE = "private.json"
 PRIVATE_NAMES = "HVDKIT_PRIVATE_VARIABLES"
+_LAUNCHERS = ("HOROVOD_", "HVDKIT_RUN_", "OMPI_", "PMIX_", "PRTE_")
 
 # How long the rank's own children (data loaders) may outlive it, and what will not die be waited for; in seconds.
 _AFTERLIFE = 2.0
@@ -65,12 +66,13 @@ class _Rank:
         info = env.launch_info()
         run_id, run_dir = env.get(RUN_ID, ""), env.get(RUN_DIR, "")
         me = records.Record(info.rank, socket.gethostname(), env.place(), os.getpid())
+        environ = _environment(run_dir, me)  # first: when all ranks have said that they started, its file goes
         if run_dir:
             records.write(run_dir, me)
         tail, pumps, begun = streams.Tail(), [], None
         if not self._received:
             begun = _Beginning(self._program)
-            child = _start(self._program, {**_environment(run_dir, me), **begun.environ}, info, begun.descriptors)
+            child = _start(self._program, {**environ, **begun.environ}, info, begun.descriptors)
             self._child = child
             for number in list(self._received):  # came while it was started
                 child.send_signal(number)
@@ -135,7 +137,10 @@ def _environment(run_dir: str, me: records.Record) -> dict[str, str]:
         print(f"{text}and the private file that carries them is on another host.", file=sys.stderr)  # noqa: T201
         text = "  What to do: set TMPDIR to a directory that all hosts share; or hvdkit run --launcher mpirun -x NAME."
         print(text, file=sys.stderr)  # noqa: T201
-    environ = {**values, **env.child()}  # what the launcher itself says counts
+    here = env.child()
+    # What the user has counts, and not what the remote shell's start-up files set; but of a launcher's own words the
+    # launcher's, as those of the file may be an outer job's.
+    environ = {**here, **{name: v for name, v in values.items() if name not in here or not name.startswith(_LAUNCHERS)}}
     environ.pop(PRIVATE_NAMES)
     return environ
 

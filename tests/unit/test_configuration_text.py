@@ -110,7 +110,7 @@ def test_what_is_fine_stays_fine(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(
         "\ufeffmodel: &m {name: cnn, filters: 4, when: 2024-13-45, is: =}\n"
-        "optimizer: {<<: *m, name: sgd, steps: {1: 0.5, 2: [1e-3, ~, yes, 0x1F]}}\n"
+        "optimizer: {<<: *m, name: sgd, steps: {1: 0.5, 2: ['1e-3', ~, yes, 0x1F]}}\n"
         "checkpoint: {max_time: 3:50:00}\n"
     )
     loaded = config.load(path, ("model.filters=5", "checkpoint.every=10"))
@@ -252,3 +252,25 @@ def test_a_name_of_nothing_is_refused_before_any_rank_starts(tmp_path, what):
     with pytest.raises(ConfigError, match=rf"c\.yaml: `{what}`: Unknown .* 'nothing'\. Known: "):
         config.load(path, (f"{what}=nothing",))
     config.load(path, (f"{what}='mine:nothing'",))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 0.001), ("1.0e1", 10.0), (".5e1", 5.0), ("-1E+2", -100.0), ("1_0e1", 100.0), ("0x1e", 30), ("1e", "1e")],
+)
+def test_numbers_as_everybody_writes_them(text, value):
+    found = strict_yaml.read_text(f"{{rate: {text}, list: [{text}]}}", "it")
+    assert found == {"rate": value, "list": [value]} and type(found["rate"]) is type(value)
+
+
+def test_counts_and_sections_as_people_write_them(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("epochs: 1e1\nbatch_size: 64\nlaunch:\n  # np: 4\ncheckpoint:\nlr:\nmetrics: [acc]\n")
+    settings = config.load(path, ("launch.np=2",))
+    assert (settings.epochs, settings.launch.np, settings.checkpoint.dir, settings.lr) == (10, 2, None, None)
+    path.write_text("epochs: 010\n")
+    with pytest.raises(ConfigError, match="line 1, column 9: 010 begins with a zero, by which YAML means an octal"):
+        config.load(path)
+    path.write_bytes(b"a: " + "ü".encode() * 200_000)
+    with pytest.raises(ConfigError, match="is larger than 256 KiB"):
+        config.load(path)
