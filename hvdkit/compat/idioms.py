@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from hvdkit.compat import keras2_arguments, keras2_attributes, keras2_optimizers
+from hvdkit.compat import keras2_arguments, keras2_attributes, keras2_behaviour, keras2_optimizers, keras2_untrained
 from hvdkit.compat.notices import GoneError, say
 
 GENERATORS = {"fit_generator": "fit", "evaluate_generator": "evaluate", "predict_generator": "predict"}
@@ -114,4 +114,12 @@ class _Gone:
         raise GoneError(f"Keras 3 has no {self._name}.", fix=self._fix)
 
 
-IDIOMS = (keras2_arguments.install, keras2_attributes.install, keras2_optimizers.install, _generators, _gone)
+IDIOMS = (
+    keras2_arguments.install,
+    keras2_attributes.install,
+    keras2_behaviour.install,
+    keras2_optimizers.install,
+    keras2_untrained.install,
+    _generators,
+    _gone,
+)

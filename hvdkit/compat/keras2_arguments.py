@@ -141,10 +141,7 @@ FUNCTIONS: dict[str, dict[str, dict[str, Rule]]] = {
     "keras": {"Input": {"type_spec": only(now="say shape=, dtype=, sparse= or ragged=.")}},
     "keras.activations": {"relu": {"alpha": renamed("negative_slope")}},
     "keras.utils": {
-        "to_categorical": {
-            "y": renamed("x"),
-            "dtype": only("float32", now="keras.utils.to_categorical(x).astype(dtype)."),
-        },
+        "to_categorical": {"y": renamed("x")},
         "load_img": {"grayscale": keras2_special.grayscale},
         "model_to_dot": {"layer_range": only(now="delete it, or make a model of these layers.")},
         "plot_model": {"layer_range": only(now="delete it, or make a model of these layers.")},

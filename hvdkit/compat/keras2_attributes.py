@@ -1,4 +1,4 @@
-"""What Keras 2's layers, tensors, variables and metrics answered to, for Keras 3's."""
+"""What Keras 2's layers, tensors and variables answered to, for Keras 3's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ def install(keras: Any) -> None:
     _layers(keras)
     _tensors(keras)
     _variables(keras)
-    keras.metrics.Metric.reset_states = _said("metric.reset_states()", "write metric.reset_state().", "reset_state")
     _sequential(keras)
 
 
@@ -88,10 +87,26 @@ def _shapes_of(keras: Any, tensors: Any) -> Any:
     return keras.tree.map_structure(lambda tensor: tuple(tensor.shape), tensors)
 
 
+def _is_a_shape(other: Any) -> bool:
+    import tensorflow as tf
+
+    return isinstance(other, tuple | list | tf.TensorShape)
+
+
 class _Shape(tuple):
     """A tuple that is also asked what a ``tf.TensorShape`` is."""
 
     __slots__ = ()
+
+    def __getitem__(self, index: Any) -> Any:
+        part = super().__getitem__(index)
+        return _Shape(part) if isinstance(index, slice) else part
+
+    def __add__(self, other: Any) -> Any:
+        return _Shape((*self, *other)) if _is_a_shape(other) else NotImplemented
+
+    def __radd__(self, other: Any) -> Any:
+        return _Shape((*other, *self)) if _is_a_shape(other) else NotImplemented
 
     def as_list(self) -> list[int | None]:
         say("tensor.shape.as_list()", "write list(tensor.shape).")

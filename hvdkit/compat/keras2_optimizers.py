@@ -116,9 +116,13 @@ class _Callable(list):
 
 
 def _loss_scale(keras: Any) -> None:
-    """``get_scaled_loss`` and ``get_unscaled_gradients``, after which ``apply`` must not unscale once more."""
+    """``get_scaled_loss`` and ``get_unscaled_gradients``, after which ``apply`` must not unscale once more.
+
+    What is kept for ``apply`` is what the loop does, not what one step has done: ``apply`` may be called more than once
+    for what was unscaled together, and be traced again without the function that unscales.
+    """
     cls = keras.mixed_precision.LossScaleOptimizer
-    apply = cls.apply
+    apply, scale_loss = cls.apply, cls.scale_loss
 
     def get_scaled_loss(self: Any, loss: Any) -> Any:
         say("optimizer.get_scaled_loss()", "write optimizer.scale_loss().")
@@ -129,15 +133,20 @@ def _loss_scale(keras: Any) -> None:
         self.unscaled_by_keras_2 = True
         return [_times(gradient, 1 / _scale(self)) for gradient in grads]
 
+    @functools.wraps(scale_loss)
+    def scale(self: Any, loss: Any) -> Any:
+        self.unscaled_by_keras_2 = False  # a loop in Keras 3's words, as `fit` is, until one unscales
+        return scale_loss(self, loss)
+
     @functools.wraps(apply)
     def apply_scaled(self: Any, grads: Any, trainable_variables: Any = None) -> Any:
         if getattr(self, "unscaled_by_keras_2", False):
             # The scale is a power of two: what is unscaled and scaled again is the same to the last bit.
-            self.unscaled_by_keras_2 = False
             grads = [_times(gradient, _scale(self)) for gradient in grads]
         return apply(self, grads, trainable_variables)
 
-    cls.get_scaled_loss, cls.get_unscaled_gradients, cls.apply = get_scaled_loss, get_unscaled_gradients, apply_scaled
+    cls.get_scaled_loss, cls.get_unscaled_gradients = get_scaled_loss, get_unscaled_gradients
+    cls.apply, cls.scale_loss = apply_scaled, scale
     cls.loss_scale = property(_scale)
 
 

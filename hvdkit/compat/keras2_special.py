@@ -38,20 +38,8 @@ def weights(layer: Any, said: dict[str, Any], name: str, whose: str) -> None:
 
 def period(callback: Any, said: dict[str, Any], name: str, whose: str) -> None:
     """``ModelCheckpoint(period=n)``: every n-th epoch."""
-    epochs = said.pop(name)
+    callback.period = said.pop(name)  # keras2_behaviour saves by it
     say(f"{whose}({name}=)", 'write save_freq="epoch", or save_freq= with the number of batches between two saves.')
-    if epochs == 1:
-        return
-    at_end, passed = callback.on_epoch_end, 0
-
-    def on_epoch_end(epoch: int, logs: dict | None = None) -> None:
-        nonlocal passed
-        passed += 1
-        if passed >= epochs:
-            passed = 0
-            at_end(epoch, logs)
-
-    callback.on_epoch_end = on_epoch_end
 
 
 def reduction(_: Any, said: dict[str, Any], name: str, whose: str) -> None:

@@ -11,7 +11,7 @@ import importlib
 from types import ModuleType
 from typing import Any
 
-from hvdkit.compat import keras2_arguments, tensorflow_1
+from hvdkit.compat import keras2_arguments, keras2_behaviour, tensorflow_1
 from hvdkit.compat.notices import say
 from hvdkit.errors import UsageError
 
@@ -142,13 +142,27 @@ KEPT = {
         "global_policy": (_global_policy, "write keras.mixed_precision.dtype_policy()."),
     },
 }
+# Functions of K whose namesake in `keras.ops` does something else, or takes its arguments otherwise.
+_OPS = {
+    "argmax": "argmax(x, axis=-1)",
+    "argmin": "argmin(x, axis=-1)",
+    "batch_normalization": "batch_normalization(x, mean, variance, axis, offset=beta, scale=gamma)",
+    "concatenate": "concatenate(tensors, axis=-1)",
+    "cumprod": "cumprod(x, axis=0)",
+    "cumsum": "cumsum(x, axis=0)",
+    "expand_dims": "expand_dims(x, axis=-1)",
+    "hard_sigmoid": "clip(0.2 * x + 0.5, 0, 1)",
+    "in_top_k": "in_top_k(targets, predictions, k)",
+    "repeat": "repeat(keras.ops.expand_dims(x, 1), n, axis=1)",
+    "switch": "where(condition, x, y), or keras.ops.cond",
+}
 _CHANGED = {"tensorflow", *KEPT, *GONE, *_TWINS, *(old.rpartition(".")[0] for old in MOVED)}
 
 
 def changes(name: str) -> bool:
     """Whether a module is one that gets old names."""
     canonical = _canonical(name)
-    return canonical in _CHANGED or keras2_arguments.changes(canonical)
+    return canonical in _CHANGED or keras2_arguments.changes(canonical) or keras2_behaviour.changes(canonical)
 
 
 def moved(name: str) -> ModuleType | None:
@@ -174,6 +188,7 @@ def install(name: str, module: ModuleType) -> None:
     """Let a module answer to the old names that it lacks."""
     canonical = _canonical(name)
     keras2_arguments.install_functions(canonical, module)
+    keras2_behaviour.install_functions(canonical, module)
     if canonical not in _CHANGED:
         return
     for kept in KEPT.get(canonical, ()):
@@ -217,7 +232,7 @@ def _gone(old: str, fix: str) -> type:
 def _instead(canonical: str, attribute: str) -> str:
     keras = importlib.import_module("keras")
     if canonical == "keras.backend" and hasattr(keras.ops, attribute):
-        return f"write keras.ops.{attribute}."
+        return f"write keras.ops.{_OPS.get(attribute, attribute)}."
     theirs = getattr(importlib.import_module(f"keras._tf_keras.{canonical}"), attribute)
     name = getattr(theirs, "__name__", attribute)
     if name != attribute and hasattr(importlib.import_module(canonical), name):

@@ -122,7 +122,7 @@ def test_keras_2_under_horovodrun_itself(tmp_path):
         assert len(told) == 1 and "[hvdkit rank 0]" in told[0], (idiom, told)
 
 
-KERAS_CHECKS = ("idiom_checks", "keras2_checks")
+KERAS_CHECKS = ("idiom_checks", "keras2_checks", "keras2_behaviour_checks")
 
 
 def _checks(name: str, *words: str, cwd: Path) -> dict[str, str]:

@@ -1,0 +1,136 @@
+"""What Keras 3 does in another way under a name that it still has: done as in Keras 2, or told."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from hvdkit.compat.notices import say
+
+
+def install(keras: Any) -> None:
+    """Put them into Keras' classes."""
+    _periods(keras)
+    _resets(keras)
+
+
+def _periods(keras: Any) -> None:
+    """``ModelCheckpoint.period``: of the saves at an epoch's end every n-th; ``on_epoch_end`` itself is left alone."""
+    cls = keras.callbacks.ModelCheckpoint
+    save = cls._save_model
+
+    @functools.wraps(save)
+    def save_at_periods(self: Any, epoch: int, batch: int | None, logs: Any) -> None:
+        if batch is None:
+            self.epochs_since_last_save += 1
+            if self.epochs_since_last_save < self.period:
+                return
+            self.epochs_since_last_save = 0
+        save(self, epoch=epoch, batch=batch, logs=logs)
+
+    cls.period, cls.epochs_since_last_save, cls._save_model = 1, 0, save_at_periods
+
+
+def _resets(keras: Any) -> None:
+    """``Metric.reset_states``, and ``reset_state`` for classes of the user's that have only the former."""
+    cls = keras.metrics.Metric
+
+    def reset_states(self: Any) -> None:
+        say("metric.reset_states()", "write metric.reset_state().")
+        theirs = [owner for owner in type(self).__mro__ if "reset_states" in vars(owner) and owner is not cls]
+        # What a user's method reaches by super() is the reset of the class that it extends, and not itself once more.
+        (super(theirs[-1], self) if theirs else self).reset_state()
+
+    def __init_subclass__(subclass: type, **kwargs: Any) -> None:
+        super(cls, subclass).__init_subclass__(**kwargs)
+        owners = [next(o for o in subclass.__mro__ if name in vars(o)) for name in ("reset_states", "reset_state")]
+        if subclass.__mro__.index(owners[0]) < subclass.__mro__.index(owners[1]):
+            subclass.reset_state = _by_the_old_name(subclass)
+
+    cls.reset_states, cls.__init_subclass__ = reset_states, classmethod(__init_subclass__)
+
+
+def _by_the_old_name(cls: Any) -> Callable:
+    """``reset_state`` of a metric class that has written ``reset_states``."""
+
+    def reset_state(self: Any) -> None:
+        if getattr(self, "_resets_as_in_keras_2", False):  # its reset_states has called us
+            super(cls, self).reset_state()
+            return
+        say(f"{cls.__name__}.reset_states", "write def reset_state(self): Keras 3 calls that.")
+        self._resets_as_in_keras_2 = True
+        try:
+            self.reset_states()
+        finally:
+            self._resets_as_in_keras_2 = False
+
+    return reset_state
+
+
+def _to_categorical(original: Callable) -> Callable:
+    """Of the dtype that is asked for, float32 if none is: NumPy arrays are float64 in Keras 3."""
+
+    @functools.wraps(original)
+    def to_categorical(*args: Any, dtype: Any = "float32", **said: Any) -> Any:
+        import tensorflow as tf
+
+        if len(args) > 2:
+            args, dtype = args[:2], args[2]
+        made, dtype = original(*args, **said), tf.as_dtype(dtype)
+        say("to_categorical()", f'write keras.utils.to_categorical(x).astype("{dtype.name}"): it is float64 otherwise.')
+        return tf.cast(made, dtype) if tf.is_tensor(made) else made.astype(dtype.as_numpy_dtype)
+
+    return to_categorical
+
+
+def _say_hard_sigmoid() -> None:
+    say(
+        "hard_sigmoid",
+        "it is relu6(x + 3) / 6 in Keras 3, and was 0.2 * x + 0.5 between 0 and 1 in Keras 2. For that, give the layer "
+        "a function of your own: keras.ops.clip(0.2 * x + 0.5, 0, 1).",
+    )
+
+
+def _get_activation(original: Callable) -> Callable:
+    @functools.wraps(original)
+    def get(identifier: Any) -> Any:
+        if isinstance(identifier, str) and identifier == "hard_sigmoid":
+            _say_hard_sigmoid()
+        return original(identifier)
+
+    return get
+
+
+def _hard_sigmoid(original: Callable) -> Callable:
+    @functools.wraps(original)
+    def hard_sigmoid(x: Any) -> Any:
+        _say_hard_sigmoid()
+        return original(x)
+
+    return hard_sigmoid
+
+
+# A module by its name in `keras` -> a function of its -> what makes of Keras 3's what takes its place.
+FUNCTIONS: dict[str, dict[str, Callable[[Callable], Callable]]] = {
+    # Layers ask the inner module.
+    "keras.src.activations": {"get": _get_activation},
+    "keras.activations": {"get": _get_activation, "hard_sigmoid": _hard_sigmoid},
+    "keras.utils": {"to_categorical": _to_categorical},
+}
+
+
+def install_functions(canonical: str, module: ModuleType) -> None:
+    """Put them into one module; ``canonical`` is its name in ``keras``."""
+    for name, make in FUNCTIONS.get(canonical, {}).items():
+        original = vars(module)[name]
+        if not hasattr(original, "behaves_as_keras_2"):
+            wrapper = make(original)
+            wrapper.behaves_as_keras_2 = True
+            setattr(module, name, wrapper)
+
+
+def changes(canonical: str) -> bool:
+    """Whether a module has such functions."""
+    return canonical in FUNCTIONS

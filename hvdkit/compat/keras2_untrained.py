@@ -1,0 +1,64 @@
+"""TensorFlow variables that layers hold: Keras 2 trained them, Keras 3 does not know them. They are told once."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from hvdkit.compat.notices import say
+
+_NOW = (
+    "Keras 3 does not count it among the model's weights, so that fit does not train it: where it is to be trained, "
+    "write self.add_weight(shape=..., initializer=...); where it is not, as a counter, tf.Variable(..., "
+    "trainable=False)."
+)
+_MOST_NAMES = 8
+
+
+def install(keras: Any) -> None:
+    """Let each layer say which ones it holds as soon as it is built, and a model when its training begins."""
+    begin, built = keras.callbacks.CallbackList.on_train_begin, keras.layers.Layer._post_build
+
+    @functools.wraps(begin)
+    def on_train_begin(self: Any, logs: Any = None) -> None:
+        _tell(self._model)  # what has come into its layers since
+        begin(self, logs)
+
+    @functools.wraps(built)
+    def post_build(self: Any) -> None:
+        built(self)
+        _tell(self)
+
+    keras.callbacks.CallbackList.on_train_begin, keras.layers.Layer._post_build = on_train_begin, post_build
+
+
+def _tell(layer: Any) -> None:
+    names = _untrained(layer)
+    if names:
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        say(f"a trainable tf.Variable or K.variable in {', '.join(names[:_MOST_NAMES])}{more}", _NOW)
+
+
+def _untrained(layer: Any) -> list[str]:
+    """The trainable variables of TensorFlow's own that are no layer's weights and not told yet, as layer.attribute."""
+    import tensorflow as tf
+
+    from hvdkit import keras_model
+
+    held = [v for v in keras_model.weights_of(layer) if isinstance(v, tf.Variable) and not hasattr(v, "_hvdkit_told")]
+    # A whole number has no gradient, in Keras 2 as well.
+    names = {id(v): v._hvdkit_path for v in held if v.trainable and v.dtype.is_floating}
+    for variable in held:
+        variable._hvdkit_told = True
+    for inner in keras_model.layers_of(layer) if names else ():
+        for name, value in vars(inner).items():
+            for place, part in ((name, value), *_elements(name, value)):
+                if id(part) in names:
+                    names[id(part)] = f"{inner.name}.{place}"
+    return list(names.values())
+
+
+def _elements(name: str, value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [(f"{name}.{key}", part) for key, part in value.items()]
+    return [(f"{name}.{i}", part) for i, part in enumerate(value)] if isinstance(value, list | tuple) else []
