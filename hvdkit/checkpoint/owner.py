@@ -37,16 +37,16 @@ class CheckpointInUseError(HvdkitError, RuntimeError):
 
 
 class _Named(BaseModel):
-    """What an owner says of itself."""
+    """What an owner says of itself; of what it says nothing, nothing is known."""
 
-    host: str
-    place: str
-    pid: int = Field(gt=0, lt=2**31)
-    started: float
-    job: str | None
-    user: str
-    since: int = Field(ge=0, lt=2**37)  # what the calendar has names for
-    token: str
+    host: str = ""
+    place: str = ""
+    pid: int = Field(0, ge=0, lt=2**31)
+    started: float = 0.0
+    job: str | None = None
+    user: str = ""
+    since: int = Field(0, ge=0, lt=2**37)  # what the calendar has names for
+    token: str = ""
 
 
 class Owner:
@@ -180,7 +180,7 @@ class Owner:
         except (OSError, ValueError, RecursionError):
             return {}
         try:
-            return _Named.model_validate(found).model_dump()
+            return _Named.model_validate(found).model_dump(exclude_unset=True)
         except ValidationError:
             return {}
 

@@ -129,7 +129,7 @@ class Cluster:
         return self.finish(process, 60)
 
     def processes(self) -> list[psutil.Process]:
-        """The living processes that carry the mark, or work in this test's directory: horovodrun passes on few marks."""
+        """The living processes that carry the mark, or work in the test's directory: of marks horovodrun passes few."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
