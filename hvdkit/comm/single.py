@@ -95,7 +95,7 @@ def scaled(tensor: Any, scale: float) -> Any:
         return (tensor.astype(wide) * np.dtype(wide).type(scale)).astype(tensor.dtype)
     import tensorflow as tf
 
-    return tf.cast(tf.cast(tensor, wide) * tf.cast(scale, wide), tensor.dtype)
+    return tf.cast(tf.cast(tensor, wide) * tf.constant(scale, wide), tensor.dtype)  # tf.cast would make it float32
 
 
 _SCALED_AS = {"float16": "float32", "bfloat16": "float32"}

@@ -88,3 +88,15 @@ def test_a_proof_every_0_steps_is_refused():
     hvd.init()
     with pytest.raises(hvd.errors.UsageError, match="every_steps"):
         hvd.callbacks.CommunicationProof(every_steps=0)
+
+
+@pytest.mark.parametrize(("dtype", "wide"), [("int64", "float64"), ("float64", "float64"), ("float16", "float32")])
+def test_factors_have_the_precision_of_what_they_multiply(dtype, wide):
+    """A tensor as an array: TensorFlow makes float32 of a number of Python's on the way to float64."""
+    import tensorflow as tf
+
+    hvd.init()
+    values = np.array([3, 10**6 + 1] if dtype != "float16" else [3, 1001]).astype(dtype)
+    expected = (values.astype(wide) * np.dtype(wide).type(1 / 3)).astype(dtype)
+    for given in (values, tf.constant(values)):
+        np.testing.assert_array_equal(np.asarray(hvd.allreduce(given, op=hvd.Sum, prescale_factor=1 / 3)), expected)
