@@ -14,8 +14,8 @@ from hvdkit.checkpoint.pace import Pace
 from hvdkit.checkpoint.preemption import Preempted, Preemption
 from hvdkit.checkpoint.restoring import Restored, restore
 from hvdkit.checkpoint.saver import Saver
-from hvdkit.checkpoint.sense import of_callback
 from hvdkit.checkpoint.state import own_weights
+from hvdkit.checkpoint.state_schema import of_callback
 from hvdkit.checkpoint.store import absolute
 from hvdkit.comm import exchange, ops, world
 from hvdkit.errors import UsageError

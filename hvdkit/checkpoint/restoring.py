@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from hvdkit.checkpoint import sense, state
+from hvdkit.checkpoint import state, state_schema
 from hvdkit.checkpoint.store import Checkpoint, Store
 from hvdkit.comm import exchange, world
 from hvdkit.comm.variables import broadcast_variables
@@ -101,9 +101,9 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
 
 def _choose(store: Store, step: int | None) -> Checkpoint | None:
     if step is not None:
-        return sense.check(store.verify(step))
+        return state_schema.check(store.verify(step))
     say = lambda number, error: get_logger().warning("The checkpoint of step %d is left out: %s", number, error)
-    chosen = store.newest_valid(skipped=say, check=sense.check)
+    chosen = store.newest_valid(skipped=say, check=state_schema.check)
     if chosen is None and store.steps():
         get_logger().warning(
             "None of the %d checkpoints in %s can be restored: the training begins anew.",

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from hvdkit.checkpoint.saver import Saver
-from hvdkit.checkpoint.sense import check_facts
+from hvdkit.checkpoint.state_schema import check_facts
 from hvdkit.checkpoint.store import Keep
 from hvdkit.comm import world
 from hvdkit.keras_model import build_optimizer

@@ -1,4 +1,4 @@
-"""Dtypes that a transport does not know, as others of the same size; and casts of arrays and tensors alike."""
+"""Dtypes that a transport does not know, as others of the same size; casts and factors of arrays and tensors alike."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 # What moves and is not summed can be any bits.
 NAMES = {"bfloat16": "uint16", "uint32": "int32", "uint64": "int64"}
+_HALVES = {"float16": "float32", "bfloat16": "float32"}
 
 
 def sendable(tensor: Any) -> Any:
@@ -31,3 +32,28 @@ def cast(value: Any, dtype: str) -> Any:
     import tensorflow as tf
 
     return tf.cast(value, dtype)
+
+
+def scaled(value: Any, factor: float) -> Any:
+    """An array or a tensor times a number, as Horovod does it.
+
+    Whole numbers are multiplied in float64 and cut off to their dtype, halves in float32, others as they are.
+
+    Example:
+
+    >>> scaled(np.array([3, 5]), 0.5)
+    array([1, 2])
+    """
+    if factor == 1.0:
+        return value
+    name = value.dtype.name
+    wide = (
+        "float64"
+        if name.startswith(("int", "uint", "bool"))
+        else {"float16": "float32", "bfloat16": "float32"}.get(name, name)
+    )
+    if isinstance(value, np.ndarray):
+        return (value.astype(wide) * np.dtype(wide).type(factor)).astype(value.dtype)
+    import tensorflow as tf
+
+    return cast(cast(value, wide) * tf.constant(factor, wide), name)  # tf.cast would make the factor float32 first

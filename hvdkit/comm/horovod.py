@@ -13,8 +13,9 @@ from typing import Any
 from hvdkit import env
 from hvdkit.comm import bits
 from hvdkit.comm.fusion import BUCKET_BYTES, in_buckets
-from hvdkit.comm.gathered import gradient_at_root, gradient_of_own_rows, gradient_of_scattered, own_rows
+from hvdkit.comm.gradients import gradient_at_root, gradient_of_own_rows, gradient_of_scattered
 from hvdkit.comm.protocol import ReduceOp, check_reducible
+from hvdkit.comm.values import own_rows
 from hvdkit.errors import HorovodMissingError, UsageError
 from hvdkit.horovod_build import stamp
 
@@ -264,7 +265,7 @@ class HorovodEngine:
 
     def _reducescatter(self, tensor: Any, op: ReduceOp, name: str | None) -> Any:
         if tensor.dtype.size == 1 or op not in (ReduceOp.SUM, ReduceOp.AVERAGE):  # Horovod reduces these only
-            return own_rows(self, self.allreduce([tensor], op, name and [name])[0])
+            return own_rows(self.allreduce([tensor], op, name and [name])[0], self.rank, self.size)
         wire_op, scale = self._divided_before(tensor, op, 1.0)
         return self._hvd.mpi_ops._reducescatter(
             tensor,

@@ -12,10 +12,11 @@ import numpy as np
 
 from hvdkit.beginning import training_begins
 from hvdkit.comm import compression as compressions
+from hvdkit.comm.bits import scaled
 from hvdkit.comm.compression import Compression
 from hvdkit.comm.process_sets import ProcessSet, check_root, engine_of
 from hvdkit.comm.protocol import ReduceOp, check_reducible
-from hvdkit.comm.single import SingleEngine, scaled
+from hvdkit.comm.single import SingleEngine
 from hvdkit.comm.slices import allreduce_slices
 from hvdkit.comm.values import call, is_slices, is_tensorflow, unwrap_variable
 from hvdkit.errors import UsageError

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hvdkit.comm.bits import scaled
 from hvdkit.comm.protocol import ReduceOp
 from hvdkit.errors import UsageError
 
@@ -83,23 +84,3 @@ class SingleEngine:
 
     def shutdown(self) -> None:
         return None
-
-
-def scaled(tensor: Any, scale: float) -> Any:
-    """A tensor or array times a number as Horovod does it: whole numbers in float64, cut off to their dtype; halves in
-    float32; all else in its own precision."""
-    if scale == 1.0:
-        return tensor
-    wide = _SCALED_AS.get(tensor.dtype.name, "float64" if _is_whole(tensor) else tensor.dtype.name)
-    if isinstance(tensor, np.ndarray):
-        return (tensor.astype(wide) * np.dtype(wide).type(scale)).astype(tensor.dtype)
-    import tensorflow as tf
-
-    return tf.cast(tf.cast(tensor, wide) * tf.constant(scale, wide), tensor.dtype)  # tf.cast would make it float32
-
-
-_SCALED_AS = {"float16": "float32", "bfloat16": "float32"}
-
-
-def _is_whole(tensor: Any) -> bool:
-    return tensor.dtype.name.startswith(("int", "uint", "bool"))

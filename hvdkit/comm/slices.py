@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hvdkit.comm.bits import scaled
 from hvdkit.comm.protocol import Engine, ReduceOp
-from hvdkit.comm.single import scaled
 from hvdkit.errors import UsageError
 
 
@@ -29,12 +29,13 @@ def allreduce_slices(slices: Any, name: str | None, op: ReduceOp, scales: tuple,
             f"tf.IndexedSlices are joined by Average or Sum. Received: op={op.name.title()}.",
             fix="tf.convert_to_tensor(slices) makes them dense.",
         )
-    ranks = engine.size if op is ReduceOp.AVERAGE else 1
-    values, indices = tf.convert_to_tensor(slices.values), tf.convert_to_tensor(slices.indices)
-    if ranks > 1 and values.dtype.is_integer:  # what is cut off each rank's part would be missing in their sum
-        values = tf.cast(values, tf.float64)
     before, after = scales
-    values = engine.allgather(scaled(values, before / ranks), name and f"{name}.values")
+    values, indices = scaled(tf.convert_to_tensor(slices.values), before), tf.convert_to_tensor(slices.indices)
+    if op is ReduceOp.AVERAGE:
+        if values.dtype.is_integer:  # what is cut off each rank's part would be missing in their sum
+            values = tf.cast(values, tf.float64)
+        values /= engine.size
+    values = engine.allgather(values, name and f"{name}.values")
     return tf.IndexedSlices(
         scaled(values, after), engine.allgather(indices, name and f"{name}.indices"), slices.dense_shape
     )

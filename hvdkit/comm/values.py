@@ -45,3 +45,15 @@ def is_tensorflow(value: Any) -> bool:
 def is_slices(value: Any) -> bool:
     tf = sys.modules.get("tensorflow")
     return tf is not None and isinstance(value, tf.IndexedSlices)
+
+
+def own_rows(tensor: Any, rank: int, size: int) -> Any:
+    """A rank's share of the rows of a tensor or an array; uneven rows go to the first ranks."""
+    rows, smaller = tensor.shape[0], min
+    if rows is None:
+        import tensorflow as tf
+
+        rows, smaller = tf.shape(tensor)[0], tf.minimum
+    each, more = rows // size, rows % size
+    begin = rank * each + smaller(rank, more)
+    return tensor[begin : begin + each + (smaller(rank + 1, more) - smaller(rank, more))]

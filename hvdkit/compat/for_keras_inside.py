@@ -6,7 +6,7 @@ from typing import Any
 
 from hvdkit import callbacks
 from hvdkit.compat import for_keras
-from hvdkit.compat.for_tensorflow import DistributedOptimizer
+from hvdkit.optim import distributed
 from hvdkit.optim.load import load_model as _load_model
 
 __all__ = [
@@ -40,21 +40,10 @@ def create_distributed_optimizer(  # noqa: PLR0917  Horovod's arguments in Horov
     scale_local_gradients: bool = True,
 ) -> Any:
     """``hvd.DistributedOptimizer``."""
-    return DistributedOptimizer(
-        optimizer,
-        name,
-        device_dense=device_dense,
-        device_sparse=device_sparse,
-        compression=compression,
-        sparse_as_dense=sparse_as_dense,
-        gradient_predivide_factor=gradient_predivide_factor,
-        op=op,
-        backward_passes_per_step=backward_passes_per_step,
-        average_aggregated_gradients=average_aggregated_gradients,
-        groups=groups,
-        scale_local_gradients=scale_local_gradients,
-        **({} if process_set is None else {"process_set": process_set}),
-    )
+    return distributed.DistributedOptimizer(
+        optimizer, name, device_dense, device_sparse, compression, sparse_as_dense, gradient_predivide_factor, op,
+        backward_passes_per_step, average_aggregated_gradients, 0, groups, process_set, scale_local_gradients,
+    )  # fmt: skip
 
 
 def allreduce(  # noqa: PLR0917

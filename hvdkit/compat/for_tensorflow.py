@@ -64,7 +64,7 @@ def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order, here an
     """``hvd.allreduce``."""
     if isinstance(tensor, tf.IndexedSlices):
         op = _op_of_slices(op, average, prescale_factor, postscale_factor)
-        return _allreduce_slices(tensor, op, name, process_set)
+        return ops.allreduce(tensor, name, op=op, process_set=process_set)
     return ops.allreduce(
         _tensor(tensor), name, average, prescale_factor, postscale_factor, op, compression, process_set
     )
@@ -92,7 +92,7 @@ def grouped_allreduce(  # noqa: PLR0917
     if sparse:
         joined_by = _op_of_slices(op, average, prescale_factor, postscale_factor)
         for i in sparse:
-            results[i] = _allreduce_slices(results[i], joined_by, names[i], process_set)
+            results[i] = ops.allreduce(results[i], names[i], op=joined_by, process_set=process_set)
     reduced = ops.grouped_allreduce(
         [tf.convert_to_tensor(results[i]) for i in dense],
         name and [names[i] for i in dense],
@@ -116,15 +116,6 @@ def _op_of_slices(op: Any, average: bool | None, *scales: float) -> ReduceOp:
             fix="multiply slices.values, or make them dense: tf.convert_to_tensor(slices).",
         )
     return op
-
-
-def _allreduce_slices(slices: Any, op: ReduceOp, name: str | None, process_set: Any) -> Any:
-    """All ranks' slices; a mean of whole numbers is a fraction here, as in Horovod."""
-    gathered = ops.allreduce(slices, name, op=ReduceOp.SUM, process_set=process_set)
-    if op is ReduceOp.SUM:
-        return gathered
-    ranks = tf.cast((process_set or global_process_set).size(), gathered.values.dtype)
-    return tf.IndexedSlices(gathered.values / ranks, gathered.indices, gathered.dense_shape)
 
 
 @as_horovod_raises

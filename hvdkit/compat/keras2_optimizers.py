@@ -131,7 +131,7 @@ def _loss_scale(keras: Any) -> None:
     def get_unscaled_gradients(self: Any, grads: list) -> list:
         say("optimizer.get_unscaled_gradients()", "delete it: optimizer.apply unscales.")
         self.unscaled_by_keras_2 = True
-        return [_times(gradient, 1 / _scale(self)) for gradient in grads]
+        return _times(grads, 1 / _scale(self))
 
     @functools.wraps(scale_loss)
     def scale(self: Any, loss: Any) -> Any:
@@ -142,7 +142,7 @@ def _loss_scale(keras: Any) -> None:
     def apply_scaled(self: Any, grads: Any, trainable_variables: Any = None) -> Any:
         if getattr(self, "unscaled_by_keras_2", False):
             # The scale is a power of two: what is unscaled and scaled again is the same to the last bit.
-            grads = [_times(gradient, _scale(self)) for gradient in grads]
+            grads = _times(grads, _scale(self))
         return apply(self, grads, trainable_variables)
 
     cls.get_scaled_loss, cls.get_unscaled_gradients = get_scaled_loss, get_unscaled_gradients
@@ -156,11 +156,7 @@ def _scale(optimizer: Any) -> Any:
     return tf.convert_to_tensor(optimizer.dynamic_scale if optimizer.built else optimizer.initial_scale, tf.float32)
 
 
-def _times(gradient: Any, factor: Any) -> Any:
-    if gradient is None:
-        return None
-    import tensorflow as tf
+def _times(gradients: list, factor: Any) -> list:
+    from hvdkit.grads import share  # it needs Keras, which asks for this module while it is imported
 
-    if isinstance(gradient, tf.IndexedSlices):
-        return tf.IndexedSlices(_times(gradient.values, factor), gradient.indices, gradient.dense_shape)
-    return gradient * tf.cast(factor, gradient.dtype)
+    return share.times(gradients, factor)

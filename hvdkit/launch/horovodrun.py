@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Container
 
 from hvdkit.errors import HvdkitError, LaunchError
+from hvdkit.launch.env_allowlist import may_be_seen
 from hvdkit.launch.plan import Found, LaunchPlan, Request, worker
-from hvdkit.launch.visible import may_be_seen
 
 # Linux takes no single word over 128 KiB, and horovodrun makes one word of the environment and the command.
 _LONGEST = 96 * 1024

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from hvdkit.errors import HorovodMissingError, HvdkitError, LaunchError, UsageError
+from hvdkit.launch.env_allowlist import may_be_seen
 from hvdkit.launch.hosts import Host
-from hvdkit.launch.visible import may_be_seen
 from hvdkit.registry import Registry
 
 LAUNCHERS = Registry(

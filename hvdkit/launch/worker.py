@@ -22,7 +22,7 @@ from pathlib import Path
 
 from hvdkit import env
 from hvdkit.beginning import PIPE
-from hvdkit.launch import keeper, records, streams
+from hvdkit.launch import records, streams, subreaper
 from hvdkit.launch.plan import RUN_DIR, RUN_ID
 from hvdkit.launch.program import says_when_it_begins
 
@@ -40,7 +40,7 @@ _COMPANY = 10.0
 def main(program: list[str]) -> int:
     """Run one rank; returns its exit code."""
     rank = _Rank(program)
-    return keeper.keep(rank.run, rank.take)
+    return subreaper.keep(rank.run, rank.take)
 
 
 class _Rank:
@@ -76,7 +76,7 @@ class _Rank:
             self._child = child
             for number in list(self._received):  # came while it was started
                 child.send_signal(number)
-            keeper.end_with(pipe)
+            subreaper.end_with(pipe)
             pumps = _pumps(child, info, tail)
             code = child.wait()
         else:
@@ -148,14 +148,14 @@ def _environment(run_dir: str, me: records.Record) -> dict[str, str]:
 def _start(
     program: list[str], environ: dict[str, str], info: env.LaunchInfo, descriptors: tuple[int, ...]
 ) -> subprocess.Popen:
-    keeper.adopt_orphans()  # those of the rank become children of this process, which ends them
+    subreaper.adopt_orphans()  # those of the rank become children of this process, which ends them
     return subprocess.Popen(
         [sys.executable, *program],
         env=environ,
         stdout=None if _untouched(info) else subprocess.PIPE,
         stderr=subprocess.PIPE,
         pass_fds=descriptors,
-        preexec_fn=keeper.tie_to(os.getpid()),  # noqa: PLW1509  there are no threads yet
+        preexec_fn=subreaper.tie_to(os.getpid()),  # noqa: PLW1509  there are no threads yet
     )
 
 
@@ -196,9 +196,9 @@ def _leave_together(run_dir: str, ordered: list[int]) -> None:
 def _end_descendants() -> None:
     """End what the rank left behind. On Linux this process has inherited it; elsewhere the final sweep finds it."""
     until = time.monotonic() + _AFTERLIFE
-    while keeper.has_children() and time.monotonic() < until:
+    while subreaper.has_children() and time.monotonic() < until:
         time.sleep(0.02)
-    keeper.kill_descendants(_LAST)
+    subreaper.kill_descendants(_LAST)
 
 
 if __name__ == "__main__":

@@ -4,24 +4,18 @@ Run by test_compat.py twice: under ``python -m hvdkit.compat``, where all are ok
 """
 
 import importlib
-import json
 import sys
 
 import keras
 import numpy as np
 import tensorflow as tf
+from check_runner import check, run_checks, says
 
 import hvdkit
 
 hvdkit.init()
 K = keras.backend
 x, y = np.ones((8, 4), "float32"), np.arange(8) % 2
-CHECKS = {}
-
-
-def check(function):
-    CHECKS[function.__name__] = function
-    return function
 
 
 def model(**arguments):
@@ -33,16 +27,6 @@ def model(**arguments):
 def batches():
     while True:
         yield x, y
-
-
-def says(expected, function):
-    """The function must raise, and say what to write instead."""
-    try:
-        function()
-    except Exception as error:
-        assert "What to do: " in str(error) and expected in str(error), str(error)
-        return error
-    raise AssertionError("nothing was raised")
 
 
 @check
@@ -259,13 +243,5 @@ def what_is_not_there():
         assert "BroadcastGlobalVariablesCallback(0)" in str(error)
 
 
-def outcome(function):
-    try:
-        function()
-    except BaseException as error:
-        return f"{type(error).__name__}: {error}"
-    return "ok"
-
-
 # The library last: one check wants it not loaded yet, another loads it.
-print("RESULTS " + json.dumps({name: outcome(function) for name, function in CHECKS.items()}))
+run_checks()

@@ -1,28 +1,14 @@
 """What scripts take from Horovod's inner modules, one check each; run by test_compat.py as idiom_checks.py is."""
 
-import json
 import os
 
 import keras
 import tensorflow as tf
+from check_runner import check, raises, run_checks
 
 import hvdkit
 
 hvdkit.init()
-CHECKS = {}
-
-
-def check(function):
-    CHECKS[function.__name__] = function
-    return function
-
-
-def raises(error, function):
-    try:
-        function()
-    except error as raised:
-        return raised
-    raise AssertionError(f"{error} was not raised")
 
 
 @check
@@ -195,12 +181,4 @@ def sets_by_number():
     raises(ValueError, lambda: hvd.size_op(7))
 
 
-def outcome(function):
-    try:
-        function()
-    except BaseException as error:
-        return f"{type(error).__name__}: {error}"
-    return "ok"
-
-
-print("RESULTS " + json.dumps({name: outcome(function) for name, function in CHECKS.items()}))
+run_checks()

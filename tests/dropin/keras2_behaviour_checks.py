@@ -1,7 +1,6 @@
 """What Keras 2 did under names that Keras 3 still has, one check each; run by test_compat.py as idiom_checks.py is."""
 
 import copy
-import json
 import logging
 import os
 import pickle
@@ -10,13 +9,14 @@ import tempfile
 import keras
 import numpy as np
 import tensorflow as tf
+from check_runner import check, run_checks
 
 import hvdkit
 from hvdkit.log import get_logger
 
 hvdkit.init()
 x, y = np.ones((4, 1), "float32"), np.full((4, 1), 5.0, "float32")
-CHECKS, TOLD = {}, []
+TOLD = []
 
 
 class Listener(logging.Handler):
@@ -25,11 +25,6 @@ class Listener(logging.Handler):
 
 
 get_logger().addHandler(Listener())
-
-
-def check(function):
-    CHECKS[function.__name__] = function
-    return function
 
 
 def told(*words):
@@ -237,12 +232,4 @@ def applied_where_it_is_traced_again():
     assert weight.numpy().tolist() == [0.25]
 
 
-def outcome(function):
-    try:
-        function()
-    except BaseException as error:
-        return f"{type(error).__name__}: {error}"
-    return "ok"
-
-
-print("RESULTS " + json.dumps({name: outcome(function) for name, function in CHECKS.items()}))
+run_checks()

@@ -77,15 +77,15 @@ def test_a_variable_with_its_value_after_x_is_no_secret():
 def test_a_signal_after_the_workers_end_goes_to_nobody(cluster):
     """While what the rank has left behind is ended, which takes a while, its number may be another process'."""
     text = """
-    from hvdkit.launch import keeper
+    from hvdkit.launch import subreaper
     sent = []
     kill = os.kill
     os.kill = lambda pid, number: sent.append(pid) or kill(pid, number)
     def end(seconds):
         kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.2)
-    keeper.kill_descendants = end
-    code = keeper.keep(lambda pipe: 3, lambda number: None)
+    subreaper.kill_descendants = end
+    code = subreaper.keep(lambda pipe: 3, lambda number: None)
     print(code, sent)
     """
     ended = cluster.finish(cluster.start([sys.executable, cluster.script(text)]))

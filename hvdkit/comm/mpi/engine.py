@@ -12,13 +12,14 @@ import numpy as np
 
 from hvdkit.comm import bits
 from hvdkit.comm.fusion import BUCKET_BYTES, in_buckets
-from hvdkit.comm.gathered import gradient_at_root, gradient_of_own_rows, gradient_of_scattered, own_rows
+from hvdkit.comm.gradients import gradient_at_root, gradient_of_own_rows, gradient_of_scattered
 from hvdkit.comm.mpi import graph_order, in_graph
 from hvdkit.comm.mpi.library import load
 from hvdkit.comm.mpi.patience import Patience
 from hvdkit.comm.mpi.ranks import MpiRanks
 from hvdkit.comm.mpi.timeline import Timeline
 from hvdkit.comm.protocol import ReduceOp, check_reducible, name_of
+from hvdkit.comm.values import own_rows
 from hvdkit.errors import HvdkitError, UsageError
 
 # A tensor of so many bytes travels as it is: copying it into a bucket would cost more than a meeting of its own.
@@ -146,11 +147,11 @@ class MpiEngine:
 
     def reducescatter(self, tensor: Any, op: ReduceOp, name: str | None) -> Any:
         if isinstance(tensor, np.ndarray):
-            return own_rows(self, self.allreduce([tensor], op, name and [name])[0])
+            return own_rows(self.allreduce([tensor], op, name and [name])[0], self.rank, self.size)
         import tensorflow as tf
 
         backward = functools.partial(gradient_of_scattered, self, op)
-        reduce = lambda x: own_rows(self, self.allreduce([x], op, name and [name])[0])
+        reduce = lambda x: own_rows(self.allreduce([x], op, name and [name])[0], self.rank, self.size)
         return tf.custom_gradient(lambda x: (reduce(x), backward))(tensor)
 
     def barrier(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hvdkit.comm.bits import scaled
 from hvdkit.comm.mpi.adasum import adasum
 from hvdkit.comm.mpi.buffers import Buffers
 from hvdkit.comm.mpi.host_memory import HostMemory, How
@@ -74,7 +75,7 @@ class MpiRanks:
         flat = np.ascontiguousarray(x).reshape(-1)
         divisor = self.size if op is ReduceOp.AVERAGE else 1
         if flat.dtype.kind != "f":  # whole numbers are scaled in float64 and cut off, as Horovod does
-            flat = flat if prescale == 1.0 else (flat * prescale).astype(flat.dtype)
+            flat = scaled(flat, prescale)
             out = self._join(flat, self._out(flat, in_place), op, (1.0, 1.0), what)
             exact = divisor == postscale == 1
             return (out if exact else (out / divisor * postscale).astype(out.dtype)).reshape(x.shape)

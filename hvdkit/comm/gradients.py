@@ -1,4 +1,4 @@
-"""What comes back to a rank through a value that was gathered or broadcast."""
+"""Gradients of collectives, as Horovod defines them: what comes back to a rank through a value that was moved."""
 
 from __future__ import annotations
 
@@ -42,18 +42,6 @@ def gradient_of_scattered(engine: Any, op: ReduceOp, upstream: Any) -> Any:
 
     upstream = tf.convert_to_tensor(upstream)  # slices, where rows of it were gathered
     return engine.allgather(upstream * tf.cast(engine.size, upstream.dtype) if op is ReduceOp.SUM else upstream, None)
-
-
-def own_rows(engine: Any, tensor: Any) -> Any:
-    """This rank's share of the rows of a tensor or an array; uneven rows go to the first ranks."""
-    rows, smaller = tensor.shape[0], min
-    if rows is None:
-        import tensorflow as tf
-
-        rows, smaller = tf.shape(tensor)[0], tf.minimum
-    each, more = rows // engine.size, rows % engine.size
-    begin = engine.rank * each + smaller(engine.rank, more)
-    return tensor[begin : begin + each + (smaller(engine.rank + 1, more) - smaller(engine.rank, more))]
 
 
 def _mean(engine: Any, upstream: Any) -> Any:

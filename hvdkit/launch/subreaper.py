@@ -73,7 +73,7 @@ def end_with(pipe: int) -> None:
         while True:
             _kill_descendants()
 
-    threading.Thread(target=watch, daemon=True, name="keeper").start()
+    threading.Thread(target=watch, daemon=True, name="subreaper").start()
 
 
 def adopt_orphans() -> None:
