@@ -35,7 +35,8 @@ def _sequential(keras: Any) -> None:
         # Keras builds the model where its first layer has an `input_shape`: only models have in Keras 3. A layer that
         # was called elsewhere has one here, and that is not the shape of this model's input.
         first = self._layers[0]
-        if type(first).input_shape is keras.layers.Layer.input_shape and not isinstance(first, keras.layers.InputLayer):
+        has_none = type(first).input_shape is keras.layers.Layer.input_shape
+        if len(self._layers) == 1 or (has_none and not isinstance(first, keras.layers.InputLayer)):
             self.built, self._functional = False, None
         else:
             rebuild_with(self)

@@ -232,4 +232,16 @@ def applied_where_it_is_traced_again():
     assert weight.numpy().tolist() == [0.25]
 
 
+@check
+def what_keras_itself_asks_is_not_told():
+    """Building a Sequential model, Keras looks for an `input_shape`; the script has not asked for it."""
+    TOLD.clear()
+    made = keras.Sequential([keras.layers.Dense(2, batch_input_shape=(None, 1)), keras.layers.Dense(1)])
+    made.compile("sgd", "mse", experimental_run_tf_function=False)
+    made.fit(x, y, verbose=0)
+    assert not told("layer.input_shape")
+    assert made.layers[0].input_shape == (None, 1)
+    assert told("layer.input_shape") == 1
+
+
 run_checks()
