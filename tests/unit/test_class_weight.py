@@ -7,6 +7,7 @@ import re
 
 import keras
 import numpy as np
+import pandas
 import pytest
 
 import hvdkit as hvd
@@ -43,7 +44,6 @@ def test_a_class_that_json_or_yaml_made_a_text_is_one(key):
 
 
 def test_a_series_of_pandas_is_a_dict():
-    pandas = pytest.importorskip("pandas")
     assert by_class(pandas.Series([1.0, 2.0])) == {0: 1.0, 1: 2.0}
 
 

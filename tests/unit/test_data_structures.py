@@ -7,6 +7,7 @@ import re
 
 import keras
 import numpy as np
+import pandas
 import pytest
 import scipy.sparse
 import tensorflow as tf
@@ -90,7 +91,6 @@ def test_a_sparse_tensor_whose_entries_are_in_no_order():
 
 
 def test_frames_and_series():
-    pandas = pytest.importorskip("pandas")
     hvd.init()
     frames = [
         pandas.DataFrame({"a": [1.5, 2, 3], "b": [True, False, True], "c": [1, 2, 3]}),
