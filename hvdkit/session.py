@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from hvdkit import env
-from hvdkit.beginning import training_begins
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
-from hvdkit.numbers import real
+from hvdkit.utils import env
+from hvdkit.utils.numbers import real
+from hvdkit.utils.training_start import training_begins
 
 
 def init(
@@ -64,20 +64,20 @@ def init(
         training_begins()  # nobody watches over what trains in a world of one
     else:
         _check_backend()
-        from hvdkit import guard
-        from hvdkit.comm import devices
+        from hvdkit.strategies import devices
+        from hvdkit.trainer import fit
 
         if pin_gpus:
             devices.pin(entered.local_rank, entered.local_size)
-        guard.install(proof=proof)
+        fit.install(proof=proof)
 
 
 def shutdown() -> None:
     """Leave the world and stop watching over ``fit``; ``init`` may enter one again."""
     if world.is_initialized() and world.size() > 1:
-        from hvdkit import guard
+        from hvdkit.trainer import fit
 
-        guard.remove()
+        fit.remove()
     world.leave()
 
 

@@ -39,7 +39,7 @@ case $which in
   dist) marks=(-m dist) ;;
   chaos)
     export HVDKIT_CHAOS=long
-    marks=(tests/chaos tests/dist/test_data.py tests/dist/test_engines.py tests/dist/test_resume.py tests/equivalence tests/schedules -o timeout=7200)
+    marks=(tests/chaos tests/data/test_data_ranks.py tests/comm/test_engines_ranks.py tests/checkpoint/test_resume_ranks.py tests/equivalence tests/schedules -o timeout=7200)
     ;;
 esac
 say "pytest, $which"

@@ -10,7 +10,7 @@ import keras
 from hvdkit.checkpoint.exporting import write_model
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
-from hvdkit.log import get_logger
+from hvdkit.utils.log import get_logger
 
 
 class BestModelCheckpoint(keras.callbacks.ModelCheckpoint):

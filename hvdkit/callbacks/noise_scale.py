@@ -7,14 +7,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from hvdkit import training_data
 from hvdkit.comm import exchange, world
+from hvdkit.data import current
 from hvdkit.errors import UsageError
 from hvdkit.grads.norms import Norms
-from hvdkit.keras_model import distribution_of, optimizers_of
+from hvdkit.keras_internals.model_contents import distribution_of, optimizers_of
 from hvdkit.layers.sync_batch_norm import SyncBatchNormalization
-from hvdkit.log import get_logger
-from hvdkit.numbers import real, whole
+from hvdkit.utils.log import get_logger
+from hvdkit.utils.numbers import real, whole
 
 
 class GradientNoiseScale(keras.callbacks.Callback):
@@ -99,7 +99,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
 
     def _batch_sizes(self, ours: Any) -> np.ndarray:
         """Samples per reduction on each rank."""
-        data = training_data.of(self.model)
+        data = current.of(self.model)
         own = self.batch_size
         if own is None and hasattr(data, "sizes"):
             own = data.sizes[world.rank()]
@@ -132,7 +132,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
 
     def _ends_short(self) -> bool:
         """Whether the last step of an epoch has fewer samples than the others."""
-        plan = getattr(training_data.of(self.model), "plan", None)
+        plan = getattr(current.of(self.model), "plan", None)
         return plan is not None and plan.counts[-1].sum() < self._data_batch
 
     _is_active = False

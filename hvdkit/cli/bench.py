@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from hvdkit import env
 from hvdkit.errors import UsageError
+from hvdkit.utils import env
 
 _EPILOG = """\b
 Examples:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hvdkit import env
 from hvdkit.errors import LaunchError
-from hvdkit.registry import Registry
+from hvdkit.utils import env
+from hvdkit.utils.registry import Registry
 
 ENGINES = Registry(
     "engine",

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from hvdkit import env
 from hvdkit.comm import bits
 from hvdkit.comm.fusion import BUCKET_BYTES, in_buckets
 from hvdkit.comm.gradients import gradient_at_root, gradient_of_own_rows, gradient_of_scattered
@@ -18,6 +17,7 @@ from hvdkit.comm.protocol import ReduceOp, check_reducible
 from hvdkit.comm.values import own_rows
 from hvdkit.errors import HorovodMissingError, UsageError
 from hvdkit.horovod_build import stamp
+from hvdkit.utils import env
 
 # Horovod copies tensors into a buffer of its own: a second copy of more than this costs more than it saves.
 _ALONE_FROM = 2**16

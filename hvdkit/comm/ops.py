@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from hvdkit.beginning import training_begins
 from hvdkit.comm import compression as compressions
 from hvdkit.comm.bits import scaled
 from hvdkit.comm.compression import Compression
@@ -20,7 +19,8 @@ from hvdkit.comm.single import SingleEngine
 from hvdkit.comm.slices import allreduce_slices
 from hvdkit.comm.values import call, is_slices, is_tensorflow, unwrap_variable
 from hvdkit.errors import UsageError
-from hvdkit.numbers import real
+from hvdkit.utils.numbers import real
+from hvdkit.utils.training_start import training_begins
 
 
 def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order

@@ -7,7 +7,7 @@ from typing import Any
 
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
-from hvdkit.numbers import plain, whole
+from hvdkit.utils.numbers import plain, whole
 
 _BRING_TO_LIFE = (
     'pass it to hvd.init(process_sets=[...]), or hvd.init(process_sets="dynamic") and hvd.add_process_set(...), on '

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from hvdkit import env
 from hvdkit.comm.engines import ENGINES, choose
 from hvdkit.comm.protocol import Engine
 from hvdkit.comm.single import SingleEngine
 from hvdkit.errors import LaunchError, NotInitializedError
-from hvdkit.log import get_logger
+from hvdkit.utils import env
+from hvdkit.utils.log import get_logger
 
 _engine: Engine | None = None
 

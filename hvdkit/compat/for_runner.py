@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from hvdkit import env
+from hvdkit.utils import env
 
 __all__ = ["get_env_rank_and_size", "in_thread"]
 

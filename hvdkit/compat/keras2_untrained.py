@@ -43,14 +43,16 @@ def _untrained(layer: Any) -> list[str]:
     """The trainable variables of TensorFlow's own that are no layer's weights and not told yet, as layer.attribute."""
     import tensorflow as tf
 
-    from hvdkit import keras_model
+    from hvdkit.keras_internals import model_contents
 
-    held = [v for v in keras_model.weights_of(layer) if isinstance(v, tf.Variable) and not hasattr(v, "_hvdkit_told")]
+    held = [
+        v for v in model_contents.weights_of(layer) if isinstance(v, tf.Variable) and not hasattr(v, "_hvdkit_told")
+    ]
     # A whole number has no gradient, in Keras 2 as well.
     names = {id(v): v._hvdkit_path for v in held if v.trainable and v.dtype.is_floating}
     for variable in held:
         variable._hvdkit_told = True
-    for inner in keras_model.layers_of(layer) if names else ():
+    for inner in model_contents.layers_of(layer) if names else ():
         for name, value in vars(inner).items():
             for place, part in ((name, value), *_elements(name, value)):
                 if id(part) in names:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 
-from hvdkit import env
 from hvdkit.errors import UsageError
-from hvdkit.log import get_logger
+from hvdkit.utils import env
+from hvdkit.utils.log import get_logger
 
 
 @functools.cache

@@ -21,8 +21,8 @@ import tensorflow as tf
 
 from hvdkit.comm.mpi.in_graph import COLLECTIVE
 from hvdkit.errors import UsageError
-from hvdkit.grads.share import ZERO_WITHOUT_SAMPLES
-from hvdkit.keras_model import layers_of, parameters_of, underlying, weights_of
+from hvdkit.grads.batch_weight import ZERO_WITHOUT_SAMPLES
+from hvdkit.keras_internals.model_contents import layers_of, parameters_of, underlying, weights_of
 
 SAMPLES, STEPS = "samples", "steps"
 

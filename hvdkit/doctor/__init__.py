@@ -12,7 +12,7 @@ from functools import cached_property
 
 from hvdkit.doctor.finding import Finding
 from hvdkit.doctor.probe import Probe
-from hvdkit.registry import load
+from hvdkit.utils.registry import load
 
 #: Every check, in the order in which it is shown.
 CHECKS = (

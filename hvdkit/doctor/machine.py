@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from hvdkit import env
 from hvdkit.doctor.finding import Finding
 from hvdkit.horovod_build import framework
 from hvdkit.horovod_build.process import ask
+from hvdkit.utils import env
 
 if TYPE_CHECKING:
     from hvdkit.doctor import Context

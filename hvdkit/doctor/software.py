@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from hvdkit import env
 from hvdkit.doctor.finding import Finding
 from hvdkit.horovod_build import framework
+from hvdkit.utils import env
 
 if TYPE_CHECKING:
     from hvdkit.doctor import Context

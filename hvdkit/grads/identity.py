@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from hvdkit.errors import UsageError
-from hvdkit.keras_model import keep_local, underlying
+from hvdkit.keras_internals.model_contents import keep_local, underlying
 
 
 def identity(variable: Any) -> Any:

@@ -8,19 +8,19 @@ from typing import Any
 
 import tensorflow as tf
 
-from hvdkit.beginning import training_begins
 from hvdkit.comm import world
+from hvdkit.comm.consistency import agree
+from hvdkit.comm.ordering import Turns
 from hvdkit.comm.process_sets import engine_of
 from hvdkit.comm.protocol import Engine, ReduceOp
 from hvdkit.comm.single import SingleEngine
 from hvdkit.errors import UsageError
 from hvdkit.grads import replicas
-from hvdkit.grads.arguments import Arguments
 from hvdkit.grads.groups import partition
 from hvdkit.grads.identity import LocalVariables, name_of
 from hvdkit.grads.norms import Norms
-from hvdkit.grads.turns import Turns
-from hvdkit.proof import agree
+from hvdkit.grads.options import Arguments
+from hvdkit.utils.training_start import training_begins
 
 _ordinals = itertools.count()
 _NO_VARIABLES = LocalVariables()

@@ -20,7 +20,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from hvdkit.grads import share as shares
+from hvdkit.grads import batch_weight as shares
 
 _originals: dict[str, Any] = {}
 _thread = threading.local()

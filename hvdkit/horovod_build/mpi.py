@@ -9,8 +9,8 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from hvdkit import env
 from hvdkit.horovod_build.process import ask
+from hvdkit.utils import env
 
 # The first line of `mpirun --version`, by MPI
 _VERSIONS = (

@@ -6,8 +6,8 @@ import json
 import sys
 from dataclasses import dataclass, field
 
-from hvdkit import env
 from hvdkit.horovod_build import process
+from hvdkit.utils import env
 
 # The ranks' launchers: under their variables Horovod would look for a world that is not there.
 _LAUNCHERS = ("HOROVOD_", "OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "MPI_LOCAL")

@@ -59,12 +59,12 @@ def run(
     """
     import sys
 
-    from hvdkit import env
     from hvdkit.errors import LaunchError, UsageError
     from hvdkit.launch import found, program, restarts, streams
     from hvdkit.launch.hosts import parse_hosts, read_hostfile
     from hvdkit.launch.plan import Request, make_plan
     from hvdkit.launch.signals import Signals
+    from hvdkit.utils import env
 
     info = env.launch_info()
     if info.size > 1:

@@ -10,9 +10,9 @@ import socket
 import sys
 from pathlib import Path
 
-from hvdkit import env
 from hvdkit.launch.mpirun import parse_version
 from hvdkit.launch.plan import Found, HorovodBuild, Request, Tool
+from hvdkit.utils import env
 
 
 def look(request: Request, extra: dict[str, str] | None = None) -> Found:

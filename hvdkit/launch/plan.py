@@ -15,7 +15,7 @@ from typing import Protocol
 from hvdkit.errors import HorovodMissingError, HvdkitError, LaunchError, UsageError
 from hvdkit.launch.env_allowlist import may_be_seen
 from hvdkit.launch.hosts import Host
-from hvdkit.registry import Registry
+from hvdkit.utils.registry import Registry
 
 LAUNCHERS = Registry(
     "launcher",

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from hvdkit import env
 from hvdkit.launch.plan import RUN_ID
+from hvdkit.utils import env
 
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess, OSError)
 

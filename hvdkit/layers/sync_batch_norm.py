@@ -11,12 +11,12 @@ import keras
 import tensorflow as tf
 
 from hvdkit.comm import process_sets, world
+from hvdkit.comm.ordering import Turns
 from hvdkit.comm.process_sets import ProcessSet
 from hvdkit.comm.protocol import Engine, ReduceOp
 from hvdkit.errors import UsageError
-from hvdkit.grads import replicas, share
-from hvdkit.grads.shared import this_call
-from hvdkit.grads.turns import Turns
+from hvdkit.grads import batch_weight, replicas
+from hvdkit.grads.tape_pipelines import this_call
 
 _ordinals: dict[int, itertools.count] = collections.defaultdict(itertools.count)
 
@@ -125,7 +125,7 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
         # A layer may be called several times in a graph, and its collectives are then under way at once.
         name = f"{self._collective}{this_call(self._collective)}"
         count, centre, first, second = _own_sums(inputs, mask, self.axis)
-        weight = share.current()
+        weight = batch_weight.current()
         if weight is not None and weight.may_be_zero:  # a stand-in's samples do not count
             here = weight.value > 0
             count, centre, first, second = (tf.where(here, n, tf.zeros_like(n)) for n in (count, centre, first, second))
@@ -172,7 +172,7 @@ def _joined(
     count: tf.Tensor,
     centre: tf.Tensor,
     *,
-    weight: share.Share | None,
+    weight: batch_weight.Share | None,
 ) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """A function of this rank's two sums of distances: mean and variance over all ranks, [C] each."""
 
@@ -197,7 +197,7 @@ def _joined(
             # Every rank's loss depends on these statistics, and so on this rank's inputs.
             backward = f"{name}.grad"
             mine = [tf.stack([of_mean, of_variance])]
-            mine = mine if weight is None else share.or_zeros(mine, weight)
+            mine = mine if weight is None else batch_weight.or_zeros(mine, weight)
             with turns[1].turn() as made:
                 made.extend(engine.allreduce(mine, ReduceOp.SUM, [f"{backward}{this_call(backward)}"]))
             summed = tf.raw_ops.PreventGradient(

@@ -12,7 +12,7 @@ import keras
 
 from hvdkit.grads.identity import LocalVariables
 from hvdkit.grads.pipeline import GradientPipeline
-from hvdkit.grads.rounds import Rounds
+from hvdkit.optim.local_sgd.state import Rounds
 
 
 @dataclass(eq=False)

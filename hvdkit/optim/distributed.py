@@ -8,23 +8,23 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from hvdkit import training_data
 from hvdkit.comm import world
 from hvdkit.comm.compression import Compression
 from hvdkit.comm.process_sets import ProcessSet, global_process_set
 from hvdkit.comm.protocol import ReduceOp
+from hvdkit.data import current
 from hvdkit.errors import UsageError
-from hvdkit.grads import arguments, share
+from hvdkit.grads import batch_weight, options
 from hvdkit.grads.identity import variables_of_layers
 from hvdkit.grads.pipeline import GradientPipeline
-from hvdkit.grads.rounds import Rounds
-from hvdkit.keras_model import distribution_of
-from hvdkit.learning_rate import check_accumulation
-from hvdkit.numbers import whole
+from hvdkit.keras_internals.model_contents import distribution_of
 from hvdkit.optim import loss_scale
 from hvdkit.optim.convert import Distribution, Registering, convert
 from hvdkit.optim.held import check_held
+from hvdkit.optim.local_sgd.state import Rounds
 from hvdkit.optim.replicated import OnReplicas
+from hvdkit.schedules.learning_rate import check_accumulation
+from hvdkit.utils.numbers import whole
 
 _ordinals = itertools.count()  # two optimizers may have one name
 
@@ -129,12 +129,12 @@ def distribute(
     if isinstance(optimizer, str):
         optimizer = keras.optimizers.get(optimizer)
     _check_type(optimizer)
-    how = arguments.check(**how)
+    how = options.check(**how)
     if is_distributed(optimizer) and not distribution_of(optimizer).pipeline.is_over:
         raise UsageError(f"This {type(optimizer).__name__} is already distributed.", fix="wrap an optimizer only once.")
     loss_scale.install_adoption()
     if world.size() == 1:
-        training_data.watch_fit()
+        current.watch_fit()
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     distribution = Distribution(GradientPipeline(how, name and f"{name}.{next(_ordinals)}"), rounds=rounds)
     backward_passes_per_step = whole(backward_passes_per_step, "backward_passes_per_step", 1)
@@ -262,7 +262,7 @@ class _Reducing(Registering, OnReplicas):
         if self._hvdkit.pipeline.engine.size > 1:
             check_held(self, trainable_variables)
         if not self._hvdkit.inside_loss_scale:
-            grads = share.weigh_gradients(grads)
+            grads = batch_weight.weigh_gradients(grads)
         super().apply(grads, trainable_variables)
 
     def _backend_apply_gradients(self, grads, trainable_variables):

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from hvdkit.errors import UsageError
-from hvdkit.keras_model import optimizers_of, underlying, weights_of
+from hvdkit.keras_internals.model_contents import optimizers_of, underlying, weights_of
 
 _step = threading.local()  # a strategy's replicas are threads
 

@@ -9,8 +9,8 @@ import tensorflow as tf
 from keras import ops
 
 from hvdkit.errors import UsageError
-from hvdkit.numbers import real
 from hvdkit.optim.exclusion import is_bias_or_norm
+from hvdkit.utils.numbers import real
 
 
 @keras.saving.register_keras_serializable("hvdkit")

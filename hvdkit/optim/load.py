@@ -11,10 +11,10 @@ import keras
 
 from hvdkit.comm.compression import Compression
 from hvdkit.errors import UsageError
-from hvdkit.log import get_logger
 from hvdkit.optim.distributed import DistributedOptimizer, is_distributed
 from hvdkit.optim.legacy_h5 import restore_optimizer
-from hvdkit.registry import load
+from hvdkit.utils.log import get_logger
+from hvdkit.utils.registry import load
 
 
 def load_model(

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from hvdkit.comm.protocol import ReduceOp
-from hvdkit.grads import replicas, share
+from hvdkit.grads import batch_weight, replicas
 from hvdkit.optim.convert import Distribution, Registering, convert
 
 
@@ -23,7 +23,7 @@ class _ReducingLossScale(Registering):
     """Asks for finite gradients after the reduction, or together."""
 
     def apply(self, grads, trainable_variables=None):
-        grads = replicas.total(share.weigh_gradients(grads))  # a NaN on one replica is then on all
+        grads = replicas.total(batch_weight.weigh_gradients(grads))  # a NaN on one replica is then on all
         if self._hvdkit.reduces:
             variables = trainable_variables or self._trainable_variables
             # Not built yet, it is about to be built with just these variables, in this order.

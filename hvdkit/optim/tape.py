@@ -11,7 +11,7 @@ from hvdkit.comm.compression import Compression
 from hvdkit.comm.process_sets import ProcessSet, global_process_set
 from hvdkit.comm.protocol import ReduceOp
 from hvdkit.errors import UsageError
-from hvdkit.grads import arguments, replicas, share, shared
+from hvdkit.grads import batch_weight, options, replicas, tape_pipelines
 from hvdkit.grads.identity import LocalVariables, variables_of_layers
 
 
@@ -58,7 +58,7 @@ def DistributedGradientTape(  # noqa: PLR0917  Horovod's arguments in Horovod's 
         raise UsageError(f"`gradtape` must be a tf.GradientTape. Received: {gradtape!r}.")
     if isinstance(gradtape, _Reducing):
         raise UsageError("This tape is already distributed.", fix="wrap a tape only once.")
-    how = arguments.check(
+    how = options.check(
         compression=compression,
         op=op,
         sparse_as_dense=sparse_as_dense,
@@ -71,7 +71,7 @@ def DistributedGradientTape(  # noqa: PLR0917  Horovod's arguments in Horovod's 
         device_sparse=device_sparse,
     )
     with tf.init_scope():
-        gradtape._hvdkit_pipeline = shared.pipeline_for(how)
+        gradtape._hvdkit_pipeline = tape_pipelines.pipeline_for(how)
     gradtape._hvdkit_local = LocalVariables()
     gradtape.__class__ = _class(type(gradtape))
     return gradtape
@@ -144,8 +144,8 @@ class _Reducing:
                 fix="inside a strategy use a plain tape and hvd.DistributedOptimizer, which reduces over both.",
             )
         own = super().gradient(target, sources, output_gradients, unconnected_gradients)
-        variables, gradients = tf.nest.flatten(sources), share.weigh_gradients(tf.nest.flatten(own))
-        reduced = self._hvdkit_pipeline(gradients, variables, local=self._hvdkit_local, call=shared.this_call())
+        variables, gradients = tf.nest.flatten(sources), batch_weight.weigh_gradients(tf.nest.flatten(own))
+        reduced = self._hvdkit_pipeline(gradients, variables, local=self._hvdkit_local, call=tape_pipelines.this_call())
         return tf.nest.pack_sequence_as(sources, reduced)
 
     def get_local_and_global_gradients(

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from hvdkit.checkpoint.store import Store
+from hvdkit.checkpoint.storage.store import Store
 from tests.chaos.common import ROOT
 from tests.chaos.jobs import ENVIRON, command, run, same
 

@@ -11,7 +11,7 @@ from hvdkit.doctor import CHECKS, Context, Finding, examine
 from hvdkit.doctor.probe import Probe, parse
 from hvdkit.doctor.software import KERAS, NEWEST_KERAS, OLDEST_KERAS, TENSORFLOW
 from hvdkit.horovod_build import framework, stamp
-from hvdkit.registry import load
+from hvdkit.utils.registry import load
 from tests.horovod_build.environments import REPOSITORY, Environment
 
 _TENSORFLOW = pytest.mark.skipif(framework.installed() is None, reason="no TensorFlow here")

@@ -19,7 +19,7 @@ from hvdkit.launch.found import executable, horovod_build
 
 MARK = "HVDKIT_TEST_MARK"
 # What every script of these tests begins with.
-PRELUDE = "import os, signal, sys, time\nfrom hvdkit.env import launch_info\nrank = launch_info().rank\n"
+PRELUDE = "import os, signal, sys, time\nfrom hvdkit.utils.env import launch_info\nrank = launch_info().rank\n"
 
 # Starts two ranks; when one fails or SIGTERM comes, SIGTERM to all and a second later SIGKILL. Exits with 1 after that.
 LAUNCHER = """

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 import hvdkit as hvd
 from hvdkit.errors import UsageError
-from hvdkit.learning_rate import set_learning_rate
 from hvdkit.optim import LARS, exclude_bias_and_norm, is_bias_or_norm
+from hvdkit.schedules.learning_rate import set_learning_rate
 
 STEPS = 50
 

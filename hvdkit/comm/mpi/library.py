@@ -6,8 +6,8 @@ import atexit
 import sys
 from typing import Any
 
-from hvdkit import env
 from hvdkit.errors import LaunchError
+from hvdkit.utils import env
 
 _ends_watched = False
 

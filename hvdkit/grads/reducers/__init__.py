@@ -12,7 +12,7 @@ from hvdkit.comm.compression import Compression
 from hvdkit.comm.protocol import Engine, ReduceOp
 from hvdkit.errors import UsageError
 from hvdkit.grads.reducers.horovod_style import HorovodStyle
-from hvdkit.registry import Registry
+from hvdkit.utils.registry import Registry
 
 REDUCERS = Registry(
     "compression",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from hvdkit.comm.protocol import Engine, ReduceOp
-from hvdkit.log import get_logger
+from hvdkit.utils.log import get_logger
 
 
 @functools.cache
