@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from hvdkit.comm import world
@@ -60,35 +61,41 @@ def init(
     if memory_growth:  # TensorFlow reads it when it starts its GPUs
         env.set_default("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     entered = world.connect(deadline, comm, process_sets, engine or env.text("ENGINE", "auto"))
-    if entered.size == 1:
+    several = entered.size > 1
+    if not several:
         training_begins()  # nobody watches over what trains in a world of one
-    else:
-        _check_backend()
+    if _keras_is_ours(required=several):
         from hvdkit.strategies import devices
-        from hvdkit.trainer import fit
+        from hvdkit.trainer import patches
 
-        if pin_gpus:
+        if several and pin_gpus:
             devices.pin(entered.local_rank, entered.local_size)
-        fit.install(proof=proof)
+        patches.install(several=several, proof=proof)
 
 
 def shutdown() -> None:
-    """Leave the world and stop watching over ``fit``; ``init`` may enter one again."""
-    if world.is_initialized() and world.size() > 1:
-        from hvdkit.trainer import fit
+    """Leave the world, and give Keras back what ``init`` has wrapped of it; ``init`` may enter one again."""
+    if "hvdkit.trainer.patches" in sys.modules:
+        from hvdkit.trainer import patches
 
-        fit.remove()
+        patches.remove()
     world.leave()
 
 
-def _check_backend() -> None:
+def _keras_is_ours(*, required: bool) -> bool:
+    """Whether Keras runs on TensorFlow.
+
+    Raises:
+        UsageError: it does not, and that is required.
+    """
     backend = env.get("KERAS_BACKEND")  # before Keras is imported: the other backend may not be installed
     if not backend:
         import keras
 
         backend = keras.backend.backend()
-    if backend != "tensorflow":
+    if backend != "tensorflow" and required:
         raise UsageError(
             f"hvdkit trains Keras on TensorFlow, but the Keras backend is {backend!r}.",
             fix="set KERAS_BACKEND=tensorflow before importing keras.",
         )
+    return backend == "tensorflow"

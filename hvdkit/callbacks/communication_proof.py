@@ -9,7 +9,7 @@ import keras
 from hvdkit.comm import exchange, world
 from hvdkit.comm.consistency import agree, assert_equal_weights, together
 from hvdkit.comm.process_sets import ProcessSet
-from hvdkit.data import current
+from hvdkit.data.current import current_data
 from hvdkit.errors import CommunicationError, UsageError
 from hvdkit.grads import tape_pipelines
 from hvdkit.keras_internals.model_contents import adapted_of, distribution_of, optimizers_of
@@ -67,7 +67,7 @@ class CommunicationProof(keras.callbacks.Callback):
         together("begin this training", refuse, by=type(self).__name__, process_set=self._process_set)
         parameters = self.params or {}  # None in a loop that drives its callbacks by hand
         if world.rank() == 0:
-            data = current.of(self.model)  # the epoch that runs may be the rest of one
+            data = current_data(self.model)  # the epoch that runs may be the rest of one
             check_steps(optimizers_of(self.model), len(data) if hasattr(data, "__len__") else parameters.get("steps"))
         self._agree(
             "how many steps and epochs they train",

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from hvdkit.comm import exchange, world
-from hvdkit.data import current
+from hvdkit.data.current import current_data
 from hvdkit.errors import UsageError
 from hvdkit.grads.norms import Norms
 from hvdkit.keras_internals.model_contents import distribution_of, optimizers_of
@@ -99,7 +99,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
 
     def _batch_sizes(self, ours: Any) -> np.ndarray:
         """Samples per reduction on each rank."""
-        data = current.of(self.model)
+        data = current_data(self.model)
         own = self.batch_size
         if own is None and hasattr(data, "sizes"):
             own = data.sizes[world.rank()]
@@ -132,7 +132,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
 
     def _ends_short(self) -> bool:
         """Whether the last step of an epoch has fewer samples than the others."""
-        plan = getattr(current.of(self.model), "plan", None)
+        plan = getattr(current_data(self.model), "plan", None)
         return plan is not None and plan.counts[-1].sum() < self._data_batch
 
     _is_active = False

@@ -20,6 +20,7 @@ from hvdkit.grads.groups import partition
 from hvdkit.grads.identity import LocalVariables, name_of
 from hvdkit.grads.norms import Norms
 from hvdkit.grads.options import Arguments
+from hvdkit.grads.transport import Transport
 from hvdkit.utils.training_start import training_begins
 
 _ordinals = itertools.count()
@@ -128,10 +129,10 @@ class GradientPipeline:
         if not dense:
             return {}
         how = self.arguments
-        engine = self.engine.fused(how.bucket_bytes) if how.groups is None else self.engine.grouped()
+        transport = Transport(self.engine, how.bucket_bytes, grouped=how.groups is not None)
         with _on(how.device_dense):
             wire = [_sendable(g) if how.predivide == 1 else _sendable(g) / how.predivide for g in dense.values()]
-            received = how.reducer.reduce(wire, [names[i] for i in dense], how.op, engine)
+            received = transport.reduce_by(how.reducer, wire, [names[i] for i in dense], how.op)
             received = received if how.predivide == 1 else [r * how.predivide for r in received]
             return {i: tf.cast(r, dense[i].dtype) for i, r in zip(dense, received, strict=True)}
 

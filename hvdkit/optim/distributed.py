@@ -8,11 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from hvdkit.comm import world
 from hvdkit.comm.compression import Compression
 from hvdkit.comm.process_sets import ProcessSet, global_process_set
 from hvdkit.comm.protocol import ReduceOp
-from hvdkit.data import current
 from hvdkit.errors import UsageError
 from hvdkit.grads import batch_weight, options
 from hvdkit.grads.identity import variables_of_layers
@@ -132,9 +130,6 @@ def distribute(
     how = options.check(**how)
     if is_distributed(optimizer) and not distribution_of(optimizer).pipeline.is_over:
         raise UsageError(f"This {type(optimizer).__name__} is already distributed.", fix="wrap an optimizer only once.")
-    loss_scale.install_adoption()
-    if world.size() == 1:
-        current.watch_fit()
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     distribution = Distribution(GradientPipeline(how, name and f"{name}.{next(_ordinals)}"), rounds=rounds)
     backward_passes_per_step = whole(backward_passes_per_step, "backward_passes_per_step", 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +11,8 @@ import tensorflow as tf
 from keras.src.trainers.epoch_iterator import EpochIterator
 
 from hvdkit.comm import world
-from hvdkit.data import current, sample_dependence
+from hvdkit.data import sample_dependence
+from hvdkit.data.current import current_data, set_current
 from hvdkit.data.sharded import DATA, SHARE_OR_ZERO, Planned, Sharded, failures_of, parted
 from hvdkit.data.speed import measured_sizes
 from hvdkit.data.streams import Streamed
@@ -56,7 +56,7 @@ def feeding(model: keras.Model, arguments: dict[str, Any]) -> Iterator[None]:
             if given is not None and not (name == "validation_split" and not given):
                 fix = f"hvd.data.shard(..., {there}=...)." if there else "leave it out."
                 raise UsageError(f"`{name}` cannot be given to fit or evaluate with sharded data.", fix=fix)
-    fits, before = "validation_data" in arguments, current.of(model)
+    fits, before = "validation_data" in arguments, current_data(model)
     if train is None and validation is None:
         yield
         return
@@ -64,15 +64,15 @@ def feeding(model: keras.Model, arguments: dict[str, Any]) -> Iterator[None]:
         arguments["shuffle"] = False
         if isinstance(train, Planned) and train.measured and world.size() > 1:
             train.resize(measured_sizes(model, train))
-        current.note(model, train)
-        if world.size() == 1:  # elsewhere guard.py does it
+        set_current(model, train)
+        if world.size() == 1:  # elsewhere step.py does it
             build(model, train.get_tf_dataset().element_spec)
     fit_callbacks.add(model, arguments, _Feed(train if fits else None, validation if fits else train), first=True)
     try:
         with failures_of(train, validation):
             yield
     finally:
-        current.note(model, before)  # an evaluation within fit leaves the training's in place
+        set_current(model, before)  # an evaluation within fit leaves the training's in place
         for data in (train, validation):
             if isinstance(data, Streamed):
                 data.stop()
@@ -177,15 +177,10 @@ def build(model: keras.Model, spec: Any) -> Exception | None:
     return None
 
 
-@functools.cache
-def install() -> None:
+def around_steps(original: Callable) -> Callable:
     """Let Keras' loop take data whose epochs differ in length."""
-    EpochIterator._enumerate_iterator = _of_this_length(EpochIterator._enumerate_iterator)
 
-
-def _of_this_length(original: Callable) -> Callable:
-    @functools.wraps(original)
-    def _enumerate_iterator(self):
+    def steps_of_epoch(self):
         data = self.data_adapter
         if isinstance(data, Streamed):
             return _as_long_as_there_is_data(self, data)
@@ -193,7 +188,7 @@ def _of_this_length(original: Callable) -> Callable:
             self._num_batches = data.num_batches
         return original(self)
 
-    return _enumerate_iterator
+    return steps_of_epoch
 
 
 def _as_long_as_there_is_data(epoch: EpochIterator, data: Streamed) -> Iterator[tuple[int, int, Any]]:
@@ -206,6 +201,3 @@ def _as_long_as_there_is_data(epoch: EpochIterator, data: Streamed) -> Iterator[
     while data.has_step(step, at_once):
         yield step, step + at_once - 1, iterator
         step += at_once
-
-
-current.feed_by(feeding)

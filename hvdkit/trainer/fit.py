@@ -1,25 +1,19 @@
-"""What several ranks need of ``fit`` itself, where no callback reaches: Keras' entry points, wrapped while they train.
+"""``fit``, ``evaluate`` and ``predict`` on several ranks, and with sharded data in one process.
 
-- the model is built before the first step, so that rank 0's weights can be sent before it;
-- XLA compiles the train step but for the reduction, which has no place inside it;
 - the communication proof is part of every ``fit``, and local SGD's rounds end with the epochs;
-- data of ``hvd.data.shard`` bring the share of each batch with them, and tapes give it to gradients;
+- data of ``hvd.data.shard`` are told the epoch, and metrics over them are those of all ranks;
 - seeds of what layers draw are moved apart;
 - ranks other than 0 are silent, unless ``verbose`` says otherwise;
 - a collective that was broken off says so, instead of showing this rank's graph.
-
-In a world of one nothing of this is there; ``training_data.watch_fit`` wraps ``fit`` and ``evaluate`` there, when a
-distributed optimizer or sharded data are made.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import re
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -28,20 +22,16 @@ import tensorflow as tf
 from hvdkit.comm import world
 from hvdkit.data.sharded import Sharded
 from hvdkit.errors import BROKEN_OFF_FIX, CommunicationError, UsageError
-from hvdkit.grads import weighted_tape
 from hvdkit.keras_internals.model_contents import held
+from hvdkit.keras_internals.patch_points import is_called_by_fit
 from hvdkit.metrics import aggregation
-from hvdkit.optim.held import step_of
 from hvdkit.optim.local_sgd.state import rounds_of
 from hvdkit.random import seeds
 from hvdkit.trainer import fit_callbacks
-from hvdkit.trainer.feed import build, feeding, step_on_shares
+from hvdkit.trainer.feed import feeding
 from hvdkit.utils import numbers
-from hvdkit.utils.log import get_logger
-from hvdkit.utils.training_start import training_begins
 
-_originals: dict[str, Any] = {}
-_trained: weakref.WeakSet = weakref.WeakSet()  # the models that were trained in this world
+trained: weakref.WeakSet = weakref.WeakSet()  # the models that were trained on the ranks of this world
 _local = False
 
 
@@ -64,40 +54,13 @@ def local_training() -> Iterator[None]:
         _local = before
 
 
-def install(*, proof: bool) -> None:
-    """Wrap Keras' entry points; ``remove`` takes the wrappers off."""
-    if _originals:
-        return
-    wrappers = {
-        "fit": functools.partial(_fit, proof=proof),
-        "evaluate": _evaluate,
-        "predict": _predict,
-        "make_train_function": _around_xla,
-        "make_test_function": _around_test_step,
-        "_maybe_symbolic_build": _build_early,
-    }
-    weighted_tape.install()
-    for name, wrapper in wrappers.items():
-        original = getattr(keras.Model, name)
-        _originals[name] = keras.Model.__dict__.get(name)
-        setattr(keras.Model, name, functools.wraps(original)(wrapper(original)))
+def on_all_ranks() -> bool:
+    """Whether ``fit`` trains one model on several ranks."""
+    return world.size() > 1 and not _local
 
 
-def remove() -> None:
-    """Give Keras its own entry points back."""
-    weighted_tape.remove()
-    for model in _trained:  # what is compiled would go on to call collectives of a world that is over
-        model.train_function = None
-    _trained.clear()
-    for name, own in _originals.items():
-        if own is None:
-            delattr(keras.Model, name)
-        else:
-            setattr(keras.Model, name, own)
-    _originals.clear()
-
-
-def _fit(original, *, proof: bool):
+def around_fit(original, *, proof: bool):
+    """``fit`` that takes sharded data, and on several ranks proves that they train one model."""
     signature = inspect.signature(original)
 
     from hvdkit.callbacks.communication_proof import CommunicationProof, refuse_backups
@@ -107,15 +70,15 @@ def _fit(original, *, proof: bool):
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         numbers.of_fit(bound.arguments)
-        _trained.add(self)
         with fit_callbacks.borrowed(bound.arguments):
             fit_callbacks.lead(self, bound.arguments)
-            if _local:
-                with feeding(self, bound.arguments):
-                    return original(*bound.args, **bound.kwargs)
-            return together(self, bound)
+            if on_all_ranks():
+                return together(self, bound)
+            with feeding(self, bound.arguments):
+                return original(*bound.args, **bound.kwargs)
 
     def together(model, bound):
+        trained.add(model)
         _set_verbosity(bound.arguments)
         checks = _with(model, bound.arguments, CommunicationProof, make=proof)
         if checks is None:
@@ -143,42 +106,34 @@ def _fit(original, *, proof: bool):
     return fit
 
 
-def _evaluate(original):
-    """Sharded data are evaluated by all ranks together."""
-    quiet = _quiet(original)
+def around_evaluate(original):
+    """``evaluate`` that takes sharded data, which all ranks evaluate together."""
     signature = inspect.signature(original)
 
     def evaluate(self, *args, **kwargs):
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
-        inside_fit = bound.arguments.get("kwargs")  # fit feeds its validation data itself, and averages its metrics
-        if _local or inside_fit or not isinstance(bound.arguments["x"], Sharded):
-            return quiet(self, *args, **kwargs)
-        wants_dict, bound.arguments["return_dict"] = bound.arguments["return_dict"], True
+        if is_called_by_fit(bound.arguments):  # fit feeds its validation data itself, and averages its metrics
+            return original(*bound.args, **bound.kwargs)
+        numbers.of_fit(bound.arguments)
+        if on_all_ranks():
+            _set_verbosity(bound.arguments)
+        if not isinstance(bound.arguments["x"], Sharded):
+            return original(*bound.args, **bound.kwargs)
         with fit_callbacks.borrowed(bound.arguments), feeding(self, bound.arguments):
-            own = quiet(*bound.args, **bound.kwargs)
+            if not on_all_ranks():
+                return original(*bound.args, **bound.kwargs)
+            wants_dict, bound.arguments["return_dict"] = bound.arguments["return_dict"], True
+            own = original(*bound.args, **bound.kwargs)
         everyones = aggregation.exchanged(self, own)
         return everyones if wants_dict else self._flatten_metrics_in_order(everyones)
 
     return evaluate
 
 
-def _quiet(original):
+def around_predict(original):
+    """``predict`` that refuses sharded data."""
     signature = inspect.signature(original)
-
-    def quiet(self, *args, **kwargs):
-        if _local:
-            return original(self, *args, **kwargs)
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        _set_verbosity(bound.arguments)
-        return original(*bound.args, **bound.kwargs)
-
-    return quiet
-
-
-def _predict(original):
-    quiet = _quiet(original)
 
     def predict(self, x, *args, **kwargs):
         if isinstance(x, Sharded):
@@ -186,7 +141,11 @@ def _predict(original):
                 "predict takes no sharded data: each rank would get predictions for samples that it does not know.",
                 fix="model.predict(x) with the samples themselves, on rank 0 or, with a part of them, on each.",
             )
-        return quiet(self, x, *args, **kwargs)
+        bound = signature.bind(self, x, *args, **kwargs)
+        bound.apply_defaults()
+        if on_all_ranks():
+            _set_verbosity(bound.arguments)
+        return original(*bound.args, **bound.kwargs)
 
     return predict
 
@@ -207,77 +166,6 @@ def _with(
         found = kind()
         fit_callbacks.add(model, arguments, found, first=first)
     return found
-
-
-def _around_xla(original):
-    def make_train_function(self, force=False):
-        if self.train_function is not None and not force:
-            return original(self, force=force)
-        wanted, step = self.jit_compile, None
-        if wanted and not _local:
-            from hvdkit.trainer import compiled_step
-
-            step = compiled_step.train_step(self)
-        self.jit_compile = bool(wanted and _local)
-        step = step_on_shares(self, step or self.train_step, trains=True)
-        try:
-            with _in_place_of(self, "train_step", _of_model(self, step)):
-                return original(self, force=force)
-        finally:
-            self.jit_compile = wanted
-
-    return make_train_function
-
-
-def _of_model(model: keras.Model, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def train_step(data):
-        training_begins()
-        with contextlib.nullcontext() if _local else step_of(model):
-            return step(data)
-
-    return train_step
-
-
-def _around_test_step(original):
-    def make_test_function(self, force=False):
-        with _in_place_of(self, "test_step", step_on_shares(self, self.test_step, trains=False)):
-            return original(self, force=force)
-
-    return make_test_function
-
-
-@contextlib.contextmanager
-def _in_place_of(model: keras.Model, name: str, function: Any) -> Iterator[None]:
-    own = vars(model).get(name)
-    vars(model)[name] = function
-    try:
-        yield
-    finally:
-        if own is None:
-            del vars(model)[name]
-        else:
-            vars(model)[name] = own
-
-
-def _build_early(original):
-    """Build a model that has no shapes yet from the data's, as Keras itself does under a distribution strategy."""
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        dataset = getattr(iterator, "_distributed_dataset", None)
-        sharded = isinstance(getattr(iterator, "data_adapter", None), Sharded)
-        wanted = sharded or (self._distribute_strategy is None and not self.built)
-        if wanted and dataset is not None and not _local:
-            spec = iterator.data_adapter.get_tf_dataset().element_spec if sharded else dataset.element_spec
-            why_not = build(self, spec)
-            if why_not is not None and world.rank() == 0:
-                get_logger().warning(
-                    "%s could not be built before its first step: rank 0's weights reach the other ranks only "
-                    "after it. Build it first on every rank, e.g. model(x[:1]). (HVDKIT_LOG_LEVEL=DEBUG says why.)",
-                    self.name,
-                )
-        return None if sharded else original(self, iterator=iterator, data_batch=data_batch)
-
-    return _maybe_symbolic_build
 
 
 # What Horovod, Gloo and MPI say in a rank whose peers are gone. Their names alone also stand in paths and stacks.

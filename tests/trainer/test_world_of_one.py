@@ -1,4 +1,4 @@
-"""In a world of one, hvdkit is not there: the same graph, the same weights, Keras' own entry points."""
+"""In a world of one, hvdkit is not there: the same graph, the same weights."""
 
 from __future__ import annotations
 
@@ -40,14 +40,6 @@ def test_the_graph_of_a_step_is_plain_keras(kwargs):
     assert _operations(ours) == _operations(plain)
     for a, b in zip(plain.get_weights(), ours.get_weights(), strict=True):
         assert a.tobytes() == b.tobytes()
-
-
-def test_keras_is_left_alone():
-    """Nothing is wrapped in a world of one; but by hvd.data.shard, which another test may have called, for its data."""
-    hvd.shutdown()
-    before = keras.Model.__dict__.get("fit")
-    hvd.init()
-    assert keras.Model.__dict__.get("fit") is before
 
 
 def test_every_collective_gives_back_what_it_was_given():

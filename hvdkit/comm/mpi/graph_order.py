@@ -16,7 +16,9 @@ import heapq
 import itertools
 from typing import Any
 
-_original: list = []
+from hvdkit.utils.patching import Patches
+
+_patches = Patches()
 # Functions that make collectives, by name. A function is made before what calls it.
 _makers: set[str] = set()
 
@@ -27,26 +29,24 @@ def install(collective: str) -> None:
     Args:
         collective: what the operations that are collectives are called.
     """
-    if _original:
+    if _patches:
         return
-    room = _room()
-    made = room.from_func_graph
-    _original.append(made)
 
-    @functools.wraps(made)
-    def from_func_graph(name: Any, graph: Any, *args: Any, **kwargs: Any) -> Any:
-        if order(graph, collective):
-            _makers.add(name.decode() if isinstance(name, bytes) else str(name))
-        return made(name, graph, *args, **kwargs)
+    def in_order(original: Any) -> Any:
+        def from_func_graph(name: Any, graph: Any, *args: Any, **kwargs: Any) -> Any:
+            if order(graph, collective):
+                _makers.add(name.decode() if isinstance(name, bytes) else str(name))
+            return original(name, graph, *args, **kwargs)
 
-    room.from_func_graph = from_func_graph
+        return from_func_graph
+
+    _patches.wrap(_room(), "from_func_graph", in_order)
 
 
 def remove() -> None:
     """Give TensorFlow its own function back."""
-    if _original:
-        _room().from_func_graph = _original.pop()
-        _makers.clear()
+    _patches.restore()
+    _makers.clear()
 
 
 def order(graph: Any, collective: str) -> bool:

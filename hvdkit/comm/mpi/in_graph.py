@@ -12,8 +12,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hvdkit.comm.mpi import graph_order
-
 # What the operations are called: nothing else tells them from a user's own Python functions in a graph.
 COLLECTIVE = "hvdkit_collective"
 
@@ -40,6 +38,5 @@ def call(function: Callable[..., list], tensors: list, dtypes: list) -> list:
     with tf.device("CPU:0"):
         if eager():
             return [tf.convert_to_tensor(a) for a in function(*[np.asarray(t) for t in tensors])]
-        graph_order.install(COLLECTIVE)
         made = tf.numpy_function(function, tensors, dtypes, stateful=True, name=COLLECTIVE)
         return list(made) if isinstance(made, list | tuple) else [made]

@@ -25,7 +25,11 @@ REDUCERS = Registry(
 
 @runtime_checkable
 class Reducer(Protocol):
-    """The contract of a gradient compressor."""
+    """The contract of a gradient compressor.
+
+    A class with ``flat = True`` is given the flat buckets (one-dimensional, of one dtype each) that small gradients
+    travel in instead of the gradients; large ones come as they are. What it sends is not packed again.
+    """
 
     def reduce(self, gradients: list, names: list[str], op: ReduceOp, engine: Engine) -> list:
         """Reduce dense gradients over the ranks.

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
+from hvdkit.comm.buckets import pack, partition
 from hypothesis import given
 from hypothesis import strategies as st
-
-from hvdkit.comm.fusion import buckets, in_buckets
 
 SIZES = st.lists(st.tuples(st.sampled_from(["float32", "float16"]), st.one_of(st.none(), st.integers(0, 500))))
 
 
 @given(SIZES, st.integers(0, 400), st.integers(1, 400))
 def test_every_tensor_is_in_one_bucket_of_its_dtype(tensors, bucket_bytes, alone_from):
-    made = buckets(tensors, bucket_bytes, alone_from)
+    made = partition(tensors, bucket_bytes, alone_from)
     assert sorted(i for bucket in made for i in bucket) == list(range(len(tensors)))
     for bucket in made:
         assert bucket == sorted(bucket)
@@ -27,17 +26,10 @@ def test_every_tensor_is_in_one_bucket_of_its_dtype(tensors, bucket_bytes, alone
 def test_tensors_come_back_in_their_places():
     shapes = [(3, 2), (4,), (), (0, 5), (200,), (7,)]
     tensors = [tf.random.normal(shape) for shape in shapes]
-    calls = []
-
-    def reduce(some, names, owned):
-        calls.append((names, owned, [t.shape.as_list() for t in some]))
-        return [t * 2 for t in some]
-
-    out = in_buckets(reduce, tensors, [f"n{i}" for i in range(6)], (100, 400))
-    for before, after in zip(tensors, out, strict=True):
+    packed = pack(tensors, [f"n{i}" for i in range(6)], 100, 400)
+    assert packed.names == ["n0.bucket", "n4"] and packed.reusable == [True, False]
+    assert [t.shape.as_list() for t in packed.tensors] == [[18], [200]]  # 72 bytes: (3, 2), (4,), (), (0, 5) and (7,)
+    assert packed.tensors[1] is tensors[4]
+    for before, after in zip(tensors, packed.unpack([t * 2 for t in packed.tensors]), strict=True):
         np.testing.assert_array_equal(after, before * 2)
         assert after.shape == before.shape
-    assert calls == [
-        (["n0.bucket"], True, [[18]]),  # 72 bytes: (3, 2), (4,), (), (0, 5) and (7,)
-        (["n4"], False, [[200]]),
-    ]

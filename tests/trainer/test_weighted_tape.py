@@ -8,17 +8,20 @@ import pytest
 import tensorflow as tf
 
 from hvdkit.errors import UsageError
-from hvdkit.grads import weighted_tape
 from hvdkit.grads.batch_weight import Share, of_this_step, weigh_gradients
+from hvdkit.trainer import weighted_tape
+from hvdkit.utils.patching import Patches
 
 SHARE = 1.5
 
 
 @pytest.fixture(autouse=True)
 def installed():
-    weighted_tape.install()
+    patches = Patches()
+    weighted_tape.install(patches)
     yield
-    weighted_tape.remove()
+    patches.restore()
+    weighted_tape.forget()
 
 
 def _taken(take, *, graph: bool, share: float = SHARE, may_be_zero: bool = False):

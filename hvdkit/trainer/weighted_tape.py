@@ -12,7 +12,6 @@ Patched because nothing else sees a gradient before the train step does: ``tf.Gr
 
 from __future__ import annotations
 
-import functools
 import threading
 import weakref
 from typing import Any
@@ -21,25 +20,19 @@ import keras
 import tensorflow as tf
 
 from hvdkit.grads import batch_weight as shares
+from hvdkit.utils.patching import Patches
 
-_originals: dict[str, Any] = {}
 _thread = threading.local()
 
 
-def install() -> None:
-    """Wrap the tape's methods; ``remove`` takes the wrappers off."""
-    if _originals:
-        return
+def install(patches: Patches) -> None:
+    """Wrap the tape's methods."""
     for name, wrapper in {"gradient": _gradient, "__enter__": _enter, "__exit__": _exit}.items():
-        _originals[name] = getattr(tf.GradientTape, name)
-        setattr(tf.GradientTape, name, functools.wraps(_originals[name])(wrapper(_originals[name])))
+        patches.wrap(tf.GradientTape, name, wrapper)
 
 
-def remove() -> None:
-    """Give TensorFlow its own tape back."""
-    for name, original in _originals.items():
-        setattr(tf.GradientTape, name, original)
-    _originals.clear()
+def forget() -> None:
+    """Forget which tapes record: they are not watched any more."""
     _thread.tapes = []
 
 
