@@ -13,7 +13,7 @@ from hvdkit.testing import run_ranks
 from tests.dist import refusal_cases, script_cases
 from tests.machine import world
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 WORLDS = [("gloo", 2), ("mpi", 3)]
 
 

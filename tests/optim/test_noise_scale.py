@@ -15,7 +15,7 @@ from tests.chaos.common import count
 from tests.machine import world
 from tests.optim import noise_cases as cases
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 
 HOWS = {
     "near": {"distance": 0.5},
