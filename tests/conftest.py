@@ -36,8 +36,8 @@ def forked_ranks(fork_servers):
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def forked_programs(fork_servers):
-    """As ``forked_ranks``, for a module that starts programs which are no ranks."""
+    """As ``forked_ranks``, for a test that starts programs which are no ranks."""
     with env.during(fork_servers.variables(servers=1)):
         yield

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import hvdkit as hvd
-from hvdkit import numbers
+from hvdkit import env, numbers
 from hvdkit.testing import run_ranks
 from tests.dist import number_cases as cases
 from tests.machine import world
@@ -18,8 +18,10 @@ from tests.machine import world
 
 @pytest.mark.dist
 @pytest.mark.parametrize(("engine", "ranks"), [("gloo", 2), ("mpi", 3)])
-def test_what_was_broadcast_is_a_number_on_every_rank(engine, ranks):
-    for rank in run_ranks(ranks, cases.everything, **world(engine)).values:
+def test_what_was_broadcast_is_a_number_on_every_rank(engine, ranks, fork_servers):
+    with env.during(fork_servers.variables()):
+        values = run_ranks(ranks, cases.everything, **world(engine)).values
+    for rank in values:
         assert rank["different"] == {}
         for form, found in rank["resumed"].items():
             assert found == {"epochs": [1, 2], "steps": 4, "restored": ["3", "1"]}, form

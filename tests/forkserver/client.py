@@ -11,16 +11,21 @@ import marshal
 import os
 import sys
 
+_MODULES = ("hvdkit.testing", "tests.chaos.job", "pytest")
 _RANKS = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK")
 
 
 def profits(words: list[str], is_rank: bool) -> bool:
-    """Whether a program, the words that follow ``python``, is known to import TensorFlow."""
+    """Whether a program, the words that follow ``python``, may import TensorFlow."""
     if words[:1] == ["-c"]:
-        return "keras" in words[1] or "tensorflow" in words[1]
-    if words[:2] in (["-m", "hvdkit.testing"], ["-m", "hvdkit"]):
-        return words[1] == "hvdkit.testing" or words[2:4] == ["checkpoint", "export"] or (is_rank and "train" in words)
-    return bool(words) and (words[0].endswith("/horovodrun") or (is_rank and words[0].endswith(".py")))
+        return any(name in words[1] for name in ("keras", "tensorflow", "hvdkit"))
+    if words[:2] == ["-m", "hvdkit"]:
+        return words[2:3] in (["train"], ["checkpoint"])
+    if words[:2] == ["-m", "hvdkit.compat"]:
+        return is_rank  # else it may be one whose imports of Keras are looked at
+    if words[:1] == ["-m"]:
+        return words[1] in _MODULES
+    return bool(words) and words[0].endswith(("/horovodrun", ".py"))
 
 
 def _hand_over(folder: str) -> None:

@@ -227,12 +227,15 @@ def test_ranks_do_not_all_hash_alike(forked, fork_servers):
     [
         (["-m", "hvdkit.testing", "file.py"], False, True),
         (["-m", "hvdkit", "train", "c.yaml"], True, True),
-        (["-m", "hvdkit", "train", "c.yaml"], False, False),  # starts ranks, perhaps
+        (["-m", "hvdkit", "train", "c.yaml"], False, True),
+        (["-m", "hvdkit", "run", "-np", "2"], False, False),
         (["-m", "hvdkit.launch.worker", "train.py"], True, False),
-        (["-m", "pytest"], True, False),
+        (["-m", "hvdkit.compat", "train.py"], True, True),
+        (["-m", "hvdkit.compat", "train.py"], False, False),
+        (["-m", "this"], True, False),
         (["/bin/horovodrun", "-np", "2"], False, True),
         (["train.py"], True, True),
-        (["train.py"], False, False),
+        (["train.py"], False, True),
         (["-c", "import keras"], False, True),
         (["-c", "pass"], True, False),
         ([], True, False),

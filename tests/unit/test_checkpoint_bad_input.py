@@ -20,6 +20,8 @@ from hvdkit.checkpoint.owner import Owner
 from hvdkit.checkpoint.parts import write_part
 from hvdkit.checkpoint.store import Store
 
+pytestmark = pytest.mark.usefixtures("forked_programs")
+
 CHECKPOINT = hvd.callbacks.CheckpointCallback
 
 
