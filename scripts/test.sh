@@ -12,6 +12,9 @@ Usage: scripts/test.sh [fast|dist|all|chaos] [pytest arguments]
   all    both (the default)
   chaos  kills, damages, full disks, resumes, uneven data, large batches in the long counts: two hours
 
+Ranks that tests start are mostly forks of a process that has imported TensorFlow (tests/forkserver);
+HVDKIT_TESTS_FORKSERVER=0 gives each a process of its own, which takes longer.
+
 Example: scripts/test.sh dist -k proof
 USAGE
 }

@@ -15,6 +15,8 @@ from hvdkit.app import config
 from hvdkit.errors import ConfigError, NotInitializedError, UsageError
 from tests import machine
 
+pytestmark = pytest.mark.usefixtures("forked_programs")
+
 ROOT = Path(hvd.__file__).parent.parent
 
 

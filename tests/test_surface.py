@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import hvdkit
+from hvdkit.utils import env
 
 ROOT = Path(hvdkit.__file__).parent.parent
 HEAVY = ("tensorflow", "keras", "horovod", "numpy", "pydantic", "rich")
@@ -122,9 +123,10 @@ def test_files_are_small():
     assert {p: n for p, n in lengths.items() if n > 320} == {}
 
 
-def test_every_test_is_collected():
+def test_every_test_is_collected(fork_servers):
     """pytest passes over directories with names such as "dist", unless it is told not to."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-o", "addopts="]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    environ = env.child(fork_servers.variables(servers=1))
+    found = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False).stdout
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")}
     assert files <= {line.partition("::")[0] for line in found.splitlines()}

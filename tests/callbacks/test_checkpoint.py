@@ -92,6 +92,7 @@ def test_a_damaged_checkpoint_is_left_out_and_an_older_one_taken(tmp_path, caplo
     assert hvd.checkpoint.restore(model, tmp_path).step == 1
 
 
+@pytest.mark.usefixtures("forked_programs")
 def test_an_export_opens_in_plain_keras(tmp_path):
     model = _model()
     hvd.checkpoint.save(model, tmp_path / "runs", step=1)

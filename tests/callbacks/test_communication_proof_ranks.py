@@ -10,7 +10,7 @@ import hvdkit as hvd
 from hvdkit.testing import run_ranks
 from tests import machine
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 
 
 def _model(optimizer, **kwargs) -> keras.Model:

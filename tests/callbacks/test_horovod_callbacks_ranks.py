@@ -206,7 +206,7 @@ def on_two_ranks(folder: str) -> dict:
 
 
 @pytest.fixture(scope="module", params=["gloo", "mpi"])
-def two_ranks(request, tmp_path_factory):
+def two_ranks(request, tmp_path_factory, forked_ranks):
     folder = tmp_path_factory.mktemp("best")
     ranks = run_ranks(2, on_two_ranks, str(folder), **world(request.param))
     return SimpleNamespace(folder=folder, ranks=ranks)

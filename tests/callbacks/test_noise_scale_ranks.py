@@ -15,7 +15,7 @@ from tests.callbacks import noise_cases as cases
 from tests.chaos.common import count
 from tests.machine import world
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 
 HOWS = {
     "near": {"distance": 0.5},

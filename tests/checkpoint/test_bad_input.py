@@ -20,6 +20,8 @@ from hvdkit.checkpoint.storage.lock import Owner
 from hvdkit.checkpoint.storage.parts import write_part
 from hvdkit.checkpoint.storage.store import Store
 
+pytestmark = pytest.mark.usefixtures("forked_programs")
+
 CHECKPOINT = hvd.callbacks.CheckpointCallback
 
 

@@ -18,7 +18,8 @@ from tests.chaos.common import count
 from tests.chaos.job import DEFAULTS
 from tests.chaos.jobs import final, rows, run, same
 
-pytestmark = pytest.mark.dist
+# The ranks that kill themselves are forks too: what is looked at is what they saved, and not how their parents take it.
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 
 
 # ranks, policy, compression, accumulation

@@ -12,7 +12,7 @@ from hvdkit.testing import run_ranks
 from tests.comm import gather_cases as cases
 from tests.machine import world
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 WORLDS = [("gloo", 2), ("mpi", 3)]
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
-from hvdkit.comm.buckets import pack, partition
 from hypothesis import given
 from hypothesis import strategies as st
+
+from hvdkit.comm.buckets import pack, partition
 
 SIZES = st.lists(st.tuples(st.sampled_from(["float32", "float16"]), st.one_of(st.none(), st.integers(0, 500))))
 

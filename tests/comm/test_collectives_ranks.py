@@ -9,7 +9,7 @@ import hvdkit as hvd
 from hvdkit.testing import run_ranks
 from tests.machine import world
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 
 
 def collectives() -> dict:

@@ -13,7 +13,7 @@ from hvdkit.testing import run_ranks
 from tests.comm import engine_cases as cases
 from tests.machine import world
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 LONG = os.environ.get("HVDKIT_CHAOS") == "long"
 STEPS = 2000 if LONG else 25
 WORLDS = [(engine, ranks) for ranks in ((2, 3) if LONG else (3,)) for engine in ("gloo", "mpi")]

@@ -8,7 +8,7 @@ import pytest
 from hvdkit.testing import run_ranks
 from tests.machine import launcher_of, world
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 
 
 def _message(call) -> str:

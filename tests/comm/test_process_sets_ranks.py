@@ -8,7 +8,7 @@ import pytest
 from hvdkit.testing import run_ranks
 from tests.machine import needs_mpi
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 
 
 def in_sets() -> dict:

@@ -19,17 +19,24 @@ IMPORT = re.compile(r"^import horovod[\w.]* as hvd$", re.MULTILINE)
 
 
 def _python(*words: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess:
-    variables = env.child({"TF_CPP_MIN_LOG_LEVEL": "3"})
+    variables = env.child()
     return subprocess.run(
         [sys.executable, *words], cwd=cwd, env=variables, timeout=timeout, text=True, errors="replace",
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
 
-def _on_two_ranks(*words: str, cwd: Path, launcher: str = "horovodrun") -> str:
-    done = _python("-m", "hvdkit", "run", "-np", "2", "--launcher", launcher_of(launcher), *words, cwd=cwd)
-    assert done.returncode == 0, done.stdout[-8000:]
-    return done.stdout
+@pytest.fixture
+def on_two_ranks(fork_servers):
+    """Ranks that are forks; what depends on how Keras is imported is tested by processes of their own."""
+
+    def run(*words: str, cwd: Path, launcher: str = "horovodrun") -> str:
+        done = _python("-m", "hvdkit", "run", "-np", "2", "--launcher", launcher_of(launcher), *words, cwd=cwd)
+        assert done.returncode == 0, done.stdout[-8000:]
+        return done.stdout
+
+    with env.during(fork_servers.variables()):
+        yield run
 
 
 def _per_rank(output: str, what: str) -> list[str]:
@@ -55,48 +62,48 @@ def _check(name: str, output: str) -> None:
 @pytest.mark.dist
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_unmodified_on_two_ranks(name, tmp_path):
-    output = _on_two_ranks("-m", "hvdkit.compat", str(SCRIPTS / f"{name}.py"), cwd=tmp_path)
+def test_unmodifiedon_two_ranks(name, tmp_path):
+    output = on_two_ranks("-m", "hvdkit.compat", str(SCRIPTS / f"{name}.py"), cwd=tmp_path)
     _check(name, output)
 
 
 @pytest.mark.dist
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_with_one_line_changed_on_two_ranks(name, tmp_path):
+def test_with_one_line_changedon_two_ranks(name, tmp_path):
     text, changes = IMPORT.subn("import hvdkit as hvd", (SCRIPTS / f"{name}.py").read_text())
     assert changes == 1 and "horovod." not in text
     (tmp_path / "train.py").write_text(text)
     launcher = "mpirun" if name in {"keras_digits", "tf2_digits"} else "horovodrun"
-    _check(name, _on_two_ranks("train.py", cwd=tmp_path, launcher=launcher))
+    _check(name, on_two_ranks("train.py", cwd=tmp_path, launcher=launcher))
 
 
 @pytest.mark.dist
 @pytest.mark.slow
-def test_ranks_that_do_not_communicate_are_seen(tmp_path):
+def test_ranks_that_do_not_communicate_are_seen(tmp_path, on_two_ranks):
     """The check of equal weights can fail: without the tape the ranks drift apart after the broadcast."""
     text = (SCRIPTS / "tf2_digits.py").read_text()
     plain = text.replace("    tape = hvd.DistributedGradientTape(tape, compression=compression)\n", "")
     assert plain != text
     (tmp_path / "train.py").write_text(plain)
-    output = _on_two_ranks("-m", "hvdkit.compat", "train.py", cwd=tmp_path)
+    output = on_two_ranks("-m", "hvdkit.compat", "train.py", cwd=tmp_path)
     first, second = _per_rank(output, "weights")
     assert first != second
 
 
 @pytest.mark.dist
 @pytest.mark.slow
-def test_collectives_of_horovod_tensorflow(tmp_path):
-    output = _on_two_ranks("-m", "hvdkit.compat", str(SCRIPTS / "collectives.py"), cwd=tmp_path)
+def test_collectives_of_horovod_tensorflow(tmp_path, on_two_ranks):
+    output = on_two_ranks("-m", "hvdkit.compat", str(SCRIPTS / "collectives.py"), cwd=tmp_path)
     assert _per_rank(output, "done") == ["yes", "yes"]
 
 
 @pytest.mark.dist
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["horovodrun", "mpirun"])
-def test_errors_of_horovods_types(launcher, tmp_path):
+def test_errors_of_horovods_types(launcher, tmp_path, on_two_ranks):
     words = ("-m", "hvdkit.compat", str(SCRIPTS / "error_types.py"))
-    assert _per_rank(_on_two_ranks(*words, cwd=tmp_path, launcher=launcher), "done") == ["yes", "yes"]
+    assert _per_rank(on_two_ranks(*words, cwd=tmp_path, launcher=launcher), "done") == ["yes", "yes"]
 
 
 KERAS_2 = (
@@ -140,6 +147,7 @@ def test_under_compat(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", KERAS_CHECKS)
+@pytest.mark.usefixtures("forked_programs")
 def test_without_compat_nothing_is_mapped(name, tmp_path):
     """Every check can fail, and `import hvdkit` alone puts nothing into Keras and stands for nothing."""
     results = _checks(name, cwd=tmp_path)

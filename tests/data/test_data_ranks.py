@@ -14,7 +14,7 @@ from tests.chaos.common import count
 from tests.data import data_cases as cases
 from tests.machine import world
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 BATCH = 4
 WORLDS = [("gloo", 2), ("mpi", 3)]
 

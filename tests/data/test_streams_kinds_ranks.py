@@ -13,7 +13,7 @@ from hvdkit.testing import run_ranks
 from tests.data import kind_cases as cases
 from tests.machine import world
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 WORLDS = [("gloo", 2), ("mpi", 3)]
 # Tracing takes the time: over MPI only what has every component in it.
 KINDS = [("gloo", 2, kind) for kind in cases.KINDS] + [

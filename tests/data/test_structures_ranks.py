@@ -13,7 +13,7 @@ from tests.chaos.common import count
 from tests.data import structure_cases as cases
 from tests.machine import world
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 WORLDS = [("gloo", 2), ("mpi", 3)]
 
 

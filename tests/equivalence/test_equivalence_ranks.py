@@ -13,7 +13,7 @@ from tests.chaos.common import count
 from tests.equivalence import cases
 from tests.machine import world
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 
 
 # With Gloo every case; the others differ in how bytes move, and get the special cases and a part of the grid.

@@ -10,7 +10,7 @@ from hvdkit.testing import run_ranks
 from tests import machine
 from tests.equivalence import strategy_cases as cases
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 NAMES = list(cases.CASES)
 
 

@@ -10,7 +10,7 @@ import hvdkit as hvd
 from hvdkit.grads.reducers import REDUCERS
 from hvdkit.testing import run_ranks
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 
 # How far from the exact mean a reducer may be, relative to the largest value in the tensor.
 TOLERANCE = {"none": 1e-6, "fp16": 2e-3}

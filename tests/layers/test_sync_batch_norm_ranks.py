@@ -17,7 +17,7 @@ from tests.machine import world
 
 
 @pytest.fixture(scope="module", params=["gloo", "mpi"])
-def two_ranks(request):
+def two_ranks(request, forked_ranks):
     return run_ranks(2, batch_norm.on_two_ranks, **world(request.param)).values
 
 
@@ -83,6 +83,7 @@ def test_second_derivatives_are_refused(two_ranks):
     assert all("no second derivatives" in rank["second derivative"] for rank in two_ranks)
 
 
+@pytest.mark.usefixtures("forked_ranks")
 @pytest.mark.dist
 def test_process_sets():
     ranks = run_ranks(3, batch_norm.on_three_ranks, init=False).values
@@ -162,6 +163,7 @@ def test_it_trains_after_init_only():
         layer(np.ones((2, 3), np.float32), training=True)
 
 
+@pytest.mark.usefixtures("forked_programs")
 def test_load_model_knows_it_in_a_new_process(tmp_path):
     hvd.init()
     path = tmp_path / "model.keras"

@@ -9,7 +9,7 @@ from hvdkit.testing import run_ranks
 from tests.machine import world
 from tests.optim import on_ranks
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 
 WORLDS = [(2, "gloo"), (3, "gloo"), (2, "horovod-mpi"), (2, "mpi"), (3, "mpi")]
 

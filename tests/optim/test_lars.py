@@ -155,6 +155,7 @@ def test_lars_of_an_embedding():
     np.testing.assert_allclose(weight.numpy(), other.numpy())
 
 
+@pytest.mark.usefixtures("forked_programs")
 def test_a_model_with_lars_is_saved_and_loaded(tmp_path):
     hvd.init()
     schedule = hvd.schedules.large_batch(0.5, 32, 32, 10, 2, epochs=6, size=4)

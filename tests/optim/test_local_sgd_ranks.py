@@ -17,7 +17,7 @@ from tests.chaos.common import count
 from tests.machine import world
 from tests.optim import local_sgd_cases as cases
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 
 PLAIN = {"n": 53, "epochs": 2}  # a last step that is not full, and one that leaves a rank empty
 HOWS = {

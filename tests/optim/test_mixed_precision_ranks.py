@@ -9,7 +9,7 @@ import pytest
 import hvdkit as hvd
 from hvdkit.testing import run_ranks
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 
 STEPS, BAD_STEP, SCALE = 8, 3, 1024.0
 NESTINGS = ("compile", "outside", "inside")

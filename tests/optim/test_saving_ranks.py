@@ -13,7 +13,7 @@ import pytest
 import hvdkit as hvd
 from hvdkit.testing import run_ranks
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 
 PLAIN = """
 import sys, json

@@ -17,7 +17,7 @@ from tests.chaos.common import count
 from tests.machine import world
 from tests.people import on_ranks
 
-pytestmark = [pytest.mark.dist, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.dist, pytest.mark.timeout(1200), pytest.mark.usefixtures("forked_ranks")]
 WORLDS = [("gloo", 2), ("mpi", 3)]
 # Losses that Keras, or the script, averages over batches and not over samples: on a ragged last step they differ.
 OVER_BATCHES = {

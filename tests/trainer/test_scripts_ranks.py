@@ -13,7 +13,7 @@ from hvdkit.testing import run_ranks
 from tests.machine import world
 from tests.trainer import refusal_cases, script_cases
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 WORLDS = [("gloo", 2), ("mpi", 3)]
 
 

@@ -13,7 +13,7 @@ import hvdkit as hvd
 from hvdkit.testing import run_ranks
 from tests.machine import world
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 
 # A name, and how many functions XLA compiles of its train step.
 CASES = {

@@ -85,6 +85,7 @@ def test_devices_are_chosen_by_local_rank():
         devices.choose(2, 0, 4)
 
 
+@pytest.mark.usefixtures("forked_programs")
 def test_pinning_is_real_on_cpu_devices():
     """TensorFlow's own device list, with CPUs in the place of GPUs; in a process of its own."""
     code = (

@@ -11,15 +11,17 @@ import pytest
 
 import hvdkit as hvd
 from hvdkit.testing import run_ranks
-from hvdkit.utils import numbers
+from hvdkit.utils import env, numbers
 from tests.machine import world
 from tests.utils import number_cases as cases
 
 
 @pytest.mark.dist
 @pytest.mark.parametrize(("engine", "ranks"), [("gloo", 2), ("mpi", 3)])
-def test_what_was_broadcast_is_a_number_on_every_rank(engine, ranks):
-    for rank in run_ranks(ranks, cases.everything, **world(engine)).values:
+def test_what_was_broadcast_is_a_number_on_every_rank(engine, ranks, fork_servers):
+    with env.during(fork_servers.variables()):
+        values = run_ranks(ranks, cases.everything, **world(engine)).values
+    for rank in values:
         assert rank["different"] == {}
         for form, found in rank["resumed"].items():
             assert found == {"epochs": [1, 2], "steps": 4, "restored": ["3", "1"]}, form
