@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
-from hvdkit.utils import env
+from hvdkit.horovod_build import framework
+from hvdkit.utils import env, tested_versions
+from hvdkit.utils.log import get_logger
 from hvdkit.utils.numbers import real
 from hvdkit.utils.training_start import training_begins
 
@@ -60,6 +64,7 @@ def init(
         raise UsageError(f"`deadline` must be 0 or more seconds. Received: deadline={deadline}.")
     if memory_growth:  # TensorFlow reads it when it starts its GPUs
         env.set_default("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    _warn_of_untested_versions()
     entered = world.connect(deadline, comm, process_sets, engine or env.text("ENGINE", "auto"))
     several = entered.size > 1
     if not several:
@@ -80,6 +85,24 @@ def shutdown() -> None:
 
         patches.remove()
     world.leave()
+
+
+@functools.cache
+def _warn_of_untested_versions() -> None:
+    """Say once, on rank 0, that this Keras or TensorFlow was not tested: what it changed shows in a step only."""
+    if env.launch_info().rank == 0:
+        for text in tested_versions.warnings(_installed()):
+            get_logger().warning("%s", text)
+
+
+def _installed() -> dict[str, str]:
+    """The versions of Keras and TensorFlow, from their metadata."""
+    tensorflow = framework.installed()
+    found = {} if tensorflow is None else {"TensorFlow": tensorflow.version}
+    try:
+        return {"Keras": version("keras"), **found}
+    except PackageNotFoundError:
+        return found
 
 
 def _keras_is_ours(*, required: bool) -> bool:

@@ -10,6 +10,7 @@ from hvdkit.comm import exchange, world
 from hvdkit.comm.rank_text import ranks_text
 from hvdkit.errors import CommunicationError
 from hvdkit.grads import batch_weight
+from hvdkit.keras_internals.models import samples_in_loss
 from hvdkit.metrics import aggregation
 
 
@@ -108,9 +109,7 @@ class MetricAverageCallback(keras.callbacks.Callback):
 
     def _count(self, phase: str) -> float:
         """Samples since the metrics were reset: what Keras weighted its loss by; batches where it did not."""
-        tracker = getattr(self.model, "_loss_tracker", None)
-        count = float(tracker.count.numpy()) if tracker is not None else 0.0
-        return count or float(self._batches[phase])
+        return samples_in_loss(self.model) or float(self._batches[phase])
 
 
 def _check_keys(keys: list[set[str]]) -> None:

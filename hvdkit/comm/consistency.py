@@ -12,6 +12,7 @@ from hvdkit.comm import exchange, world
 from hvdkit.comm.process_sets import ProcessSet, engine_of, ranks_of
 from hvdkit.comm.rank_text import by_rank, ranks_text
 from hvdkit.errors import CommunicationError, UsageError
+from hvdkit.keras_internals.attributes import path_of
 
 
 def agree(what: str, mine: Any, *, by: str, fix: str | None = None, process_set: ProcessSet | None = None) -> None:
@@ -152,7 +153,7 @@ def _copies(variable: Any) -> tuple:
 
 
 def _name(variable: Any, number: int) -> str:
-    return getattr(variable, "path", None) or getattr(variable, "_hvdkit_path", f"number {number}")
+    return path_of(variable, f"number {number}")
 
 
 def _raise_drift(variables: list, digests: list[str], process_set: ProcessSet | None, when: str) -> None:

@@ -20,6 +20,7 @@ CHECKS = (
     "hvdkit.doctor.software:tensorflow",
     "hvdkit.doctor.software:keras",
     "hvdkit.doctor.software:requirements",
+    "hvdkit.doctor.internals:keras_internals",
     "hvdkit.doctor.ranks:horovod",
     "hvdkit.doctor.ranks:launchers",
     "hvdkit.doctor.ranks:mpi",

@@ -11,6 +11,7 @@ import tensorflow as tf
 from hvdkit.grads.identity import identity
 from hvdkit.grads.options import Arguments
 from hvdkit.grads.pipeline import GradientPipeline
+from hvdkit.keras_internals.graphs import outermost_graph
 
 # Of the world that this process is in: it may leave it and enter another.
 _pipelines: dict[Any, GradientPipeline] = {}
@@ -43,10 +44,7 @@ def this_call(whose: str = "tape") -> str:
     """
     if tf.executing_eagerly():
         return ""
-    graph = tf.compat.v1.get_default_graph()
-    while getattr(graph, "outer_graph", None) is not None and getattr(graph.outer_graph, "building_function", False):
-        graph = graph.outer_graph
-    calls = _calls.setdefault(graph, collections.Counter())
+    calls = _calls.setdefault(outermost_graph(), collections.Counter())
     calls[whose] += 1
     return f".{calls[whose] - 1}"
 

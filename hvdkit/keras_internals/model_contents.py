@@ -15,6 +15,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from hvdkit.keras_internals import attributes
+from hvdkit.keras_internals.layers import own_trainable_variables
+from hvdkit.keras_internals.optimizers import slots, unwrap
+
 
 def optimizers_of(model: keras.Model) -> list:
     """The optimizers that make steps: ``model.optimizer``, those the model holds (a GAN's), however it holds them, and
@@ -22,7 +26,7 @@ def optimizers_of(model: keras.Model) -> list:
     found = [getattr(model, "optimizer", None), *held(model)]
     found = [o for o in found if isinstance(o, keras.optimizers.Optimizer)]
     found = [inner for o in found for inner in getattr(o, "optimizers", [o])]
-    inside = {id(o.inner_optimizer) for o in found if isinstance(o, keras.optimizers.LossScaleOptimizer)}
+    inside = {id(unwrap(o)) for o in found if isinstance(o, keras.optimizers.LossScaleOptimizer)}
     return [o for o in {id(o): o for o in found}.values() if id(o) not in inside]
 
 
@@ -55,7 +59,7 @@ def held(model: keras.Model) -> list:
         if isinstance(thing, _HELD):
             found.append(thing)
         if isinstance(thing, tf.Variable):
-            thing._hvdkit_path = path  # "Variable:0", its own name, says nothing
+            attributes.set_path(thing, path)
         for name, part in _parts(thing):
             if id(part) not in seen and not isinstance(part, _LEAVES):
                 seen.add(id(part))
@@ -99,14 +103,9 @@ def _is_a_users_module(name: str) -> bool:
     return "site-packages" not in file and "dist-packages" not in file
 
 
-def unwrap(optimizer: Any) -> Any:
-    """The optimizer inside a ``LossScaleOptimizer``; any other is itself."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
-
-
 def distribution_of(optimizer: Any) -> Any:
     """The ``Distribution`` of an optimizer, or of the one inside a ``LossScaleOptimizer``; None where there is none."""
-    return getattr(getattr(optimizer, "inner_optimizer", optimizer), "_hvdkit", None)
+    return attributes.own_distribution(unwrap(optimizer))
 
 
 def optimizer_state_of(model: keras.Model) -> list:
@@ -121,37 +120,29 @@ def underlying(variable: Any) -> Any:
 
 
 def slots_of(model: keras.Model, variables: list) -> list:
-    """What the model's optimizers keep for these variables: momenta, accumulated gradients, moving averages.
-
-    Keras keeps each kind of slot as a list parallel to the variables the optimizer was built with.
-    """
+    """What the model's optimizers keep for these variables: momenta, accumulated gradients, moving averages."""
     wanted = {id(underlying(v)) for v in variables}
-    slots = []
-    for optimizer in optimizers_of(model):
-        state = vars(getattr(optimizer, "inner_optimizer", optimizer))
-        trained = state["_trainable_variables"]
-        kinds = [v for name, v in state.items() if isinstance(v, list) and name not in _NO_SLOTS]
-        for kind in kinds:
-            if len(kind) == len(trained):
-                slots += [slot for slot, v in zip(kind, trained, strict=True) if id(underlying(v)) in wanted]
-    return [slot for slot in slots if isinstance(slot, keras.Variable)]
-
-
-_NO_SLOTS = ("_variables", "_trainable_variables")
+    pairs = [pair for optimizer in optimizers_of(model) for pair in slots(optimizer)]
+    return [slot for variable, slot in pairs if id(underlying(variable)) in wanted]
 
 
 def keep_local(variable: Any) -> None:
     """Mark a variable as each rank's own, so that nothing asks for it to be equal on all ranks."""
-    underlying(variable)._hvdkit_local = True
+    attributes.mark_local(underlying(variable))
+
+
+def is_local(variable: Any) -> bool:
+    """Whether a variable was marked as each rank's own."""
+    return attributes.is_local(underlying(variable))
 
 
 def parameters_of(model: Any) -> list:
     """The weights that ranks must have in common: trainable ones, frozen ones too, but no batch statistics and none
     that is kept local. Layers and TensorFlow variables that Keras does not track are among them."""
-    own = [v for layer in layers_of(model) for v in getattr(layer, "_trainable_variables", ())]
+    own = [v for layer in layers_of(model) for v in own_trainable_variables(layer)]
     raw = [v for v in weights_of(model) if isinstance(v, tf.Variable) and v.trainable]
     weights = list({id(v): v for v in [*model.trainable_variables, *own, *raw]}.values())
-    return [v for v in weights if not getattr(underlying(v), "_hvdkit_local", False)]
+    return [v for v in weights if not is_local(v)]
 
 
 def build_optimizer(model: keras.Model) -> None:

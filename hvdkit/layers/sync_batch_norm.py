@@ -17,12 +17,13 @@ from hvdkit.comm.protocol import Engine, ReduceOp
 from hvdkit.errors import UsageError
 from hvdkit.grads import batch_weight, replicas
 from hvdkit.grads.tape_pipelines import this_call
+from hvdkit.keras_internals.layers import BatchNormalization
 
 _ordinals: dict[int, itertools.count] = collections.defaultdict(itertools.count)
 
 
 @keras.saving.register_keras_serializable(package="hvdkit")
-class SyncBatchNormalization(keras.layers.BatchNormalization):
+class SyncBatchNormalization(BatchNormalization):
     """``keras.layers.BatchNormalization`` that trains on the statistics of the global batch: of all ranks together.
 
     In training, N ranks do what one process with a plain ``BatchNormalization`` does with their batches put together,
@@ -103,14 +104,14 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "process_set": self._ranks and list(self._ranks)}
 
-    def _moments(self, inputs: tf.Tensor, mask: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def moments(self, inputs: tf.Tensor, mask: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Mean and variance per channel, [C] each; what Keras' ``call`` asks for in training, in float32 or float64."""
         if world.size() == 1 or (self._ranks is not None and world.rank() not in self._ranks):
-            return super()._moments(inputs, mask)
+            return super().moments(inputs, mask)
         process_set = process_sets.global_process_set if self._ranks is None else process_sets.living(self._ranks)
         engine = process_sets.engine_of(process_set)
         if engine.size == 1:
-            return super()._moments(inputs, mask)
+            return super().moments(inputs, mask)
         if replicas.active():
             raise UsageError(
                 "SyncBatchNormalization synchronizes ranks, not the replicas of a tf.distribute strategy.",

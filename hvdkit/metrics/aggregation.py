@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from hvdkit.comm import exchange
+from hvdkit.keras_internals.models import samples_in_loss
 
 
 def states_of(model: keras.Model) -> dict[str, Any]:
@@ -70,9 +71,9 @@ def exchanged(model: keras.Model, logs: dict[str, Any]) -> dict[str, Any]:
     """
     mine = states_of(model)
     sums = names_of_sums(model, mine, logs)
-    samples = getattr(getattr(model, "_loss_tracker", None), "count", None)
+    samples = samples_in_loss(model)
     plain = {k: float(v) for k, v in logs.items() if np.ndim(v) == 0}
-    weight = 1.0 if samples is None else float(samples.numpy())
+    weight = 1.0 if samples is None else samples
     mine = {"counted": mine["counted"], "sums": sums, "logs": plain, "weight": weight}
     everyones = exchange.allgather_object(mine, "evaluate: the metrics")
     weights = [rank["weight"] for rank in everyones]

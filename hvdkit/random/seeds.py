@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hvdkit.comm import world
+from hvdkit.keras_internals.attributes import separate_once
 from hvdkit.utils.numbers import whole
 
 
@@ -40,10 +41,9 @@ def separate(generators: list, rank: int) -> None:
     (3, 2654435772)
     """
     for generator in generators:
-        if not hasattr(generator, "_hvdkit_rank"):
+        if separate_once(generator, rank):
             seed, count = generator.state.numpy()
             generator.state.assign([np.uint32((int(seed) + rank * _GOLDEN) % 2**32), count])
-            generator._hvdkit_rank = rank
 
 
 _GOLDEN = 0x9E3779B9  # 2**32 over the golden ratio: multiples of it are far apart

@@ -8,6 +8,7 @@ import keras
 
 from hvdkit.errors import UsageError
 from hvdkit.keras_internals.model_contents import optimizers_of
+from hvdkit.keras_internals.optimizers import schedule_of, steps_taken, unwrap, velocities
 from hvdkit.utils.log import get_logger
 
 
@@ -67,25 +68,8 @@ def set_learning_rate(optimizer: Any, rate: float, *, momentum_correction: bool)
     # A velocity gathered at rate 0 holds nothing that could be scaled.
     if not momentum_correction or before in (0.0, after):
         return
-    for velocity in _velocities(getattr(optimizer, "inner_optimizer", optimizer)):
+    for velocity in velocities(optimizer):
         velocity.assign(velocity * (after / before))
-
-
-def _velocities(optimizer: Any) -> list:
-    """The slots that are sums of ``rate * step``; none without momentum, and none before the optimizer is built."""
-    if isinstance(optimizer, keras.optimizers.SGD) or getattr(optimizer, "velocity_holds_rate", False):
-        slots = getattr(optimizer, "momentums", [])
-    elif isinstance(optimizer, keras.optimizers.RMSprop):
-        slots = getattr(optimizer, "_momentums", [])
-    else:
-        slots = []
-    return [slot for slot in slots if slot is not None]
-
-
-def schedule_of(optimizer: Any) -> Any:
-    """The optimizer's ``LearningRateSchedule``; None where it has a number or a function."""
-    rate = getattr(getattr(optimizer, "inner_optimizer", optimizer), "_learning_rate", None)
-    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
 
 
 def check_accumulation(optimizer: Any) -> None:
@@ -95,7 +79,7 @@ def check_accumulation(optimizer: Any) -> None:
         UsageError: its rate would be that of another batch.
     """
     counted = getattr(schedule_of(optimizer), "accumulation", None)
-    steps = getattr(optimizer, "inner_optimizer", optimizer).gradient_accumulation_steps or 1
+    steps = unwrap(optimizer).gradient_accumulation_steps or 1
     if counted not in (None, steps):
         raise UsageError(
             f"The learning rate schedule counts on {counted} accumulated steps for an update, and the optimizer "
@@ -142,5 +126,4 @@ def go_on_with_schedules(optimizers: list, positions: list) -> None:
     for optimizer, position in zip(optimizers, positions, strict=False):
         schedule = schedule_of(optimizer)
         if position is not None and hasattr(schedule, "go_on"):
-            inner = getattr(optimizer, "inner_optimizer", optimizer)
-            schedule.go_on(position, int(inner._iterations.numpy()))
+            schedule.go_on(position, steps_taken(unwrap(optimizer)))

@@ -8,6 +8,7 @@ import keras
 
 from hvdkit.comm.process_sets import ProcessSet, global_process_set
 from hvdkit.errors import UsageError
+from hvdkit.keras_internals.optimizers import unwrap
 from hvdkit.optim.distributed import distribute
 from hvdkit.optim.local_sgd.state import Rounds
 from hvdkit.utils.numbers import real, whole
@@ -68,7 +69,7 @@ def local_sgd(
             f"outer_lr={outer_lr!r}, outer_momentum={outer_momentum!r}."
         )
     optimizer = keras.optimizers.get(optimizer) if isinstance(optimizer, str) else optimizer
-    if getattr(getattr(optimizer, "inner_optimizer", optimizer), "use_ema", False):
+    if getattr(unwrap(optimizer), "use_ema", False):
         raise UsageError(
             "Local SGD has no moving average of the weights: between two means each rank has its own weights.",
             fix="use_ema=False.",
