@@ -157,7 +157,7 @@ def _compile(config: Config, model: keras.Model, steps_per_epoch: int, ranks: in
         _built("compression", hvd.DistributedOptimizer, optimizer, compression=compression)
     else:
         _without_compression(config)
-        hvd.strategies.local_sgd(optimizer, **config.local_sgd.model_dump())
+        hvd.optim.LocalSGD(optimizer, **config.local_sgd.model_dump())
     if optimizer.weight_decay and config.weight_decay_on == "kernels":
         hvd.optim.exclude_bias_and_norm(optimizer, model)
     loss = _loss(config)

@@ -89,7 +89,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
             why_not = (
                 "a rank's gradient is that of its own samples, which SyncBatchNormalization mixes with the others'"
             )
-        elif found[0].rounds is not None:
+        elif not found[0].is_synchronous:
             why_not = "gradients are reduced in every step, which local SGD does not"
         elif self.model.distribute_strategy.num_replicas_in_sync > 1:
             why_not = "each process has one device, without a strategy's replicas"

@@ -33,10 +33,6 @@ def build_symbolically(model: Any, spec: Any) -> None:
     model._symbolic_build(data_batch=spec)
 
 
-#: The method by which ``fit`` and ``evaluate`` build a model before its first step, for who wraps it.
-BUILD_BEFORE_FIRST_STEP = "_maybe_symbolic_build"
-
-
 class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
     """``keras.callbacks.ModelCheckpoint`` with what is done at a save under plain names."""
 

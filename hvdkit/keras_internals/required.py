@@ -60,7 +60,7 @@ REQUIRED = (
     Required(
         _OPTIMIZER,
         "_backend_update_step",
-        "hvd.strategies.local_sgd",
+        "hvd.optim.LocalSGD",
         ("grads", "trainable_variables", "learning_rate"),
         "override",
     ),

@@ -15,7 +15,7 @@ from hvdkit.keras_internals.attributes import own_distribution
 from hvdkit.keras_internals.optimizer_hooks import UpdateHooks
 
 
-class OnReplicas(UpdateHooks):
+class ReplicaMixin(UpdateHooks):
     """The order of things on replicas: sum, accumulate, reduce over the ranks, clip, decay, update, average."""
 
     def build(self, variables):

@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.trainers.epoch_iterator import EpochIterator
 
 from hvdkit.comm import world
 from hvdkit.data import sample_dependence
@@ -18,7 +17,9 @@ from hvdkit.data.speed import measured_sizes
 from hvdkit.data.streams import Streamed
 from hvdkit.errors import UsageError
 from hvdkit.grads.batch_weight import ZERO_WITHOUT_SAMPLES, Share
+from hvdkit.keras_internals.data import EpochIterator, iterator_of, set_num_batches
 from hvdkit.keras_internals.model_contents import distribution_of, optimizers_of, underlying
+from hvdkit.keras_internals.models import build_symbolically
 from hvdkit.trainer import fit_callbacks
 from hvdkit.utils.log import get_logger
 
@@ -170,7 +171,7 @@ def build(model: keras.Model, spec: Any) -> Exception | None:
         return None
     try:
         with model.distribute_strategy.scope():
-            model._symbolic_build(data_batch=spec[DATA] if isinstance(spec, dict) and DATA in spec else spec)
+            build_symbolically(model, spec[DATA] if isinstance(spec, dict) and DATA in spec else spec)
     except Exception as error:  # noqa: BLE001
         get_logger().debug("why %s could not be built: %s", model.name, error)
         return error
@@ -185,7 +186,7 @@ def around_steps(original: Callable) -> Callable:
         if isinstance(data, Streamed):
             return _as_long_as_there_is_data(self, data)
         if isinstance(data, Sharded):  # Keras asks only once, and a resumed epoch is shorter
-            self._num_batches = data.num_batches
+            set_num_batches(self, data.num_batches)
         return original(self)
 
     return steps_of_epoch
@@ -197,7 +198,7 @@ def _as_long_as_there_is_data(epoch: EpochIterator, data: Streamed) -> Iterator[
     Keras itself would begin one step more, which fails for want of data, but not before TensorFlow has counted it as
     one of the optimizer's iterations.
     """
-    iterator, step, at_once = iter(epoch._get_iterator()), 0, epoch.steps_per_execution
+    iterator, step, at_once = iterator_of(epoch), 0, epoch.steps_per_execution
     while data.has_step(step, at_once):
         yield step, step + at_once - 1, iterator
         step += at_once

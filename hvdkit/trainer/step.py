@@ -15,6 +15,8 @@ import keras
 
 from hvdkit.comm import world
 from hvdkit.data.sharded import Sharded
+from hvdkit.keras_internals.data import distributed_dataset
+from hvdkit.keras_internals.models import strategy_given
 from hvdkit.optim.held import step_of
 from hvdkit.trainer.feed import build, step_on_shares
 from hvdkit.trainer.fit import on_all_ranks
@@ -80,9 +82,9 @@ def around_build(original):
     """Build a model that has no shapes yet from the data's, as Keras itself does under a distribution strategy."""
 
     def build_from_data(self, iterator=None, data_batch=None):
-        dataset = getattr(iterator, "_distributed_dataset", None)
+        dataset = distributed_dataset(iterator)
         sharded = isinstance(getattr(iterator, "data_adapter", None), Sharded)
-        wanted = sharded or (self._distribute_strategy is None and not self.built)
+        wanted = sharded or (strategy_given(self) is None and not self.built)
         if wanted and dataset is not None and on_all_ranks():
             spec = iterator.data_adapter.get_tf_dataset().element_spec if sharded else dataset.element_spec
             why_not = build(self, spec)
