@@ -44,7 +44,7 @@ def __getattr__(name: str) -> Any:
     if name in _NAMES:
         value = getattr(importlib.import_module(_NAMES[name]), name)
     elif name in _REDUCE_OPS:
-        value = getattr(importlib.import_module("hvdkit.comm.protocol").ReduceOp, _REDUCE_OPS[name])
+        value = getattr(importlib.import_module("hvdkit.comm.engine").ReduceOp, _REDUCE_OPS[name])
     elif name in _MODULES:
         value = importlib.import_module(f"hvdkit.{name}")
     else:

@@ -29,10 +29,10 @@ class Plan:
         """Whether some rank has no sample in some step."""
         return bool((self.counts == 0).any())
 
-    def shares(self) -> np.ndarray:
+    def weights(self) -> np.ndarray:
         """What each rank's mean weighs in the mean over all: samples x ranks / samples of all ranks; (steps, ranks).
 
-        >>> common(5, [2, 2], drop=False).shares()
+        >>> common(5, [2, 2], drop=False).weights()
         array([[1., 1.],
                [2., 0.]])
         """

@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from hvdkit.comm.mpi.in_graph import COLLECTIVE
+from hvdkit.comm.mpi.graph_ops import COLLECTIVE
 from hvdkit.errors import UsageError
 from hvdkit.grads.batch_weight import ZERO_WITHOUT_SAMPLES
 from hvdkit.keras_internals import attributes

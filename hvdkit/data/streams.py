@@ -17,7 +17,7 @@ from hvdkit.comm.consistency import agree, together
 from hvdkit.data import kinds
 from hvdkit.data.plan import permutation
 from hvdkit.data.reading import LOOK_AHEAD, SHARD, Reading
-from hvdkit.data.sharded import DATA, SHARE_OR_ZERO, Sharded
+from hvdkit.data.sharded import DATA, WEIGHT_OR_ZERO, Sharded
 from hvdkit.errors import UsageError
 
 _LARGEST_BUFFER = 1 << 27  # 3 GiB before there is an element in it
@@ -211,11 +211,11 @@ class Streamed(Sharded):
 
     def get_tf_dataset(self) -> tf.data.Dataset:
         weighed = world.size() > 1
-        spec = {DATA: self._spec, SHARE_OR_ZERO: tf.TensorSpec((None,), tf.float32)} if weighed else self._spec
+        spec = {DATA: self._spec, WEIGHT_OR_ZERO: tf.TensorSpec((None,), tf.float32)} if weighed else self._spec
 
         def generate() -> Iterator:
-            for batch, share in self._reading.shared_batches(self._spec):
-                shares = np.full(kinds.samples(batch), share, np.float32)
-                yield {DATA: batch, SHARE_OR_ZERO: shares} if weighed else batch
+            for batch, weight in self._reading.weighted_batches(self._spec):
+                weights = np.full(kinds.samples(batch), weight, np.float32)
+                yield {DATA: batch, WEIGHT_OR_ZERO: weights} if weighed else batch
 
         return tf.data.Dataset.from_generator(generate, output_signature=spec)

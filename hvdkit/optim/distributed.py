@@ -8,8 +8,8 @@ from typing import Any
 import keras
 
 from hvdkit.comm.compression import Compression
+from hvdkit.comm.engine import ReduceOp
 from hvdkit.comm.process_sets import ProcessSet, global_process_set
-from hvdkit.comm.protocol import ReduceOp
 from hvdkit.errors import UsageError
 from hvdkit.grads import options as reduce_options
 from hvdkit.grads.identity import variables_of_layers

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from hvdkit.comm.protocol import ReduceOp
+from hvdkit.comm.engine import ReduceOp
 from hvdkit.grads import batch_weight, replicas
 from hvdkit.keras_internals import optimizers
 from hvdkit.keras_internals.attributes import own_distribution
@@ -25,7 +25,7 @@ class _ReducingLossScale(LocalVariableMixin):
     """Asks for finite gradients after the reduction, or together."""
 
     def apply(self, grads, trainable_variables=None):
-        grads = replicas.total(batch_weight.weigh_gradients(grads))  # a NaN on one replica is then on all
+        grads = replicas.all_reduce_replicas(batch_weight.weigh_gradients(grads))  # a NaN on one replica is then on all
         state = own_distribution(self)
         if state.reduces:
             variables = trainable_variables or optimizers.trainable_variables(self)
@@ -43,12 +43,12 @@ class _ReducingLossScale(LocalVariableMixin):
             return finite
 
         def exchange(mine):
-            with pipeline.answers.turn() as made:
+            with pipeline.finite_order.next() as made:
                 made.extend(pipeline.engine.allreduce(mine, ReduceOp.MIN, [f"{pipeline.prefix}.finite"]))
             return made
 
         mine = [tf.cast(finite, tf.int32)]
-        (everywhere,) = replicas.once(exchange, mine) if replicas.active() else exchange(mine)
+        (everywhere,) = replicas.merge_call_once(exchange, mine) if replicas.active() else exchange(mine)
         return tf.cast(everywhere, tf.bool)
 
 

@@ -47,8 +47,8 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
     variables: list = []  # of the gradients; known when the first half has been traced
 
     def forward_and_backward(data: Any, weight: Any) -> tuple:
-        own = None if weight is None else batch_weight.Share(weight)
-        with _capture_gradients(optimizer) as taken, batch_weight.of_this_step(own):
+        own = None if weight is None else batch_weight.BatchWeight(weight)
+        with _capture_gradients(optimizer) as taken, batch_weight.weigh_by(own):
             logs = plain(data)
         gradients, variables[:] = taken or ([], [])
         return logs, gradients
@@ -74,7 +74,7 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
         if ours is not None:
             ours.met = True
             gradients = batch_weight.or_zeros(gradients, ours)
-        with batch_weight.of_this_step(None):
+        with batch_weight.weigh_by(None):
             if _has_collectives(optimizer):
                 optimizer.apply(gradients, variables)
             else:

@@ -1,4 +1,4 @@
-"""How ``fit`` and ``evaluate`` are fed with sharded data: the epoch, its steps, and the shares of the batches."""
+"""How ``fit`` and ``evaluate`` are fed with sharded data: the epoch, its steps, and the weights of the batches."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import tensorflow as tf
 from hvdkit.comm import world
 from hvdkit.data import sample_dependence
 from hvdkit.data.current import current_data, set_current
-from hvdkit.data.sharded import DATA, SHARE_OR_ZERO, Planned, Sharded, failures_of, parted
+from hvdkit.data.sharded import DATA, WEIGHT_OR_ZERO, Planned, Sharded, failures_of, parted
 from hvdkit.data.speed import measured_sizes
 from hvdkit.data.streams import Streamed
 from hvdkit.errors import UsageError
-from hvdkit.grads.batch_weight import ZERO_WITHOUT_SAMPLES, Share
+from hvdkit.grads.batch_weight import ZERO_WITHOUT_SAMPLES, BatchWeight
 from hvdkit.keras_internals.data import EpochIterator, iterator_of, set_num_batches
 from hvdkit.keras_internals.model_contents import distribution_of, optimizers_of, underlying
 from hvdkit.keras_internals.models import build_symbolically
@@ -107,27 +107,27 @@ class _Feed(keras.callbacks.Callback):
             self._test.begin(0)
 
 
-def step_on_shares(model: keras.Model, step: Callable[[Any], Any], *, trains: bool) -> Callable[[Any], Any]:
-    """A train or test step that also takes batches with their shares."""
+def weighted_step(model: keras.Model, step: Callable[[Any], Any], *, trains: bool) -> Callable[[Any], Any]:
+    """A train or test step that also takes batches with their weights."""
 
-    def step_on_share(data: Any) -> Any:
+    def step_with_weight(data: Any) -> Any:
         if not isinstance(data, dict) or DATA not in data:
             return step(data)
-        may_be_zero = SHARE_OR_ZERO in data
+        may_be_zero = WEIGHT_OR_ZERO in data
         batch, value = parted(data)
-        share = Share(value, may_be_zero, keep=not tf.distribute.has_strategy())
+        weight = BatchWeight(value, may_be_zero, keep=not tf.distribute.has_strategy())
         undone = _undone_without_samples(model, batch, value) if may_be_zero else contextlib.nullcontext()
-        with share.in_step(), undone:
+        with weight.in_step(), undone:
             logs = step(batch)
-        if trains and not share.met:
+        if trains and not weight.met:
             _check_functions(model)
         return logs
 
-    return step_on_share
+    return step_with_weight
 
 
 @contextlib.contextmanager
-def _undone_without_samples(model: keras.Model, batch: Any, share: tf.Tensor) -> Iterator[None]:
+def _undone_without_samples(model: keras.Model, batch: Any, weight: tf.Tensor) -> Iterator[None]:
     """Where the rank has no samples and a stand-in for them, what that changed is as before the step."""
     metrics = {id(v): v for v in model.metrics_variables}
     others = [v for v in sample_dependence.candidates(model) if id(v) not in metrics]
@@ -141,11 +141,11 @@ def _undone_without_samples(model: keras.Model, batch: Any, share: tf.Tensor) ->
             if id(variable) in follow:
                 variable.assign(value)
 
-    tf.cond(share > 0, lambda: None, put_back)
+    tf.cond(weight > 0, lambda: None, put_back)
 
 
 def _check_functions(model: keras.Model) -> None:
-    """Refuse a step whose gradients are made in a ``tf.function`` that was traced before batches had shares.
+    """Refuse a step whose gradients are made in a ``tf.function`` that was traced before batches had weights.
 
     Nothing of Python in it runs again, so nothing is weighed; where it was traced in such a step, its graph says so.
     """

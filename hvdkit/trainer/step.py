@@ -18,7 +18,7 @@ from hvdkit.data.sharded import Sharded
 from hvdkit.keras_internals.data import distributed_dataset
 from hvdkit.keras_internals.models import strategy_given
 from hvdkit.optim.held import step_of
-from hvdkit.trainer.feed import build, step_on_shares
+from hvdkit.trainer.feed import build, weighted_step
 from hvdkit.trainer.fit import on_all_ranks
 from hvdkit.utils.log import get_logger
 from hvdkit.utils.training_start import training_begins
@@ -36,7 +36,7 @@ def around_train_function(original):
 
             step = compiled_step.train_step(self)
         self.jit_compile = bool(wanted and not on_all_ranks())
-        step = step_on_shares(self, step or self.train_step, trains=True)
+        step = weighted_step(self, step or self.train_step, trains=True)
         try:
             with _in_place_of(self, "train_step", _of_model(self, step)):
                 return original(self, force=force)
@@ -59,7 +59,7 @@ def around_test_function(original):
     """``make_test_function`` that makes it of a step which takes sharded data."""
 
     def make_test_function(self, force=False):
-        with _in_place_of(self, "test_step", step_on_shares(self, self.test_step, trains=False)):
+        with _in_place_of(self, "test_step", weighted_step(self, self.test_step, trains=False)):
             return original(self, force=force)
 
     return make_test_function

@@ -201,7 +201,7 @@ def streams(n: int) -> dict:
 
 def _seen(data) -> list:
     """The first feature of each sample, step by step: of these data it is the sample's number."""
-    return [[int(v) for v in batch[0][:, 0]] if share else [] for batch, share in data.batches(0)]
+    return [[int(v) for v in batch[0][:, 0]] if weight else [] for batch, weight in data.batches(0)]
 
 
 def parse(records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -144,7 +144,7 @@ def of_keras(x: Any, y: Any, weight: Any, batch: int) -> list[list[str]]:
 def delivered(x: Any, y: Any, weight: Any, batch: int, **how: Any) -> list[list[str]]:
     """What this rank is given, step by step."""
     data = hvd.data.shard(x, y, sample_weight=weight, batch_size=batch, shuffle=False, **how)
-    return [texts(each) if share else [] for each, share in data.batches(0)]
+    return [texts(each) if weight else [] for each, weight in data.batches(0)]
 
 
 def part(leaf: Any, ranks: int, rank: int) -> Any:
@@ -193,7 +193,7 @@ def classes() -> dict:
     def weights(class_weight: Any, y: Any = y) -> Any:
         try:
             data = hvd.data.shard(np.zeros(len(y)), y, class_weight=class_weight, **own)
-            return sorted({w for (*_, weight), share in data.batches(0) if share for w in weight.numpy().tolist()})
+            return sorted({w for (*_, weight), weight in data.batches(0) if weight for w in weight.numpy().tolist()})
         except (hvd.errors.UsageError, hvd.errors.CommunicationError) as error:
             return f"{type(error).__name__} {error}"
 

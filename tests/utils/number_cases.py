@@ -31,7 +31,7 @@ def _local_sgd(state: Any) -> str:
 
 
 def _sgd(**how: Any) -> Any:
-    return hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), **how)._hvdkit.pipeline.arguments
+    return hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), **how)._hvdkit.pipeline.options
 
 
 def _dataset(v: Callable) -> list:

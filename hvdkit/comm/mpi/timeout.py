@@ -16,7 +16,7 @@ _SPIN_SECONDS = 0.01
 _SHORTEST_SLEEP, _LONGEST_SLEEP = 0.00005, 0.002
 
 
-class Patience:
+class Timeout:
     """How long this rank waits for the others.
 
     Args:
@@ -50,14 +50,14 @@ class Patience:
         while not ready():
             waited = time.perf_counter() - begin
             if self.deadline and waited > self.deadline:
-                raise broken_off(f"missing ranks: {missing()}, {what}, for {waited:.0f} s", self.rank)
+                raise peer_lost(f"missing ranks: {missing()}, {what}, for {waited:.0f} s", self.rank)
             if waited > warn_at:
                 get_logger().warning("waiting for %.0f s: %s.", waited, what)
                 warn_at *= 10
             time.sleep(min(_LONGEST_SLEEP, max(_SHORTEST_SLEEP, waited / 50)))
 
 
-def broken_off(said: str, rank: int) -> CommunicationError:
+def peer_lost(said: str, rank: int) -> CommunicationError:
     """The error of a rank whose peers are gone or did not come."""
     return CommunicationError(
         f"A collective was broken off: another rank ended or did not come in time ({said}).",
@@ -66,9 +66,9 @@ def broken_off(said: str, rank: int) -> CommunicationError:
     )
 
 
-def differ(everyones: dict[int, str], rank: int) -> CommunicationError:
+def mismatch(per_rank: dict[int, str], rank: int) -> CommunicationError:
     """The error of ranks that make different collectives: what each is about to do, by its number in the world."""
-    said = "; ".join(f"rank {name}: {text}" for name, text in everyones.items())
+    said = "; ".join(f"rank {name}: {text}" for name, text in per_rank.items())
     return CommunicationError(
         f"The ranks do not make the same collective: {said}.",
         fix="make the same calls in the same order, with the same shapes and dtypes, on every rank.",
