@@ -132,7 +132,9 @@ class Config(_Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(1, description="Same model on every rank, own data order.")
     data: Data = Data()
-    model: Named = Field(Named(name="cnn"), description="`cnn`, `resnet`, `mlp`, or `module:function`; and its arguments.")
+    model: Named = Field(
+        Named(name="cnn"), description="`cnn`, `resnet`, `mlp` or `module:function`; and its arguments."
+    )
     optimizer: Named = Field(Named(name="adam"), description="Any Keras optimizer, and its arguments.")
     compression: str | Named = Field("none", description="How gradients travel: none, fp16.")
     local_sgd: LocalSGD | None = Field(None, description="Exchange weights every few steps instead of gradients.")

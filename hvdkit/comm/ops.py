@@ -139,7 +139,7 @@ def allgather(
             - ``"sum"``, the gradient of the sum of the ranks' losses: right where gradients of weights are *averaged*
               over the ranks, as by default. N ranks with a contrastive loss are then one process with all rows, both
               where each rank computes the mean loss of its rows against all rows, and where each computes the whole
-              loss. Every rank brings as many rows: ``uneven="drop"`` for data of ``hvd.data.shard``.
+              loss. Every rank brings as many rows: ``drop_remainder=True`` for data of ``hvd.data.shard``.
 
     Raises:
         UsageError: another ``gradient``.

@@ -157,7 +157,7 @@ def parted(batch: Any) -> tuple[Any, tf.Tensor]:
     return batch[DATA], batch.get(WEIGHT, batch.get(WEIGHT_OR_ZERO))[0]
 
 
-class Planned(Sharded):
+class MapStyleData(Sharded):
     """Data whose samples are counted: every rank knows the whole epoch's steps before it begins.
 
     Args:

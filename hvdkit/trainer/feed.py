@@ -12,9 +12,9 @@ import tensorflow as tf
 from hvdkit.comm import world
 from hvdkit.data import sample_dependence
 from hvdkit.data.current import current_data, set_current
-from hvdkit.data.sharded import DATA, WEIGHT_OR_ZERO, Planned, Sharded, failures_of, parted
+from hvdkit.data.sharded import DATA, WEIGHT_OR_ZERO, MapStyleData, Sharded, failures_of, parted
 from hvdkit.data.speed import measured_sizes
-from hvdkit.data.streams import Streamed
+from hvdkit.data.streams import IterableData
 from hvdkit.errors import UsageError
 from hvdkit.grads.batch_weight import ZERO_WITHOUT_SAMPLES, BatchWeight
 from hvdkit.keras_internals.data import EpochIterator, iterator_of, set_num_batches
@@ -63,7 +63,7 @@ def feeding(model: keras.Model, arguments: dict[str, Any]) -> Iterator[None]:
         return
     if fits and train is not None:
         arguments["shuffle"] = False
-        if isinstance(train, Planned) and train.measured and world.size() > 1:
+        if isinstance(train, MapStyleData) and train.measured and world.size() > 1:
             train.resize(measured_sizes(model, train))
         set_current(model, train)
         if world.size() == 1:  # elsewhere step.py does it
@@ -75,7 +75,7 @@ def feeding(model: keras.Model, arguments: dict[str, Any]) -> Iterator[None]:
     finally:
         set_current(model, before)  # an evaluation within fit leaves the training's in place
         for data in (train, validation):
-            if isinstance(data, Streamed):
+            if isinstance(data, IterableData):
                 data.stop()
 
 
@@ -84,10 +84,10 @@ def _of(x: Any) -> Sharded | None:
 
 
 def _check(model: keras.Model, data: Sharded) -> None:
-    if model.distribute_strategy.num_replicas_in_sync > 1 and not (isinstance(data, Planned) and data.uniform):
+    if model.distribute_strategy.num_replicas_in_sync > 1 and not (isinstance(data, MapStyleData) and data.uniform):
         raise UsageError(
             "The replicas of a strategy can share batches only where every rank has as many samples in every step.",
-            fix='uneven="drop", with arrays or files of equal size.',
+            fix="drop_remainder=True, with arrays or files of equal size.",
         )
 
 
@@ -183,7 +183,7 @@ def around_steps(original: Callable) -> Callable:
 
     def steps_of_epoch(self):
         data = self.data_adapter
-        if isinstance(data, Streamed):
+        if isinstance(data, IterableData):
             return _as_long_as_there_is_data(self, data)
         if isinstance(data, Sharded):  # Keras asks only once, and a resumed epoch is shorter
             set_num_batches(self, data.num_batches)
@@ -192,7 +192,7 @@ def around_steps(original: Callable) -> Callable:
     return steps_of_epoch
 
 
-def _as_long_as_there_is_data(epoch: EpochIterator, data: Streamed) -> Iterator[tuple[int, int, Any]]:
+def _as_long_as_there_is_data(epoch: EpochIterator, data: IterableData) -> Iterator[tuple[int, int, Any]]:
     """The steps of an epoch whose length nobody knows.
 
     Keras itself would begin one step more, which fails for want of data, but not before TensorFlow has counted it as

@@ -102,7 +102,7 @@ def go_on(folder: str, how: dict, straight: bool) -> dict:
 
     net = build()
     mine = slice(hvd.rank(), None, hvd.size())
-    data = lambda rows: hvd.data.shard(x[mine][rows], y[mine][rows], batch_size=2, shuffle=False, already_split=True)
+    data = lambda rows: hvd.data.shard(x[mine][rows], y[mine][rows], batch_size=2, shuffle=False, presharded=True)
     if straight:
         net.fit(data(slice(None)), epochs=1, verbose=0)
         return {"weights": [w.numpy() for w in net.weights]}
