@@ -33,6 +33,12 @@ def build_symbolically(model: Any, spec: Any) -> None:
     model._symbolic_build(data_batch=spec)
 
 
+#: What a callback is given by ``fit``, as attributes of it.
+GIVEN_TO_CALLBACKS = ("model", "_model", "params")
+#: The attribute of ``SwapEMAWeights`` that says that averages are in the place of the weights.
+AVERAGES_ARE_IN_PLACE = "_ema_weights_in_model"
+
+
 class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
     """``keras.callbacks.ModelCheckpoint`` with what is done at a save under plain names."""
 
