@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import re
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,7 +29,8 @@ from hvdkit.beginning import training_begins
 from hvdkit.comm import seeds, world
 from hvdkit.data.feed import build, feeding, step_on_shares
 from hvdkit.data.sharded import Sharded
-from hvdkit.errors import BROKEN_OFF_FIX, CommunicationError, UsageError
+from hvdkit.engines import peer_lost
+from hvdkit.errors import UsageError, broken_off
 from hvdkit.grads import weighted_tape
 from hvdkit.grads.rounds import rounds_of
 from hvdkit.keras_model import held
@@ -132,10 +132,10 @@ def _fit(original, *, proof: bool):
         except tf.errors.OpError as error:
             if world.engine().failure is not None:
                 raise world.engine().failure from None
-            broken = _BROKEN_OFF.search(str(error))
+            broken = peer_lost().search(str(error))
             if broken is None:
                 raise
-            raise _broken_off(broken.group(0)) from error
+            raise broken_off(broken.group()[:300], world.rank()) from error
 
     return fit
 
@@ -275,17 +275,3 @@ def _build_early(original):
         return None if sharded else original(self, iterator=iterator, data_batch=data_batch)
 
     return _maybe_symbolic_build
-
-
-# What Horovod, Gloo and MPI say in a rank whose peers are gone. Their names alone also stand in paths and stacks.
-_BROKEN_OFF = re.compile(
-    r"Horovod has been shut down[^\n]*|Connection (?:closed|reset) by peer[^\n]*|Timed out waiting[^\n]*"
-)
-
-
-def _broken_off(said: str) -> CommunicationError:
-    return CommunicationError(
-        f"A collective was broken off: another rank ended or did not come in time ({said[:300]}).",
-        fix=BROKEN_OFF_FIX,
-        rank=world.rank(),
-    )

@@ -6,13 +6,14 @@ import logging
 import sys
 
 from hvdkit import env
+from hvdkit.launch.identity import launch_info
 
 logger = logging.getLogger("hvdkit")
 
 
 class _RankFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        info = env.launch_info()
+        info = launch_info()
         record.where = "hvdkit" if info.size == 1 else f"hvdkit rank {info.rank}"
         return info.rank == 0 or record.levelno >= logging.WARNING
 

@@ -40,7 +40,7 @@ def init(
             ``"auto"``, or what ``HVDKIT_ENGINE`` says; the same on every rank.
 
     Raises:
-        HorovodMissingError: launched on several ranks, but there is no Horovod that loads.
+        HorovodMissingError: launched on several ranks that need Horovod, but there is none that loads.
         LaunchError: the world that came up is not the one that was launched, or there are more ranks than GPUs.
 
     Example:

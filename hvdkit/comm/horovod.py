@@ -18,6 +18,7 @@ from hvdkit.comm.protocol import ReduceOp, check_reducible
 from hvdkit.comm.values import own_rows
 from hvdkit.errors import HorovodMissingError, UsageError
 from hvdkit.horovod_build import stamp
+from hvdkit.launch.identity import launch_info
 
 # Horovod copies tensors into a buffer of its own: a second copy of more than this costs more than it saves.
 _ALONE_FROM = 2**16
@@ -33,7 +34,7 @@ def load() -> Any:
     Raises:
         HorovodMissingError: it is not installed, does not load, or was built for another TensorFlow.
     """
-    rank = env.launch_info().rank
+    rank = launch_info().rank
     misfit = stamp.problem()
     if misfit:  # said before it is loaded: a build for another TensorFlow may also crash
         raise HorovodMissingError(misfit, fix="hvdkit install-horovod", rank=rank)
@@ -76,6 +77,11 @@ class HorovodEngine:
     name = "horovod"
     takes_arrays = False
     failure = None
+
+    @staticmethod
+    def why_not() -> str | None:
+        """Why ``engine="auto"`` should rather take another: there is nothing against it."""
+        return None
 
     def __init__(self, deadline: float = 600.0, comm: Any = None, process_sets: Any = None):
         env.set_default("HOROVOD_STALL_CHECK_TIME_SECONDS", str(math.ceil(deadline / 10) or 60))

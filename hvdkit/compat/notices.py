@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 
-from hvdkit import env
 from hvdkit.errors import UsageError
+from hvdkit.launch.identity import launch_info
 from hvdkit.log import get_logger
 
 
 @functools.cache
 def say(old: str, new: str) -> None:
     """Say once, on rank 0, what stands for an old name now."""
-    if env.launch_info().rank == 0:
+    if launch_info().rank == 0:
         get_logger().warning("%s: %s", old, new)
 
 

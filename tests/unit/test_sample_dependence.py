@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import tensorflow as tf
 
-from hvdkit.comm.mpi.in_graph import COLLECTIVE
 from hvdkit.data.sample_dependence import changes
+from hvdkit.engines.mpi import COLLECTIVE
 from hvdkit.grads.share import ZERO_WITHOUT_SAMPLES
 
 

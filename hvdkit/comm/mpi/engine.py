@@ -42,6 +42,18 @@ class MpiEngine:
     name = "mpi"
     takes_arrays = True
 
+    @staticmethod
+    def why_not() -> str | None:
+        """Why ``engine="auto"`` should rather take another: a rank has GPUs, whose memory this one does not reach.
+
+        Raises:
+            LaunchError: mpi4py does not load, or does not find the ranks.
+        """
+        import tensorflow as tf
+
+        mpi, gpus = load(), len(tf.config.list_physical_devices("GPU"))
+        return "there are GPUs" if mpi.COMM_WORLD.allreduce(gpus, mpi.MAX) else None  # all ranks have to choose alike
+
     def __init__(self, deadline: float = 600.0, comm: Any = None, process_sets: Any = None):
         mpi = load()
         chosen = mpi.COMM_WORLD if comm is None else comm
