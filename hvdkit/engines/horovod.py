@@ -20,7 +20,7 @@ class HorovodBuild(NamedTuple):
 
 
 class Horovod(EngineInfo):
-    """``hvdkit.comm.horovod``; what is installed of it is a ``HorovodBuild``."""
+    """``hvdkit.comm.horovod``; what is installed of it is a ``HorovodBuild``, or the reason why it is of no use."""
 
     name = "horovod"
     target = "hvdkit.comm.horovod:HorovodEngine"
@@ -40,15 +40,16 @@ class Horovod(EngineInfo):
         "and under Slurm `srun --mpi=pmix`; or launch with horovodrun. `hvdkit doctor` says what does not fit."
     )
 
-    def installed(self) -> HorovodBuild | None:
+    def installed(self) -> HorovodBuild | str | None:
         # By the path, since a running hvdkit.compat answers imports of horovod itself.
         built = stamp.controllers(sys.path)
-        return HorovodBuild(*built) if built else None
+        return stamp.problem(sys.path) or (HorovodBuild(*built) if built else None)
 
-    def problem(self, rendezvous: str, installed: HorovodBuild | None) -> HvdkitError | None:
-        if installed is None:
-            with_ = " --with mpi" if rendezvous == "mpi" else ""
-            return HorovodMissingError("Horovod is not installed in this Python.", fix=f"{_INSTALL}{with_}")
+    def problem(self, rendezvous: str, installed: HorovodBuild | str | None) -> HvdkitError | None:
+        if not isinstance(installed, HorovodBuild):
+            with_ = " --with mpi" if rendezvous == "mpi" and installed is None else ""
+            what = installed or "Horovod is not installed in this Python."
+            return HorovodMissingError(what, fix=f"{_INSTALL}{with_}")
         if rendezvous not in self.ways:
             return self.cannot_meet()
         if not getattr(installed, rendezvous):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from hvdkit import engines, env
+from hvdkit.engines import ENGINES
 from hvdkit.launch.launcher import LAUNCHERS, Tool, launcher
 from hvdkit.launch.plan import Request, SystemInfo
 
@@ -15,6 +18,22 @@ def tools() -> dict[str, Tool]:
     """The launchers' executables that are there, by the launcher's name."""
     found = {name: launcher(name).tool() for name in LAUNCHERS.names()}
     return {name: tool for name, tool in found.items() if tool}
+
+
+def pairs(tools: Mapping[str, Tool], installed: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Each launcher with each engine that its ranks can use; the engine that is tried first comes first.
+
+    Args:
+        tools: what ``tools`` has returned.
+        installed: what ``hvdkit.engines.installed`` has returned.
+
+    Example:
+
+    >>> pairs({"mpirun": Tool("/env/mpirun"), "srun": Tool("/bin/srun")}, {"mpi": "4.1.2"})
+    [('mpirun', 'mpi'), ('srun', 'mpi')]
+    """
+    able = {name: engines.usable(ENGINES.names(), launcher(name).rendezvous, installed) for name in tools}
+    return [(name, engine) for engine in ENGINES.names() for name in tools if engine in able[name]]
 
 
 def detect(request: Request, extra: dict[str, str] | None = None) -> SystemInfo:

@@ -93,9 +93,9 @@ def tie_to(parent: int) -> Callable[[], None] | None:
     return tie if _prctl else None
 
 
-def kill_descendants(patience: float) -> None:
+def kill_descendants(seconds: float) -> None:
     """Kill what descends from this process and nothing else, also what is started meanwhile; orphans are among it."""
-    until = time.monotonic() + patience
+    until = time.monotonic() + seconds
     while has_children() and time.monotonic() < until:
         _kill_descendants()
 

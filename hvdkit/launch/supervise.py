@@ -50,8 +50,8 @@ def supervise(
         stdout, stderr: where the ranks' output goes; this process's own by default.
     """
     sinks = stdout or streams.binary(sys.stdout), stderr or streams.binary(sys.stderr)
-    patience = env.number("GRACE_SECONDS", 15.0), env.number("PREEMPT_SECONDS", 120.0)
-    run = _Run(plan, signals, sinks, patience)
+    grace = env.number("GRACE_SECONDS", 15.0), env.number("PREEMPT_SECONDS", 120.0)
+    run = _Run(plan, signals, sinks, grace)
     try:
         run.start()
         run.watch()
@@ -64,7 +64,7 @@ class _Run:
     """One launch, from its run directory to its exit code."""
 
     def __init__(
-        self, plan: LaunchPlan, signals: Signals, sinks: tuple[BinaryIO, BinaryIO], patience: tuple[float, float]
+        self, plan: LaunchPlan, signals: Signals, sinks: tuple[BinaryIO, BinaryIO], grace: tuple[float, float]
     ):
         self.plan = plan
         self.signals = signals
@@ -75,7 +75,7 @@ class _Run:
         self.stopping = False  # Ctrl-C or SIGHUP came
         self.ending = False  # the launcher was told to end
         self.stdout, self.stderr = sinks
-        self.grace, self.preempt = patience
+        self.grace, self.preempt = grace
         self.id = secrets.token_hex(8)
         self.directory = tempfile.mkdtemp(prefix="hvdkit-run-")  # private: mode 0700
         self.place = env.place()

@@ -13,6 +13,7 @@ from hvdkit.launch.plan import Request, SystemInfo, make_plan
 BOTH = {"horovod": HorovodBuild(gloo=True, mpi=True)}
 GLOO = {"horovod": HorovodBuild(gloo=True, mpi=False)}
 MPI = {"horovod": HorovodBuild(gloo=False, mpi=True)}
+MISFIT = {"horovod": "This Horovod was built for TensorFlow 2.4."}
 MPI4PY = {"mpi": "4.1.2"}
 OPEN_MPI = Tool("/env/bin/mpirun", "openmpi", "5.0.11")
 ONLY_MPIRUN = {"mpirun": OPEN_MPI}
@@ -51,6 +52,12 @@ def test_auto(there, asked, launcher, engine, why):
     assert (plan.launcher, plan.engine) == (launcher, engine)
     assert why in plan.why
     assert plan.argv[-len(WORKER) :] == WORKER
+
+
+@pytest.mark.parametrize(("launcher", "tagged", "passes_on"), [("horovodrun", True, False), ("mpirun", False, True)])
+def test_what_the_supervisor_has_to_know_of_a_launcher(launcher, tagged, passes_on):
+    plan = make_plan(request(launcher=launcher), found())
+    assert (plan.tagged, plan.passes_on_sigusr1) == (tagged, passes_on)
 
 
 def test_horovodrun_words():
@@ -137,6 +144,7 @@ INSTALL_HOROVOD, INSTALL_MPI = "hvdkit install-horovod", "pip install 'hvdkit[mp
         ({}, {"tools": {}}, LaunchError, "No launcher", INSTALL_HOROVOD),
         ({}, {"tools": {}}, LaunchError, "No launcher", INSTALL_MPI),
         ({"launcher": "horovodrun"}, {"engines": {}}, HorovodMissingError, "Horovod is not inst", INSTALL_HOROVOD),
+        ({}, {"engines": MISFIT}, LaunchError, "for TensorFlow 2.4", INSTALL_HOROVOD),
         ({"engine": "horovod"}, {"tools": ONLY_MPIRUN, "engines": MPI4PY}, LaunchError, "Horovod", INSTALL_HOROVOD),
         ({"launcher": "mpirun"}, {"engines": GLOO}, LaunchError, "without MPI", "install-horovod --with mpi"),
         ({"launcher": "mpirun"}, {"engines": GLOO}, LaunchError, "mpi4py is not installed", INSTALL_MPI),
