@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from hvdkit.registry import suggestion
+from hvdkit.utils.registry import suggestion
 from hvdkit.version import __version__
 
 _HOME = {
@@ -25,13 +25,13 @@ _HOME = {
     "hvdkit.comm.process_sets": ("ProcessSet", "add_process_set", "remove_process_set", "global_process_set"),
     "hvdkit.comm.compression": ("Compression",),
     "hvdkit.comm.variables": ("broadcast_variables", "broadcast_global_variables"),
-    "hvdkit.comm.seeds": ("set_seed",),
+    "hvdkit.random.seeds": ("set_seed",),
     "hvdkit.optim.distributed": ("DistributedOptimizer", "PartialDistributedOptimizer"),
     "hvdkit.optim.tape": ("DistributedGradientTape", "PartialDistributedGradientTape"),
     "hvdkit.optim.load": ("load_model",),
     "hvdkit.layers.sync_batch_norm": ("SyncBatchNormalization",),
-    "hvdkit.proof": ("assert_equal_weights",),
-    "hvdkit.guard": ("local_training",),
+    "hvdkit.comm.consistency": ("assert_equal_weights",),
+    "hvdkit.trainer.fit": ("local_training",),
 }  # fmt: skip
 _NAMES = {name: home for home, names in _HOME.items() for name in names}
 _REDUCE_OPS = {"Average": "AVERAGE", "Sum": "SUM", "Adasum": "ADASUM", "Min": "MIN", "Max": "MAX", "Product": "PRODUCT"}

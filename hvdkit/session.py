@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from hvdkit import env
-from hvdkit.beginning import training_begins
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
-from hvdkit.numbers import real
+from hvdkit.horovod_build import framework
+from hvdkit.launch.identity import launch_info
+from hvdkit.utils import env, tested_versions
+from hvdkit.utils.log import get_logger
+from hvdkit.utils.numbers import real
+from hvdkit.utils.training_start import training_begins
 
 
 def init(
@@ -59,36 +65,61 @@ def init(
         raise UsageError(f"`deadline` must be 0 or more seconds. Received: deadline={deadline}.")
     if memory_growth:  # TensorFlow reads it when it starts its GPUs
         env.set_default("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    _warn_of_untested_versions()
     entered = world.connect(deadline, comm, process_sets, engine or env.text("ENGINE", "auto"))
-    if entered.size == 1:
+    several = entered.size > 1
+    if not several:
         training_begins()  # nobody watches over what trains in a world of one
-    else:
-        _check_backend()
-        from hvdkit import guard
-        from hvdkit.comm import devices
+    if _keras_is_ours(required=several):
+        from hvdkit.strategies import devices
+        from hvdkit.trainer import patches
 
-        if pin_gpus:
+        if several and pin_gpus:
             devices.pin(entered.local_rank, entered.local_size)
-        guard.install(proof=proof)
+        patches.install(several=several, proof=proof)
 
 
 def shutdown() -> None:
-    """Leave the world and stop watching over ``fit``; ``init`` may enter one again."""
-    if world.is_initialized() and world.size() > 1:
-        from hvdkit import guard
+    """Leave the world, and give Keras back what ``init`` has wrapped of it; ``init`` may enter one again."""
+    if "hvdkit.trainer.patches" in sys.modules:
+        from hvdkit.trainer import patches
 
-        guard.remove()
+        patches.remove()
     world.leave()
 
 
-def _check_backend() -> None:
+@functools.cache
+def _warn_of_untested_versions() -> None:
+    """Say once, on rank 0, that this Keras or TensorFlow was not tested: what it changed shows in a step only."""
+    if launch_info().rank == 0:
+        for text in tested_versions.warnings(_installed()):
+            get_logger().warning("%s", text)
+
+
+def _installed() -> dict[str, str]:
+    """The versions of Keras and TensorFlow, from their metadata."""
+    tensorflow = framework.installed()
+    found = {} if tensorflow is None else {"TensorFlow": tensorflow.version}
+    try:
+        return {"Keras": version("keras"), **found}
+    except PackageNotFoundError:
+        return found
+
+
+def _keras_is_ours(*, required: bool) -> bool:
+    """Whether Keras runs on TensorFlow.
+
+    Raises:
+        UsageError: it does not, and that is required.
+    """
     backend = env.get("KERAS_BACKEND")  # before Keras is imported: the other backend may not be installed
     if not backend:
         import keras
 
         backend = keras.backend.backend()
-    if backend != "tensorflow":
+    if backend != "tensorflow" and required:
         raise UsageError(
             f"hvdkit trains Keras on TensorFlow, but the Keras backend is {backend!r}.",
             fix="set KERAS_BACKEND=tensorflow before importing keras.",
         )
+    return backend == "tensorflow"

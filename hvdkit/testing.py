@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hvdkit import env
 from hvdkit.comm import objects
+from hvdkit.utils import env
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def stall(directory: str, rounds: int, optimizer: str) -> None:
     import hvdkit as hvd
     from hvdkit.bench import workloads
     from hvdkit.checkpoint.saver import Saver
-    from hvdkit.keras_model import build_optimizer
+    from hvdkit.keras_internals.model_contents import build_optimizer
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     hvd.init(proof=False)
@@ -73,7 +73,7 @@ def stall(directory: str, rounds: int, optimizer: str) -> None:
 
 def write(directory: str, rounds: int) -> None:
     """A part of 1 GB, committed, beside as many bytes by dd."""
-    from hvdkit.checkpoint.store import Keep, Store
+    from hvdkit.checkpoint.storage.store import Keep, Store
 
     arrays = {f"weights/{i}": np.random.default_rng(i).random((64, 2**18)).astype("float32") for i in range(15)}
     size = sum(a.nbytes for a in arrays.values())

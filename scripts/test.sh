@@ -12,6 +12,9 @@ Usage: scripts/test.sh [fast|dist|all|chaos] [pytest arguments]
   all    both (the default)
   chaos  kills, damages, full disks, resumes, uneven data, large batches in the long counts: two hours
 
+Ranks that tests start are mostly forks of a process that has imported TensorFlow (tests/forkserver);
+HVDKIT_TESTS_FORKSERVER=0 gives each a process of its own, which takes longer.
+
 Example: scripts/test.sh dist -k proof
 USAGE
 }
@@ -39,7 +42,7 @@ case $which in
   dist) marks=(-m dist) ;;
   chaos)
     export HVDKIT_CHAOS=long
-    marks=(tests/chaos tests/dist/test_data.py tests/dist/test_engines.py tests/dist/test_resume.py tests/equivalence tests/schedules -o timeout=7200)
+    marks=(tests/chaos tests/data/test_data_ranks.py tests/comm/test_engines_ranks.py tests/checkpoint/test_resume_ranks.py tests/equivalence tests/schedules -o timeout=7200)
     ;;
 esac
 say "pytest, $which"

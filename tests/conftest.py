@@ -6,6 +6,9 @@ import os
 
 import pytest
 
+from hvdkit.utils import env
+from tests.forkserver.servers import ForkServers
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
@@ -18,3 +21,23 @@ def unchanged_environment():
     ours = ("HVDKIT_", "HOROVOD_", "OMPI_", "SLURM_", "PMI_", "PYTHONPATH", "PATH")  # libraries set what they like
     changed = {k for k in before.keys() | after.keys() if before.get(k) != after.get(k) and k.startswith(ours)}
     assert not changed, f"left in the environment: {sorted(changed)}"
+
+
+@pytest.fixture(scope="session")
+def fork_servers():
+    with ForkServers() as servers:
+        yield servers
+
+
+@pytest.fixture(scope="module")
+def forked_ranks(fork_servers):
+    """Ranks that a module's tests start are forks of a process that has imported TensorFlow."""
+    with env.during(fork_servers.variables()):
+        yield
+
+
+@pytest.fixture
+def forked_programs(fork_servers):
+    """As ``forked_ranks``, for a test that starts programs which are no ranks."""
+    with env.during(fork_servers.variables(servers=1)):
+        yield

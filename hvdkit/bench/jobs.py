@@ -15,9 +15,9 @@ from pathlib import Path
 
 import psutil
 
-from hvdkit import env
 from hvdkit.bench import station
 from hvdkit.errors import HvdkitError
+from hvdkit.utils import env
 
 _START_SECONDS, _TURN_SECONDS, _END_SECONDS = 300.0, 600.0, 5.0
 #: The share of all cores' time that others may use in a turn.

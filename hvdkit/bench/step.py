@@ -12,10 +12,10 @@ from typing import Any
 
 import click
 
-from hvdkit import env
 from hvdkit.bench import report, station
 from hvdkit.bench.jobs import Turn, Variant
 from hvdkit.bench.workloads import WORKLOADS, data, model
+from hvdkit.utils import env
 
 #: What others are compared to: with one rank, and with several.
 PLAIN, CEILING = "Keras", "no exchange"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvdkit.registry import lazy, load
+from hvdkit.utils.registry import lazy, load
 
 # What defaults() makes, in this order.
 _DEFAULTS = {

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import keras
-
 from hvdkit.checkpoint.exporting import write_model
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
-from hvdkit.log import get_logger
+from hvdkit.keras_internals.models import ModelCheckpoint
+from hvdkit.utils.log import get_logger
 
 
-class BestModelCheckpoint(keras.callbacks.ModelCheckpoint):
+class BestModelCheckpoint(ModelCheckpoint):
     """Keep the best model in a file: ``keras.callbacks.ModelCheckpoint`` with ``save_best_only=True``, on rank 0.
 
     Only rank 0 writes and speaks; the others keep track of the best value too. Put it after ``MetricAverageCallback``,
@@ -80,10 +79,10 @@ class BestModelCheckpoint(keras.callbacks.ModelCheckpoint):
                 f"save_weights_only={self.save_weights_only} asks for.",
             )
 
-    def _save_model(self, epoch, batch, logs):
+    def save_now(self, epoch, batch, logs):
         first = world.rank() == 0
-        target = Path(self._get_file_path(epoch, batch, logs) if first else "")
-        if not self._should_save_model(epoch, batch, logs, str(target)) or not first:
+        target = Path(self.path_at(epoch, batch, logs) if first else "")
+        if not self.is_wanted(epoch, batch, logs, str(target)) or not first:
             return
         write_model(self.model, target)
         if self.verbose > 0:

@@ -9,11 +9,11 @@ import keras
 import tensorflow as tf
 
 from hvdkit.comm import exchange, process_sets, world
+from hvdkit.comm.consistency import agree
 from hvdkit.comm.variables import broadcast_variables
 from hvdkit.errors import UsageError
 from hvdkit.grads.identity import name_of
-from hvdkit.grads.rounds import rounds_of
-from hvdkit.keras_model import (
+from hvdkit.keras_internals.model_contents import (
     build_optimizer,
     keep_local,
     optimizer_state_of,
@@ -23,8 +23,8 @@ from hvdkit.keras_model import (
     underlying,
     weights_of,
 )
-from hvdkit.numbers import whole
-from hvdkit.proof import agree
+from hvdkit.optim.local_sgd.state import rounds_of
+from hvdkit.utils.numbers import whole
 
 
 class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):

@@ -7,22 +7,22 @@ import os
 import keras
 import numpy as np
 
-from hvdkit import training_data
 from hvdkit.checkpoint.callback_state import give, take, with_state
-from hvdkit.checkpoint.keep import Keep
 from hvdkit.checkpoint.pace import Pace
 from hvdkit.checkpoint.preemption import Preempted, Preemption
 from hvdkit.checkpoint.restoring import Restored, restore
 from hvdkit.checkpoint.saver import Saver
 from hvdkit.checkpoint.state import own_weights
 from hvdkit.checkpoint.state_schema import of_callback
-from hvdkit.checkpoint.store import absolute
+from hvdkit.checkpoint.storage.retention import Keep
+from hvdkit.checkpoint.storage.store import absolute
 from hvdkit.comm import exchange, ops, world
+from hvdkit.data.current import current_data
 from hvdkit.errors import UsageError
-from hvdkit.keras_model import build_optimizer, optimizers_of, unwrap
-from hvdkit.learning_rate import rates_of, set_rates
-from hvdkit.log import get_logger
-from hvdkit.numbers import plain, seconds_of
+from hvdkit.keras_internals.model_contents import build_optimizer, optimizers_of, unwrap
+from hvdkit.schedules.learning_rate import rates_of, set_rates
+from hvdkit.utils.log import get_logger
+from hvdkit.utils.numbers import plain, seconds_of
 
 
 class CheckpointCallback(keras.callbacks.Callback):
@@ -129,7 +129,7 @@ class CheckpointCallback(keras.callbacks.Callback):
     def _go_on(self, restored: Restored | None) -> None:
         if restored is None:
             return
-        facts, data = of_callback(restored.facts), training_data.of(self.model)
+        facts, data = of_callback(restored.facts), current_data(self.model)
         place = facts.get("place", {})
         if data is not None:
             data.seek(restored.epoch, place)
@@ -201,7 +201,7 @@ class CheckpointCallback(keras.callbacks.Callback):
             self._own = own_weights(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
-        data = training_data.of(self.model)
+        data = current_data(self.model)
         steps = None if data is None else data.num_batches
         self._steps = self._executed if steps is None else min(self._executed, steps)
         self._logs = logs or {}  # callbacks behind this one may still change them
@@ -238,7 +238,7 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     def _save(self, *, ended: bool = False) -> None:
         step = self._before + self._steps
-        data = training_data.of(self.model)
+        data = current_data(self.model)
         place = {"passed": self._steps} if data is None else data.place(self._steps)
         epoch = self._epoch
         rates = {"before": self._rates, "after": self._rates_after, "now": rates_of(self.model)}

@@ -6,16 +6,16 @@ from typing import Any
 
 import keras
 
-from hvdkit import training_data
 from hvdkit.comm import exchange, world
+from hvdkit.comm.consistency import agree, assert_equal_weights, together
 from hvdkit.comm.process_sets import ProcessSet
+from hvdkit.data.current import current_data
 from hvdkit.errors import CommunicationError, UsageError
-from hvdkit.grads import shared
-from hvdkit.grads.rounds import rounds_of
-from hvdkit.keras_model import adapted_of, distribution_of, optimizers_of
-from hvdkit.learning_rate import check_steps
-from hvdkit.numbers import whole
-from hvdkit.proof import agree, assert_equal_weights, together
+from hvdkit.grads import tape_pipelines
+from hvdkit.keras_internals.model_contents import adapted_of, distribution_of, optimizers_of
+from hvdkit.optim.local_sgd.state import rounds_of
+from hvdkit.schedules.learning_rate import check_steps
+from hvdkit.utils.numbers import whole
 
 
 class CommunicationProof(keras.callbacks.Callback):
@@ -67,7 +67,7 @@ class CommunicationProof(keras.callbacks.Callback):
         together("begin this training", refuse, by=type(self).__name__, process_set=self._process_set)
         parameters = self.params or {}  # None in a loop that drives its callbacks by hand
         if world.rank() == 0:
-            data = training_data.of(self.model)  # the epoch that runs may be the rest of one
+            data = current_data(self.model)  # the epoch that runs may be the rest of one
             check_steps(optimizers_of(self.model), len(data) if hasattr(data, "__len__") else parameters.get("steps"))
         self._agree(
             "how many steps and epochs they train",
@@ -96,7 +96,7 @@ class CommunicationProof(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         if self._calls == 0:  # not earlier: another callback may have restored a checkpoint since training began
             self._seen = {id(o): _counts(o) for o in optimizers_of(self.model)}
-            self._by_tapes = shared.reductions()
+            self._by_tapes = tape_pipelines.reductions()
         first = self._calls == 1
         if first or (self.every_steps and self._unchecked >= self.every_steps):
             self._check()
@@ -133,7 +133,7 @@ class CommunicationProof(keras.callbacks.Callback):
         self._unchecked = 0
         if self._alone():
             return
-        by_tapes = shared.reductions()
+        by_tapes = tape_pipelines.reductions()
         newly, self._by_tapes = by_tapes - self._by_tapes, by_tapes
         failures = [f for f in (self._failure(o, newly) for o in optimizers_of(self.model)) if f]
         everyones = exchange.allgather_object(

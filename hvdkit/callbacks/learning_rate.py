@@ -9,9 +9,9 @@ import keras
 
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
-from hvdkit.learning_rate import check_settable, set_learning_rate
-from hvdkit.log import get_logger
-from hvdkit.numbers import plain, real, whole
+from hvdkit.schedules.learning_rate import check_settable, set_learning_rate
+from hvdkit.utils.log import get_logger
+from hvdkit.utils.numbers import plain, real, whole
 
 
 class LearningRateScheduleCallback(keras.callbacks.Callback):

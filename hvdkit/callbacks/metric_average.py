@@ -6,11 +6,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hvdkit import metric_states
 from hvdkit.comm import exchange, world
 from hvdkit.comm.rank_text import ranks_text
 from hvdkit.errors import CommunicationError
-from hvdkit.grads import share
+from hvdkit.grads import batch_weight
+from hvdkit.keras_internals.models import samples_in_loss
+from hvdkit.metrics import aggregation
 
 
 class MetricAverageCallback(keras.callbacks.Callback):
@@ -46,7 +47,7 @@ class MetricAverageCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         if world.size() > 1:
-            share.begin_training()
+            batch_weight.begin_training()
 
     def leader(self, callbacks: list) -> keras.callbacks.Callback:
         """Looks at the metrics of an epoch before a callback that evaluates resets them, wherever this one stands."""
@@ -72,20 +73,20 @@ class MetricAverageCallback(keras.callbacks.Callback):
     def _take_down_once(self, phase: str) -> None:
         if world.size() > 1 and self._samples[phase] is None:
             self._samples[phase] = self._count(phase)
-            self._states[phase] = metric_states.states_of(self.model)
+            self._states[phase] = aggregation.states_of(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
         if not logs or world.size() == 1:
             return
         self._take_down_once("train")
         sums = {
-            phase: metric_states.names_of_sums(self.model, state, logs, "val_" if phase == "val" else "")
+            phase: aggregation.names_of_sums(self.model, state, logs, "val_" if phase == "val" else "")
             for phase, state in self._states.items()
         }
         mine = {
             "metrics": {name: float(value) for name, value in logs.items() if np.ndim(value) == 0},
             "train": self._samples["train"],
-            "last": share.of_last_step(),
+            "last": batch_weight.of_last_step(),
             "val": self._samples["val"] or 0.0,
             "sums": sums,
             "counted": {phase: {"counted": self._states[phase]["counted"]} for phase in sums if sums[phase]},
@@ -99,18 +100,16 @@ class MetricAverageCallback(keras.callbacks.Callback):
             )  # what is no metric's is a step's own
             weights = [rank["val" if name.startswith("val_") else kind] for rank in everyones]
             values = [rank["metrics"][name] for rank in everyones]
-            logs[name] = metric_states.weighted_mean(weights, values)
+            logs[name] = aggregation.weighted_mean(weights, values)
         for phase, names in sums.items():
             if names and all(rank["sums"].get(phase) == names for rank in everyones):
-                found = metric_states.over_ranks(self.model, [rank["counted"][phase] for rank in everyones])
+                found = aggregation.over_ranks(self.model, [rank["counted"][phase] for rank in everyones])
                 prefix = "val_" if phase == "val" else ""
                 logs.update({name: found[name.removeprefix(prefix)] for name in names})
 
     def _count(self, phase: str) -> float:
         """Samples since the metrics were reset: what Keras weighted its loss by; batches where it did not."""
-        tracker = getattr(self.model, "_loss_tracker", None)
-        count = float(tracker.count.numpy()) if tracker is not None else 0.0
-        return count or float(self._batches[phase])
+        return samples_in_loss(self.model) or float(self._batches[phase])
 
 
 def _check_keys(keys: list[set[str]]) -> None:

@@ -7,14 +7,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from hvdkit import training_data
 from hvdkit.comm import exchange, world
+from hvdkit.data.current import current_data
 from hvdkit.errors import UsageError
 from hvdkit.grads.norms import Norms
-from hvdkit.keras_model import distribution_of, optimizers_of
+from hvdkit.keras_internals.layers import flatten_layers
+from hvdkit.keras_internals.model_contents import distribution_of, optimizers_of
+from hvdkit.keras_internals.optimizers import steps_taken, unwrap
 from hvdkit.layers.sync_batch_norm import SyncBatchNormalization
-from hvdkit.log import get_logger
-from hvdkit.numbers import real, whole
+from hvdkit.utils.log import get_logger
+from hvdkit.utils.numbers import real, whole
 
 
 class GradientNoiseScale(keras.callbacks.Callback):
@@ -83,7 +85,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
             why_not = "its model has one hvd.DistributedOptimizer, and no other"
         elif found[0].pipeline.arguments.op.value not in ("average", "sum"):
             why_not = "gradients are averaged or summed"
-        elif any(isinstance(layer, SyncBatchNormalization) for layer in self.model._flatten_layers()):
+        elif any(isinstance(layer, SyncBatchNormalization) for layer in flatten_layers(self.model)):
             why_not = (
                 "a rank's gradient is that of its own samples, which SyncBatchNormalization mixes with the others'"
             )
@@ -99,7 +101,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
 
     def _batch_sizes(self, ours: Any) -> np.ndarray:
         """Samples per reduction on each rank."""
-        data = training_data.of(self.model)
+        data = current_data(self.model)
         own = self.batch_size
         if own is None and hasattr(data, "sizes"):
             own = data.sizes[world.rank()]
@@ -108,9 +110,9 @@ class GradientNoiseScale(keras.callbacks.Callback):
                 "The gradient noise scale wants to know how many samples a step has.",
                 fix="hvd.callbacks.GradientNoiseScale(batch_size=...), samples per step on each rank.",
             )
-        inner = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        inner = unwrap(self.model.optimizer)
         self._passes = inner.gradient_accumulation_steps or 1
-        self._step = int(inner._iterations.numpy())
+        self._step = steps_taken(inner)
         everyones = np.asarray(
             exchange.allgather_object(int(own), f"{type(self).__name__}: the sizes of batches"), dtype=np.float64
         )
@@ -132,7 +134,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
 
     def _ends_short(self) -> bool:
         """Whether the last step of an epoch has fewer samples than the others."""
-        plan = getattr(training_data.of(self.model), "plan", None)
+        plan = getattr(current_data(self.model), "plan", None)
         return plan is not None and plan.counts[-1].sum() < self._data_batch
 
     _is_active = False

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from hvdkit.registry import lazy
+from hvdkit.utils.registry import lazy
 
 _HOME = {
     "save": "hvdkit.checkpoint.saving:save",
     "restore": "hvdkit.checkpoint.restoring:restore",
     "export": "hvdkit.checkpoint.exporting:export",
-    "Keep": "hvdkit.checkpoint.keep:Keep",
-    "Store": "hvdkit.checkpoint.store:Store",
+    "Keep": "hvdkit.checkpoint.storage.retention:Keep",
+    "Store": "hvdkit.checkpoint.storage.store:Store",
     "Preempted": "hvdkit.checkpoint.preemption:Preempted",
 }
 

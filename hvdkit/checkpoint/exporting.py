@@ -9,12 +9,13 @@ from typing import Any
 
 import keras
 
-from hvdkit.checkpoint import disk, state
-from hvdkit.checkpoint.draft import writing
-from hvdkit.checkpoint.store import Checkpoint
+from hvdkit.checkpoint import state
+from hvdkit.checkpoint.storage import disk
+from hvdkit.checkpoint.storage.store import Checkpoint
+from hvdkit.checkpoint.storage.writer import writing
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
-from hvdkit.keras_model import renew_adapted
+from hvdkit.keras_internals.model_contents import renew_adapted
 
 ENDINGS = (".weights.h5", ".keras", ".h5")
 

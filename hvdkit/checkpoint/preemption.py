@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from hvdkit.errors import REQUEUE_EXIT_CODE
-from hvdkit.numbers import seconds_of
+from hvdkit.utils.numbers import seconds_of
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 

@@ -10,15 +10,15 @@ import keras
 import numpy as np
 
 from hvdkit.checkpoint import state, state_schema
-from hvdkit.checkpoint.store import Checkpoint, Store
+from hvdkit.checkpoint.storage.store import Checkpoint, Store
 from hvdkit.comm import exchange, world
+from hvdkit.comm.consistency import together
 from hvdkit.comm.variables import broadcast_variables
 from hvdkit.errors import UsageError
-from hvdkit.keras_model import build_optimizer, optimizers_of, renew_adapted
-from hvdkit.learning_rate import go_on_with_schedules
-from hvdkit.log import get_logger
-from hvdkit.numbers import whole
-from hvdkit.proof import together
+from hvdkit.keras_internals.model_contents import build_optimizer, optimizers_of, renew_adapted
+from hvdkit.schedules.learning_rate import go_on_with_schedules
+from hvdkit.utils.log import get_logger
+from hvdkit.utils.numbers import whole
 
 
 @dataclass(frozen=True)

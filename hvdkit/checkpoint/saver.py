@@ -17,13 +17,13 @@ import numpy as np
 import tensorflow as tf
 
 from hvdkit.checkpoint import state
-from hvdkit.checkpoint.owner import Owner
-from hvdkit.checkpoint.store import CheckpointWriteError, Keep, Store
+from hvdkit.checkpoint.storage.lock import Owner
+from hvdkit.checkpoint.storage.store import CheckpointWriteError, Keep, Store
 from hvdkit.comm import exchange, world
-from hvdkit.keras_model import optimizers_of, underlying
-from hvdkit.learning_rate import schedule_positions
-from hvdkit.log import get_logger
-from hvdkit.proof import together
+from hvdkit.comm.consistency import together
+from hvdkit.keras_internals.model_contents import optimizers_of, underlying
+from hvdkit.schedules.learning_rate import schedule_positions
+from hvdkit.utils.log import get_logger
 from hvdkit.version import __version__
 
 # From so many bytes on, the common part is shared out over the ranks.

@@ -9,12 +9,12 @@ import keras
 
 from hvdkit.checkpoint.saver import Saver
 from hvdkit.checkpoint.state_schema import check_facts
-from hvdkit.checkpoint.store import Keep
+from hvdkit.checkpoint.storage.store import Keep
 from hvdkit.comm import world
-from hvdkit.keras_model import build_optimizer
-from hvdkit.log import get_logger
-from hvdkit.numbers import whole
-from hvdkit.proof import together
+from hvdkit.comm.consistency import together
+from hvdkit.keras_internals.model_contents import build_optimizer
+from hvdkit.utils.log import get_logger
+from hvdkit.utils.numbers import whole
 
 
 def save(

@@ -25,10 +25,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hvdkit.checkpoint.randomness import random_state, set_random_state
 from hvdkit.errors import UsageError
-from hvdkit.grads.rounds import rounds_of
-from hvdkit.keras_model import (
+from hvdkit.keras_internals.model_contents import (
     distribution_of,
     optimizer_state_of,
     optimizers_of,
@@ -38,6 +36,8 @@ from hvdkit.keras_model import (
     unwrap,
     weights_of,
 )
+from hvdkit.optim.local_sgd.state import rounds_of
+from hvdkit.random.state import random_state, set_random_state
 
 Tensors = dict[str, np.ndarray]
 

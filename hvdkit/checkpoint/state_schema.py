@@ -9,10 +9,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
-from hvdkit.checkpoint import callback_state, randomness
-from hvdkit.checkpoint.format import DamagedCheckpointError
-from hvdkit.checkpoint.reader import Checkpoint
+from hvdkit.checkpoint import callback_state
+from hvdkit.checkpoint.storage.format import DamagedCheckpointError
+from hvdkit.checkpoint.storage.reader import Checkpoint
 from hvdkit.errors import UsageError
+from hvdkit.random import state
 
 
 class _Facts(BaseModel):
@@ -105,7 +106,7 @@ def check(checkpoint: Checkpoint) -> Checkpoint:
         try:
             random = {n.removeprefix("random/"): checkpoint.get(part, n) for n in names if n.startswith("random/")}
             if random:
-                randomness.check(random)
+                state.check(random)
             if callback_state.STATE in names:
                 callback_state.check(checkpoint.get(part, callback_state.STATE), names)
         except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:

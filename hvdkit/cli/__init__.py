@@ -12,7 +12,7 @@ import click
 
 from hvdkit.errors import HvdkitError
 from hvdkit.launch.signals import Signals
-from hvdkit.registry import load, suggestion
+from hvdkit.utils.registry import load, suggestion
 from hvdkit.version import __version__
 
 # verb -> (where its click command is, its line in `hvdkit --help`)

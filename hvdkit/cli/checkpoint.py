@@ -40,7 +40,7 @@ def command() -> None:
 def export(directory, path, step, modules):
     """Write the model of a checkpoint into FILE, .keras or .weights.h5, for plain Keras."""
     from hvdkit.checkpoint.exporting import model_of, write_model
-    from hvdkit.checkpoint.store import Store
+    from hvdkit.checkpoint.storage.store import Store
 
     store = Store(directory)
     checkpoint = store.newest_valid() if step is None else store.verify(step)
@@ -93,7 +93,7 @@ def ls(directory, as_json):
 @click.option("--step", type=click.IntRange(min=0), help="Which one [default: the newest].")
 def inspect(directory, step):
     """Show what one checkpoint consists of: its manifest, its parts, each tensor's shape and type."""
-    from hvdkit.checkpoint.reader import Checkpoint
+    from hvdkit.checkpoint.storage.reader import Checkpoint
 
     checkpoint = Checkpoint(_one(directory, step))
     manifest = checkpoint.manifest
@@ -117,8 +117,8 @@ def inspect(directory, step):
 @click.argument("directory", metavar="DIR", type=_DIRECTORY)
 def verify(directory):
     """Check every byte of every checkpoint; the exit code is 1 where one is damaged."""
-    from hvdkit.checkpoint.format import DamagedCheckpointError
-    from hvdkit.checkpoint.reader import Checkpoint
+    from hvdkit.checkpoint.storage.format import DamagedCheckpointError
+    from hvdkit.checkpoint.storage.reader import Checkpoint
 
     damaged = 0
     for path in _checkpoints(directory):
@@ -140,7 +140,7 @@ def diff(places):
     For each tensor that differs it names the largest absolute difference; then the tensors that only one has. The exit
     code is 0 either way.
     """
-    from hvdkit.checkpoint.reader import Checkpoint
+    from hvdkit.checkpoint.storage.reader import Checkpoint
 
     old, new = (Checkpoint(path) for path in _pair(places))
     ours, theirs = ({(part, name) for part in c.manifest.parts for name in c.names(part)} for c in (old, new))
@@ -168,8 +168,8 @@ def diff(places):
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 def prune(directory, dry_run, **rules):
     """Remove old checkpoints. The newest whole one always stays, and nothing is removed while a job writes there."""
-    from hvdkit.checkpoint.owner import Owner
-    from hvdkit.checkpoint.store import Keep, Store
+    from hvdkit.checkpoint.storage.lock import Owner
+    from hvdkit.checkpoint.storage.store import Keep, Store
 
     keep = Keep(**rules)
     store = Store(directory)
@@ -184,8 +184,8 @@ def prune(directory, dry_run, **rules):
 
 def _checkpoints(directory: Path) -> list[Path]:
     """The checkpoints' directories, newest first; the directory itself where it is one."""
-    from hvdkit.checkpoint.format import step_of
-    from hvdkit.checkpoint.store import Store
+    from hvdkit.checkpoint.storage.format import step_of
+    from hvdkit.checkpoint.storage.store import Store
 
     if step_of(directory.absolute().name) is not None or (directory / "manifest.json").exists():
         return [directory]
@@ -196,7 +196,7 @@ def _checkpoints(directory: Path) -> list[Path]:
 def _one(directory: Path, step: int | None) -> Path:
     found = _checkpoints(directory)
     if step is not None and found != [directory]:
-        from hvdkit.checkpoint.format import step_name
+        from hvdkit.checkpoint.storage.format import step_name
 
         found = [path for path in found if path.name == step_name(step)]
     if not found:
@@ -213,8 +213,8 @@ def _pair(places: tuple[str, ...]) -> tuple[Path, Path]:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    from hvdkit.checkpoint.format import DamagedCheckpointError, step_of
-    from hvdkit.checkpoint.reader import Checkpoint
+    from hvdkit.checkpoint.storage.format import DamagedCheckpointError, step_of
+    from hvdkit.checkpoint.storage.reader import Checkpoint
 
     try:
         checkpoint = Checkpoint(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hvdkit.strict_yaml import shown
+from hvdkit.app.strict_yaml import shown
 
 _EPILOG = """\b
 Examples:
@@ -37,8 +37,8 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option("--plot", "image", type=click.Path(dir_okay=False, path_type=Path), help="Draw the rates into this file.")
 def explain(config: Path, overrides: tuple[str, ...], ranks: list[int], image: Path | None) -> None:
     """Print the batch and the learning rates that CONFIG gives on several numbers of ranks."""
-    from hvdkit import config as configuration
-    from hvdkit.schedules.explain import plot, table
+    from hvdkit.app import config as configuration
+    from hvdkit.app.explain import plot, table
 
     settings = configuration.load(config, overrides)
     rows = table(settings, ranks)

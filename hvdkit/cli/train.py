@@ -29,7 +29,7 @@ def command(config: Path, overrides: tuple[str, ...], np_: int | None, max_resta
     Started by a launcher (horovodrun, mpirun, srun) it is one of its ranks; started by hand it launches `launch.np`
     ranks itself, as `hvdkit run` does. Every key is explained in configs/digits.yaml.
     """
-    from hvdkit import config as configuration
+    from hvdkit.app import config as configuration
     from hvdkit.errors import UsageError
     from hvdkit.launch import signals
     from hvdkit.launch.identity import launch_info
@@ -67,6 +67,6 @@ def command(config: Path, overrides: tuple[str, ...], np_: int | None, max_resta
 def _room() -> Any:
     """Where training is; importing it imports TensorFlow."""
     sys.path.insert(0, "")  # `module:function` in the file is looked for where the user is
-    from hvdkit import train
+    from hvdkit.app import train
 
     return train

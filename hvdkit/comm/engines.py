@@ -7,7 +7,7 @@ from hvdkit.engines import ENGINES, info
 from hvdkit.errors import LaunchError
 from hvdkit.launch.identity import LaunchInfo
 from hvdkit.launch.launcher import launcher
-from hvdkit.registry import load
+from hvdkit.utils.registry import load
 
 
 def choose(wanted: str, launched: LaunchInfo) -> tuple[str, str]:

@@ -10,18 +10,15 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from hvdkit import env
 from hvdkit.comm import bits
-from hvdkit.comm.fusion import BUCKET_BYTES, in_buckets
 from hvdkit.comm.gradients import gradient_at_root, gradient_of_own_rows, gradient_of_scattered
-from hvdkit.comm.protocol import ReduceOp, check_reducible
+from hvdkit.comm.mean import sum_of_divided
+from hvdkit.comm.protocol import Engine, ReduceOp, check_reducible
 from hvdkit.comm.values import own_rows
 from hvdkit.errors import HorovodMissingError, UsageError
 from hvdkit.horovod_build import stamp
 from hvdkit.launch.identity import launch_info
-
-# Horovod copies tensors into a buffer of its own: a second copy of more than this costs more than it saves.
-_ALONE_FROM = 2**16
+from hvdkit.utils import env
 
 # What steps aside while the library is imported: hvdkit.compat has stand-ins under Horovod's name.
 standing_aside: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
@@ -64,7 +61,7 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
-class HorovodEngine:
+class HorovodEngine(Engine):
     """The world that horovodrun, mpirun or srun started.
 
     Args:
@@ -75,13 +72,8 @@ class HorovodEngine:
     """
 
     name = "horovod"
-    takes_arrays = False
-    failure = None
-
-    @staticmethod
-    def why_not() -> str | None:
-        """Why ``engine="auto"`` should rather take another: there is nothing against it."""
-        return None
+    # Horovod copies tensors into a buffer of its own: a second copy of more than this costs more than it saves.
+    alone_from = 2**16
 
     def __init__(self, deadline: float = 600.0, comm: Any = None, process_sets: Any = None):
         env.set_default("HOROVOD_STALL_CHECK_TIME_SECONDS", str(math.ceil(deadline / 10) or 60))
@@ -97,32 +89,27 @@ class HorovodEngine:
         self.cross_rank, self.cross_size = hvd.cross_rank(), hvd.cross_size()
         self._ops = {op: getattr(hvd, op.name.title()) for op in ReduceOp}
         self._set = hvd.global_process_set
-        self._together = False
-        self._limits: tuple[int, int] | None = None
 
     def allreduce(
-        self, tensors: list, op: ReduceOp, names: list[str] | None, prescale: float = 1.0, postscale: float = 1.0
+        self,
+        tensors: list,
+        op: ReduceOp,
+        names: list[str] | None,
+        prescale: float = 1.0,
+        postscale: float = 1.0,
+        *,
+        reusable: list[bool] | None = None,
     ) -> list:
-        check_reducible(tensors, names)
-        if op is ReduceOp.ADASUM:
-            self._check_adasum()
-        if self._together:
-            return self._allreduce_together(tensors, op, names, prescale, postscale)
-        if self._limits and op is not ReduceOp.ADASUM:  # which looks at each tensor by itself
-            reduce = lambda some, their_names, _owned: self._allreduce_each(some, op, their_names, prescale, postscale)
-            return in_buckets(reduce, tensors, names, self._limits)
-        return self._allreduce_each(tensors, op, names, prescale, postscale)
-
-    def _allreduce_each(self, tensors: list, op: ReduceOp, names: list[str] | None, prescale, postscale) -> list:
+        self._check(tensors, op, names)
         reduced = []
         for i, tensor in enumerate(tensors):
-            wire_op, scale = self._divided_before(tensor, op, prescale)
+            wire_op, divisor = sum_of_divided(op, tensor.dtype.name, self.size)
             reduced.append(
                 self._hvd.mpi_ops._allreduce(
                     tensor,
                     name=_op_name(names[i]) if names else None,
                     op=self._ops[wire_op],
-                    prescale_factor=scale,
+                    prescale_factor=prescale / divisor,
                     postscale_factor=postscale,
                     # Ranks recognise a collective by its name. The scope in front of it counts how many functions a
                     # process has traced, which may differ between ranks; the name alone is the same everywhere.
@@ -132,23 +119,20 @@ class HorovodEngine:
             )
         return reduced
 
-    def _divided_before(self, tensor: Any, op: ReduceOp, prescale: float) -> tuple[ReduceOp, float]:
-        """The sum of float16 numbers may leave float16's range where their mean does not: divide before."""
-        if op is ReduceOp.AVERAGE and tensor.dtype.name == "float16":
-            return ReduceOp.SUM, prescale / self.size
-        return op, prescale
-
-    def _allreduce_together(self, tensors: list, op: ReduceOp, names: list[str] | None, prescale, postscale) -> list:
+    def grouped_allreduce(
+        self, tensors: list, op: ReduceOp, names: list[str] | None, prescale: float = 1.0, postscale: float = 1.0
+    ) -> list:
         """One grouped operation per dtype, as Horovod's takes one dtype only."""
+        self._check(tensors, op, names)
         reduced: dict[int, Any] = {}
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
             group = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
-            wire_op, scale = self._divided_before(tensors[group[0]], op, prescale)
+            wire_op, divisor = sum_of_divided(op, dtype.name, self.size)
             received = self._hvd.mpi_ops._grouped_allreduce(
                 [tensors[i] for i in group],
                 name=f"{_op_name(names[group[0]])}.group" if names else None,
                 op=self._ops[wire_op],
-                prescale_factor=scale,
+                prescale_factor=prescale / divisor,
                 postscale_factor=postscale,
                 ignore_name_scope=bool(names),
                 process_set=self._set,
@@ -156,8 +140,11 @@ class HorovodEngine:
             reduced |= dict(zip(group, received, strict=True))
         return [reduced[i] for i in range(len(tensors))]
 
-    def _check_adasum(self) -> None:
+    def _check(self, tensors: list, op: ReduceOp, names: list[str] | None) -> None:
         """What Horovod's Adasum cannot do, it says from its background thread, or not at all."""
+        check_reducible(tensors, names)
+        if op is not ReduceOp.ADASUM:
+            return
         if self._set is not self._hvd.global_process_set:
             raise UsageError("Adasum works among all ranks, not in a process set.", fix="op=hvd.Average.")
         if self.size & (self.size - 1):
@@ -168,20 +155,10 @@ class HorovodEngine:
                 fix="launch with mpirun (`hvdkit install-horovod --with mpi`), or op=hvd.Average.",
             )
 
-    def within(self, process_set_id: int, ranks: list[int]) -> HorovodEngine:
+    def subgroup(self, process_set_id: int, ranks: list[int]) -> HorovodEngine:
         part = copy.copy(self)
         part.rank, part.size = ranks.index(self.rank), len(ranks)
         part._set = self._native(process_set_id, ranks)
-        return part
-
-    def grouped(self) -> HorovodEngine:
-        part = copy.copy(self)
-        part._together = True
-        return part
-
-    def fused(self, bucket_bytes: int | None) -> HorovodEngine:
-        part = copy.copy(self)
-        part._limits = (BUCKET_BYTES, _ALONE_FROM) if bucket_bytes is None else (bucket_bytes, max(bucket_bytes, 1))
         return part
 
     def add_process_set(self, ranks: list[int]) -> int:
@@ -272,23 +249,17 @@ class HorovodEngine:
     def _reducescatter(self, tensor: Any, op: ReduceOp, name: str | None) -> Any:
         if tensor.dtype.size == 1 or op not in (ReduceOp.SUM, ReduceOp.AVERAGE):  # Horovod reduces these only
             return own_rows(self.allreduce([tensor], op, name and [name])[0], self.rank, self.size)
-        wire_op, scale = self._divided_before(tensor, op, 1.0)
+        wire_op, divisor = sum_of_divided(op, tensor.dtype.name, self.size)
         return self._hvd.mpi_ops._reducescatter(
             tensor,
             op=self._ops[wire_op],
             name=name and _op_name(name),
-            prescale_factor=scale,
+            prescale_factor=1.0 / divisor,
             ignore_name_scope=bool(name),
             process_set=self._set,
         )
 
-    def barrier(self) -> None:
-        import tensorflow as tf
-
-        with tf.device("CPU:0"):
-            self.allreduce([tf.zeros([1])], ReduceOp.SUM, None)
-
-    def why_halves_are_slow(self) -> str | None:
+    def fp16_slow_reason(self) -> str | None:
         return "Gloo sums halves one by one, in software" if self._hvd.gloo_enabled() else None
 
     def enabled(self, feature: str) -> bool:

@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from hvdkit.beginning import training_begins
 from hvdkit.comm import compression as compressions
 from hvdkit.comm.bits import scaled
 from hvdkit.comm.compression import Compression
 from hvdkit.comm.process_sets import ProcessSet, check_root, engine_of
 from hvdkit.comm.protocol import ReduceOp, check_reducible
-from hvdkit.comm.single import SingleEngine
 from hvdkit.comm.slices import allreduce_slices
 from hvdkit.comm.values import call, is_slices, is_tensorflow, unwrap_variable
 from hvdkit.errors import UsageError
-from hvdkit.numbers import real
+from hvdkit.utils.numbers import real
+from hvdkit.utils.training_start import training_begins
 
 
 def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order
@@ -69,10 +68,9 @@ def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order
         training_begins()
         scales = real(prescale_factor, "prescale_factor"), real(postscale_factor, "postscale_factor")
         return allreduce_slices(value, name, _op(op, average), scales, engine_of(process_set))
-    names = name and [name]
-    return grouped_allreduce(
-        [value], names, average, prescale_factor, postscale_factor, op, compression, process_set, grouped=False
-    )[0]
+    scales = prescale_factor, postscale_factor
+    where = {"compression": compression, "process_set": process_set}
+    return _allreduce([value], name and [name], _op(op, average), scales, **where, grouped=False)[0]
 
 
 def grouped_allreduce(  # noqa: PLR0917  as allreduce
@@ -84,24 +82,36 @@ def grouped_allreduce(  # noqa: PLR0917  as allreduce
     op: ReduceOp | str | None = None,
     compression: Any = None,
     process_set: ProcessSet | None = None,
-    *,
-    grouped: bool = True,
 ) -> list:
-    """``allreduce`` of a list of dense values, which the transport moves together (``grouped``) or one by one."""
+    """``allreduce`` of a list of dense values, which the transport moves together or not at all."""
+    scales = prescale_factor, postscale_factor
+    where = {"compression": compression, "process_set": process_set}
+    return _allreduce(list(values), names, _op(op, average), scales, **where, grouped=True)
+
+
+def _allreduce(
+    values: list,
+    names: list[str] | None,
+    op: ReduceOp,
+    scales: tuple[float, float],
+    *,
+    compression: Any,
+    process_set: ProcessSet | None,
+    grouped: bool,
+) -> list:
     training_begins()
-    engine, op, wire = engine_of(process_set), _op(op, average), compressions.of(compression)
-    prescale_factor = real(prescale_factor, "prescale_factor")
-    postscale_factor = real(postscale_factor, "postscale_factor")
-    engine = engine.grouped() if grouped else engine
+    engine, wire = engine_of(process_set), compressions.of(compression)
+    scales = real(scales[0], "prescale_factor"), real(scales[1], "postscale_factor")
+    reduce = engine.grouped_allreduce if grouped else engine.allreduce
 
     def collective(tensors: list) -> list:
-        if wire is Compression.none or type(engine) is SingleEngine:
-            return engine.allreduce(tensors, op, names, prescale_factor, postscale_factor)
+        if wire is Compression.none or engine.size == 1:
+            return reduce(tensors, op, names, *scales)
         sent, contexts = zip(*map(wire.compress, tensors), strict=True)
-        received = engine.allreduce(list(sent), op, names, prescale_factor, postscale_factor)
+        received = reduce(list(sent), op, names, *scales)
         return [wire.decompress(r, context) for r, context in zip(received, contexts, strict=True)]
 
-    return call(engine, collective, list(values), arrays=wire is Compression.none) if values else []
+    return call(engine, collective, values, arrays=wire is Compression.none) if values else []
 
 
 def _op(op: ReduceOp | str | None, average: bool | None) -> ReduceOp:

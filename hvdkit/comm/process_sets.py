@@ -7,7 +7,7 @@ from typing import Any
 
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
-from hvdkit.numbers import plain, whole
+from hvdkit.utils.numbers import plain, whole
 
 _BRING_TO_LIFE = (
     'pass it to hvd.init(process_sets=[...]), or hvd.init(process_sets="dynamic") and hvd.add_process_set(...), on '
@@ -185,7 +185,7 @@ def engine_of(process_set: ProcessSet | None) -> Any:
             f"Rank {world.rank()} is not in {process_set}, and so takes no part in its collectives.",
             fix="call it on the ranks of the set only: `if process_set.included(): ...`.",
         )
-    return engine.within(process_set.process_set_id, process_set.ranks)
+    return engine.subgroup(process_set.process_set_id, process_set.ranks)
 
 
 def ranks_of(process_set: ProcessSet | None) -> list[int]:

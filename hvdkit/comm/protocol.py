@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 from enum import Enum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
+
+import numpy as np
+
+from hvdkit.comm.buckets import pack
+from hvdkit.errors import UsageError
 
 
 class ReduceOp(str, Enum):
@@ -66,20 +72,24 @@ def check_reducible(tensors: list, names: list[str] | None) -> None:
             )
 
 
-@runtime_checkable
-class Engine(Protocol):
+class Engine(abc.ABC):
     """Moves bytes between ranks.
 
     Tensors are ``tf.Tensor``, eager or symbolic. Every rank must make the same calls in the same order, with tensors
     of the same dtype and (but for the first axis of ``allgather`` and ``alltoall``) the same shape. ``name`` is the
     tensor's name in messages and, inside a graph, what ranks recognise the collective by; None lets the engine choose.
+
+    Attributes:
+        name: of the engine, in the registry.
+        supports_numpy: whether the collectives also take and return NumPy arrays.
+        alone_from: bytes from which a tensor gains nothing from being copied into a bucket with others.
+        failure: what broke a collective off, where the engine knows it better than TensorFlow's error.
     """
 
     name: str
-    takes_arrays: bool
-    """Whether the collectives also take and return NumPy arrays."""
-    failure: Exception | None
-    """What broke a collective off, where the engine knows it better than TensorFlow's error."""
+    supports_numpy = False
+    alone_from = 2**16
+    failure: Exception | None = None
     rank: int
     size: int
     local_rank: int
@@ -87,56 +97,97 @@ class Engine(Protocol):
     cross_rank: int
     cross_size: int
 
-    def allreduce(
-        self, tensors: list, op: ReduceOp, names: list[str] | None, prescale: float = 1.0, postscale: float = 1.0
-    ) -> list:
-        """Reduce each tensor over the ranks; same shapes and dtypes come back."""
+    @staticmethod
+    def why_not() -> str | None:
+        """Why ``engine="auto"`` should rather take another engine among the ranks there are, in a few words.
 
+        Raises:
+            LaunchError: it cannot be used at all.
+        """
+        return None
+
+    @abc.abstractmethod
+    def allreduce(
+        self,
+        tensors: list,
+        op: ReduceOp,
+        names: list[str] | None,
+        prescale: float = 1.0,
+        postscale: float = 1.0,
+        *,
+        reusable: list[bool] | None = None,
+    ) -> list:
+        """Reduce each tensor over the ranks; same shapes and dtypes come back.
+
+        ``reusable`` says which tensors nobody else reads: they may be overwritten.
+        """
+
+    @abc.abstractmethod
     def allgather(self, tensor: Any, name: str | None) -> Any:
         """Concatenate the ranks' tensors along axis 0, in the order of the ranks."""
 
+    @abc.abstractmethod
     def broadcast(self, tensor: Any, root_rank: int, name: str | None) -> Any:
         """The root's tensor."""
 
+    @abc.abstractmethod
     def alltoall(self, tensor: Any, splits: Any, name: str | None) -> tuple[Any, Any]:
         """Send ``splits[r]`` rows to rank r; what was received, and how many rows from each rank."""
 
+    @abc.abstractmethod
     def reducescatter(self, tensor: Any, op: ReduceOp, name: str | None) -> Any:
-        """Reduce over the ranks and keep this rank's share of the rows."""
+        """Reduce over the ranks and keep this rank's part of the rows."""
+
+    @abc.abstractmethod
+    def subgroup(self, process_set_id: int, ranks: list[int]) -> Engine:
+        """This engine among some of the ranks, which this one is one of; ``rank`` and ``size`` are those in the set."""
+
+    @abc.abstractmethod
+    def shutdown(self) -> None:
+        """Leave the world."""
+
+    def grouped_allreduce(
+        self, tensors: list, op: ReduceOp, names: list[str] | None, prescale: float = 1.0, postscale: float = 1.0
+    ) -> list:
+        """``allreduce`` that moves the tensors together or not at all: here, in one flat bucket per dtype."""
+        if op is ReduceOp.ADASUM or any(isinstance(tensor, np.ndarray) for tensor in tensors):
+            return self.allreduce(tensors, op, names, prescale, postscale)
+        packed = pack(tensors, names, 2**62, 2**62)
+        return packed.unpack(
+            self.allreduce(packed.tensors, op, packed.names, prescale, postscale, reusable=packed.reusable)
+        )
 
     def barrier(self) -> None:
         """Return when every rank is here."""
+        import tensorflow as tf
 
-    def within(self, process_set_id: int, ranks: list[int]) -> Engine:
-        """This engine among some of the ranks, which this one is one of; ``rank`` and ``size`` are those in the set."""
-
-    def grouped(self) -> Engine:
-        """This engine, but that it moves the tensors of one ``allreduce`` call together or not at all."""
-
-    def fused(self, bucket_bytes: int | None) -> Engine:
-        """This engine, but that it moves small tensors of one ``allreduce`` call in flat buckets.
-
-        ``bucket_bytes`` is the size of a bucket, and from which a tensor travels alone; None is the engine's own
-        choice, 0 fuses nothing.
-        """
+        with tf.device("CPU:0"):
+            self.allreduce([tf.zeros([1])], ReduceOp.SUM, None)
 
     def add_process_set(self, ranks: list[int]) -> int:
-        """Make a process set; its number."""
+        """Make a process set; its number.
+
+        Raises:
+            UsageError: this engine, or this world, makes none after ``init``.
+        """
+        raise UsageError(f"The engine {self.name!r} has no process sets.", fix="hvd.init(engine=...) with another.")
 
     def remove_process_set(self, process_set_id: int) -> bool:
         """End a process set; whether there was one."""
+        return False
 
     def start_timeline(self, file_path: str, mark_cycles: bool) -> None:
         """Begin to record what the transport does, on rank 0."""
+        raise UsageError(f"The engine {self.name!r} records no timeline.", fix="hvd.init(engine=...) with another.")
 
     def stop_timeline(self) -> None:
         """End the recording and close its file."""
+        return
 
-    def why_halves_are_slow(self) -> str | None:
+    def fp16_slow_reason(self) -> str | None:
         """Why float16 takes no less time than float32 here, in a few words; None where it is worth its rounding."""
+        return None
 
     def enabled(self, feature: str) -> bool:
         """Whether this run uses ``gloo``, ``mpi``, or may call MPI from several threads (``mpi_threads``)."""
-
-    def shutdown(self) -> None:
-        """Leave the world."""
+        return False

@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 
 from hvdkit.comm.bits import scaled
-from hvdkit.comm.protocol import ReduceOp
+from hvdkit.comm.protocol import Engine, ReduceOp
 from hvdkit.errors import UsageError
 
 
-class SingleEngine:
+class SingleEngine(Engine):
     """The engine of a process that nobody launched."""
 
     name = "single"
-    takes_arrays = True
-    failure = None
+    supports_numpy = True
     rank = 0
     size = 1
     local_rank = 0
@@ -32,7 +31,14 @@ class SingleEngine:
             process_set.ranks, process_set.process_set_id = [0], self.add_process_set([0])
 
     def allreduce(
-        self, tensors: list, op: ReduceOp, names: list[str] | None, prescale: float = 1.0, postscale: float = 1.0
+        self,
+        tensors: list,
+        op: ReduceOp,
+        names: list[str] | None,
+        prescale: float = 1.0,
+        postscale: float = 1.0,
+        *,
+        reusable: list[bool] | None = None,
     ) -> list:
         return [scaled(scaled(t, prescale), postscale) for t in tensors]
 
@@ -54,14 +60,13 @@ class SingleEngine:
     def barrier(self) -> None:
         return None
 
-    def within(self, process_set_id: int, ranks: list[int]) -> SingleEngine:
+    def subgroup(self, process_set_id: int, ranks: list[int]) -> SingleEngine:
         return self
 
-    def grouped(self) -> SingleEngine:
-        return self
-
-    def fused(self, bucket_bytes: int | None) -> SingleEngine:
-        return self
+    def grouped_allreduce(
+        self, tensors: list, op: ReduceOp, names: list[str] | None, prescale: float = 1.0, postscale: float = 1.0
+    ) -> list:
+        return self.allreduce(tensors, op, names, prescale, postscale)
 
     def add_process_set(self, ranks: list[int]) -> int:
         self._sets += 1
@@ -72,15 +77,6 @@ class SingleEngine:
 
     def start_timeline(self, file_path: str, mark_cycles: bool) -> None:
         return None
-
-    def stop_timeline(self) -> None:
-        return None
-
-    def why_halves_are_slow(self) -> str | None:
-        return None
-
-    def enabled(self, feature: str) -> bool:
-        return False
 
     def shutdown(self) -> None:
         return None

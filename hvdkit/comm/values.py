@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from hvdkit.comm.protocol import Engine
-from hvdkit.comm.single import SingleEngine
 
 
 def call(engine: Engine, collective: Callable[[list], list], values: list, *, arrays: bool = True) -> list:
@@ -18,7 +17,7 @@ def call(engine: Engine, collective: Callable[[list], list], values: list, *, ar
     in_tensorflow = any(is_tensorflow(value) for value in values)
     tf = sys.modules.get("tensorflow")
     eager = tf is None or tf.executing_eagerly()
-    direct = type(engine) is SingleEngine or (engine.takes_arrays and arrays and eager)
+    direct = engine.supports_numpy and (engine.size == 1 or (arrays and eager))
     if direct and not in_tensorflow:
         return [np.asarray(out) for out in collective([np.asarray(value) for value in values])]
     import tensorflow as tf

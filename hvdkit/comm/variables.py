@@ -79,7 +79,7 @@ def broadcast_global_variables(root_rank: int = 0, variables: Any = None) -> Non
             fix="hvd.broadcast_global_variables(0, model), or BroadcastGlobalVariablesCallback(0) in fit.",
         )
     if hasattr(variables, "optimizer"):  # a model
-        from hvdkit.keras_model import optimizer_state_of, weights_of
+        from hvdkit.keras_internals.model_contents import optimizer_state_of, weights_of
 
         variables = [*weights_of(variables), *optimizer_state_of(variables)]
     elif hasattr(variables, "variables"):

@@ -10,8 +10,8 @@ from hvdkit.comm.single import SingleEngine
 from hvdkit.engines import info as engine_info
 from hvdkit.errors import LaunchError, NotInitializedError
 from hvdkit.launch.identity import LaunchInfo, launch_info
-from hvdkit.log import get_logger
-from hvdkit.registry import load
+from hvdkit.utils.log import get_logger
+from hvdkit.utils.registry import load
 
 _engine: Engine | None = None
 

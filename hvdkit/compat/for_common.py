@@ -13,11 +13,11 @@ from typing import Any
 
 from packaging import version as versions
 
-from hvdkit import env as environment
 from hvdkit.comm import world
 from hvdkit.comm.process_sets import ProcessSet, add_process_set, global_process_set, remove_process_set
 from hvdkit.compat.notices import RefusedImportError
 from hvdkit.errors import CommunicationError, UsageError
+from hvdkit.utils import env as environment
 
 __all__ = [
     "EXTENSIONS",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 from hvdkit.compat.notices import say
+from hvdkit.keras_internals import keras2
 
 # An attribute of layers -> what of the layer it is the shape, the mask or the value of.
 _SHAPES = {"input_shape": "input", "output_shape": "output"}
@@ -21,27 +23,31 @@ def install(keras: Any) -> None:
 
 
 def _sequential(keras: Any) -> None:
-    add, rebuild_with = keras.Sequential.add, keras.Sequential._maybe_rebuild
+    add = keras.Sequential.add
 
     @functools.wraps(add)
     def add_with_batch_size(self: Any, layer: Any, rebuild: bool = True) -> None:
         shape = getattr(layer, "batch_shape_of_keras_2", None)
-        if shape is not None and not self._layers:
+        if shape is not None and not keras2.layers_so_far(self):
             add(self, keras.layers.InputLayer(batch_shape=shape), rebuild)
         add(self, layer, rebuild)
 
-    @functools.wraps(rebuild_with)
-    def rebuild(self: Any) -> None:
-        # Keras builds the model where its first layer has an `input_shape`: only models have in Keras 3. A layer that
-        # was called elsewhere has one here, and that is not the shape of this model's input.
-        first = self._layers[0]
-        has_none = type(first).input_shape is keras.layers.Layer.input_shape
-        if len(self._layers) == 1 or (has_none and not isinstance(first, keras.layers.InputLayer)):
-            self.built, self._functional = False, None
-        else:
-            rebuild_with(self)
+    def rebuild_by_input(rebuild_with: Callable) -> Callable:
+        @functools.wraps(rebuild_with)
+        def rebuild(self: Any) -> None:
+            # Keras builds the model where its first layer has an `input_shape`: only models have in Keras 3. A layer
+            # that was called elsewhere has one here, and that is not the shape of this model's input.
+            layers = keras2.layers_so_far(self)
+            has_none = type(layers[0]).input_shape is keras.layers.Layer.input_shape
+            if len(layers) == 1 or (has_none and not isinstance(layers[0], keras.layers.InputLayer)):
+                keras2.leave_unbuilt(self)
+            else:
+                rebuild_with(self)
 
-    keras.Sequential.add, keras.Sequential._maybe_rebuild = add_with_batch_size, rebuild
+        return rebuild
+
+    keras.Sequential.add = add_with_batch_size
+    keras2.around_sequential_rebuild(keras, rebuild_by_input)
 
 
 def _said(old: str, new: str, method: str) -> Any:
@@ -69,7 +75,7 @@ def _layers(keras: Any) -> None:
     def at(name: str, tensors: str, shape: bool) -> Any:
         def get(self: Any, node_index: int) -> Any:
             say(f"layer.{name}()", f"write layer.{tensors}, where the layer was called once.")
-            nodes = self._inbound_nodes
+            nodes = keras2.calls_of(self)
             if not 0 <= node_index < len(nodes):
                 raise ValueError(f"The layer {self.name} was called {len(nodes)} times. Received: {node_index}.")
             node = nodes[node_index]

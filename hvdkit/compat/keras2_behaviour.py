@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from hvdkit.compat.notices import say
+from hvdkit.keras_internals import keras2
 
 
 def install(keras: Any) -> None:
@@ -19,18 +20,21 @@ def install(keras: Any) -> None:
 def _periods(keras: Any) -> None:
     """``ModelCheckpoint.period``: of the saves at an epoch's end every n-th; ``on_epoch_end`` itself is left alone."""
     cls = keras.callbacks.ModelCheckpoint
-    save = cls._save_model
 
-    @functools.wraps(save)
-    def save_at_periods(self: Any, epoch: int, batch: int | None, logs: Any) -> None:
-        if batch is None:
-            self.epochs_since_last_save += 1
-            if self.epochs_since_last_save < self.period:
-                return
-            self.epochs_since_last_save = 0
-        save(self, epoch=epoch, batch=batch, logs=logs)
+    def at_periods(save: Callable) -> Callable:
+        @functools.wraps(save)
+        def save_at_periods(self: Any, epoch: int, batch: int | None, logs: Any) -> None:
+            if batch is None:
+                self.epochs_since_last_save += 1
+                if self.epochs_since_last_save < self.period:
+                    return
+                self.epochs_since_last_save = 0
+            save(self, epoch=epoch, batch=batch, logs=logs)
 
-    cls.period, cls.epochs_since_last_save, cls._save_model = 1, 0, save_at_periods
+        return save_at_periods
+
+    cls.period, cls.epochs_since_last_save = 1, 0
+    keras2.around_save(keras, at_periods)
 
 
 def _resets(keras: Any) -> None:
@@ -56,15 +60,15 @@ def _by_the_old_name(cls: Any) -> Callable:
     """``reset_state`` of a metric class that has written ``reset_states``."""
 
     def reset_state(self: Any) -> None:
-        if getattr(self, "_resets_as_in_keras_2", False):  # its reset_states has called us
+        if getattr(self, "resets_as_in_keras_2", False):  # its reset_states has called us
             super(cls, self).reset_state()
             return
         say(f"{cls.__name__}.reset_states", "write def reset_state(self): Keras 3 calls that.")
-        self._resets_as_in_keras_2 = True
+        self.resets_as_in_keras_2 = True
         try:
             self.reset_states()
         finally:
-            self._resets_as_in_keras_2 = False
+            self.resets_as_in_keras_2 = False
 
     return reset_state
 
@@ -115,7 +119,7 @@ def _hard_sigmoid(original: Callable) -> Callable:
 # A module by its name in `keras` -> a function of its -> what makes of Keras 3's what takes its place.
 FUNCTIONS: dict[str, dict[str, Callable[[Callable], Callable]]] = {
     # Layers ask the inner module.
-    "keras.src.activations": {"get": _get_activation},
+    keras2.INNER_ACTIVATIONS: {"get": _get_activation},
     "keras.activations": {"get": _get_activation, "hard_sigmoid": _hard_sigmoid},
     "keras.utils": {"to_categorical": _to_categorical},
 }

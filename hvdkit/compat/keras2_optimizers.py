@@ -157,6 +157,6 @@ def _scale(optimizer: Any) -> Any:
 
 
 def _times(gradients: list, factor: Any) -> list:
-    from hvdkit.grads import share  # it needs Keras, which asks for this module while it is imported
+    from hvdkit.grads import batch_weight  # it needs Keras, which asks for this module while it is imported
 
-    return share.times(gradients, factor)
+    return batch_weight.times(gradients, factor)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from hvdkit.compat.notices import say
+from hvdkit.keras_internals import keras2
 
 _NOW = (
     "Keras 3 does not count it among the model's weights, so that fit does not train it: where it is to be trained, "
@@ -17,19 +19,23 @@ _MOST_NAMES = 8
 
 def install(keras: Any) -> None:
     """Let each layer say which ones it holds as soon as it is built, and a model when its training begins."""
-    begin, built = keras.callbacks.CallbackList.on_train_begin, keras.layers.Layer._post_build
+    begin = keras.callbacks.CallbackList.on_train_begin
 
     @functools.wraps(begin)
     def on_train_begin(self: Any, logs: Any = None) -> None:
-        _tell(self._model)  # what has come into its layers since
+        _tell(keras2.model_of(self))  # what has come into its layers since
         begin(self, logs)
 
-    @functools.wraps(built)
-    def post_build(self: Any) -> None:
-        built(self)
-        _tell(self)
+    def and_tell(built: Callable) -> Callable:
+        @functools.wraps(built)
+        def post_build(self: Any) -> None:
+            built(self)
+            _tell(self)
 
-    keras.callbacks.CallbackList.on_train_begin, keras.layers.Layer._post_build = on_train_begin, post_build
+        return post_build
+
+    keras.callbacks.CallbackList.on_train_begin = on_train_begin
+    keras2.around_post_build(keras, and_tell)
 
 
 def _tell(layer: Any) -> None:
@@ -43,14 +49,12 @@ def _untrained(layer: Any) -> list[str]:
     """The trainable variables of TensorFlow's own that are no layer's weights and not told yet, as layer.attribute."""
     import tensorflow as tf
 
-    from hvdkit import keras_model
+    from hvdkit.keras_internals import attributes, model_contents
 
-    held = [v for v in keras_model.weights_of(layer) if isinstance(v, tf.Variable) and not hasattr(v, "_hvdkit_told")]
+    held = [v for v in model_contents.weights_of(layer) if isinstance(v, tf.Variable) and attributes.tell_once(v)]
     # A whole number has no gradient, in Keras 2 as well.
-    names = {id(v): v._hvdkit_path for v in held if v.trainable and v.dtype.is_floating}
-    for variable in held:
-        variable._hvdkit_told = True
-    for inner in keras_model.layers_of(layer) if names else ():
+    names = {id(v): attributes.path_of(v) for v in held if v.trainable and v.dtype.is_floating}
+    for inner in model_contents.layers_of(layer) if names else ():
         for name, value in vars(inner).items():
             for place, part in ((name, value), *_elements(name, value)):
                 if id(part) in names:

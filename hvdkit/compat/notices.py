@@ -6,7 +6,7 @@ import functools
 
 from hvdkit.errors import UsageError
 from hvdkit.launch.identity import launch_info
-from hvdkit.log import get_logger
+from hvdkit.utils.log import get_logger
 
 
 @functools.cache

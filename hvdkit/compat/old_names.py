@@ -14,6 +14,7 @@ from typing import Any
 from hvdkit.compat import keras2_arguments, keras2_behaviour, tensorflow_1
 from hvdkit.compat.notices import say
 from hvdkit.errors import UsageError
+from hvdkit.keras_internals import keras2
 
 _LAYERS = "advanced_activations convolutional core embeddings experimental experimental.preprocessing merge noise"
 _LAYERS += " normalization pooling recurrent wrappers"
@@ -34,7 +35,7 @@ MOVED = {
     "keras.mixed_precision.experimental": "keras.mixed_precision",
     "keras.optimizers.experimental": "keras.optimizers",
     "keras.optimizers.legacy": "keras.optimizers",
-    "keras.preprocessing.text": "keras._tf_keras.keras.preprocessing.text",
+    "keras.preprocessing.text": keras2.tf_keras_module("keras.preprocessing.text"),
     "keras.saving.hdf5_format": "keras.saving",
     "keras.utils.legacy": "keras.saving",
 }
@@ -211,7 +212,7 @@ def _lookup(name: str, canonical: str, attribute: str) -> Any:
     if old in MOVED:
         return importlib.import_module(f"{name}.{attribute}")
     if canonical in _TWINS and not attribute.startswith("__"):
-        twin = canonical if name != canonical else f"keras._tf_keras.{canonical}"
+        twin = canonical if name != canonical else keras2.tf_keras_module(canonical)
         theirs = vars(importlib.import_module(twin))
         if attribute in theirs:
             if name == canonical:
@@ -233,7 +234,7 @@ def _instead(canonical: str, attribute: str) -> str:
     keras = importlib.import_module("keras")
     if canonical == "keras.backend" and hasattr(keras.ops, attribute):
         return f"write keras.ops.{_OPS.get(attribute, attribute)}."
-    theirs = getattr(importlib.import_module(f"keras._tf_keras.{canonical}"), attribute)
+    theirs = getattr(importlib.import_module(keras2.tf_keras_module(canonical)), attribute)
     name = getattr(theirs, "__name__", attribute)
     if name != attribute and hasattr(importlib.import_module(canonical), name):
         return f"write {canonical}.{name}."
@@ -242,7 +243,7 @@ def _instead(canonical: str, attribute: str) -> str:
 
 def _canonical(name: str) -> str:
     """The same module's name in ``keras``: tf.keras' modules go by two more."""
-    for prefix in ("keras._tf_keras.keras", "tensorflow.keras"):
+    for prefix in (keras2.TF_KERAS, "tensorflow.keras"):
         if name.startswith(f"{prefix}."):
             return "keras" + name[len(prefix) :]
     return name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvdkit.registry import lazy
+from hvdkit.utils.registry import lazy
 
 _HOME = {
     "shard": "hvdkit.data.sharding:shard",

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 
 from hvdkit.comm import exchange, world
+from hvdkit.comm.consistency import agree, together
 from hvdkit.errors import UsageError
-from hvdkit.log import get_logger
-from hvdkit.numbers import by_class
-from hvdkit.proof import agree, together
+from hvdkit.utils.log import get_logger
+from hvdkit.utils.numbers import by_class
 
 _NAME, _SHARD = "hvd.data.class_weights", "hvd.data.shard"  # who exchanges, as messages name it
 

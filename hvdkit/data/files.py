@@ -13,11 +13,11 @@ import numpy as np
 import tensorflow as tf
 
 from hvdkit.comm import world
+from hvdkit.comm.consistency import agree, together
 from hvdkit.data.npz import Npz
 from hvdkit.data.plan import balanced, permutation
 from hvdkit.data.records import TFRecord
 from hvdkit.errors import UsageError
-from hvdkit.proof import agree, together
 
 
 def are_names(x: Any) -> bool:

@@ -9,10 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.trainers.data_adapters import data_adapter_utils
 
 from hvdkit.data import dtypes
 from hvdkit.errors import UsageError
+from hvdkit.keras_internals.data import is_scipy_sparse, scipy_sparse_to_tf_sparse
 
 _KINDS = (tf.TensorSpec, tf.RaggedTensorSpec, tf.SparseTensorSpec)
 
@@ -115,7 +115,7 @@ def _with_paths(batch: Any) -> list:
 def _tensor_of(path: tuple, leaf: Any) -> Any:
     if tf.is_tensor(leaf):
         return tf.convert_to_tensor(leaf) if isinstance(leaf, tf.Variable) else leaf
-    if data_adapter_utils.is_scipy_sparse(leaf):
+    if is_scipy_sparse(leaf):
         return of_scipy(leaf, _component(path))
     if leaf is None:
         raise UsageError(f"{_component(path)} is None, of which Keras makes no tensor.", fix="leave it out.")
@@ -136,7 +136,7 @@ def of_scipy(matrix: Any, what: str) -> tf.SparseTensor:
         axes = len(matrix.shape)
         raise UsageError(f"{what} is a sparse array with {axes} axes; of scipy's, only those with 2 are taken.")
     dtypes.of(matrix.dtype, what)
-    return tf.sparse.reorder(data_adapter_utils.scipy_sparse_to_tf_sparse(matrix.tocsr()))
+    return tf.sparse.reorder(scipy_sparse_to_tf_sparse(matrix.tocsr()))
 
 
 def digest(element: Any) -> str:

@@ -11,10 +11,14 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
 
 from hvdkit.data import dtypes, kinds
 from hvdkit.errors import UsageError
+from hvdkit.keras_internals.data import (
+    is_scipy_sparse,
+    slice_tensorflow_sparse_wrapper,
+    to_tensorflow_sparse_wrapper,
+)
 
 _FIX = "NumPy arrays, a tf.data.Dataset, a keras.utils.PyDataset, or file names."
 
@@ -49,10 +53,10 @@ class Rows:
 
 class _Sparse(Rows):
     def _prepared(self, tensor: tf.SparseTensor) -> Any:
-        return array_slicing.to_tensorflow_sparse_wrapper(tf.sparse.reorder(tensor))
+        return to_tensorflow_sparse_wrapper(tf.sparse.reorder(tensor))
 
     def take(self, rows: tf.Tensor) -> tf.SparseTensor:
-        return array_slicing.slice_tensorflow_sparse_wrapper(self._tensor, rows)
+        return slice_tensorflow_sparse_wrapper(self._tensor, rows)
 
 
 class _Dense(Rows):
@@ -107,7 +111,7 @@ def of(leaf: Any, what: str) -> Rows | _OnDisk | None:
         return None
     if isinstance(leaf, tf.RaggedTensor):
         return Rows(_to(leaf, what))
-    if isinstance(leaf, tf.SparseTensor) or data_adapter_utils.is_scipy_sparse(leaf):
+    if isinstance(leaf, tf.SparseTensor) or is_scipy_sparse(leaf):
         return _Sparse(_to(leaf if tf.is_tensor(leaf) else kinds.of_scipy(leaf, what), what))
     array = _array(leaf, what)
     if type(array) is np.ndarray and (array.dtype.kind == "O" or dtypes.is_text(array)):

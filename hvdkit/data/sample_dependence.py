@@ -21,8 +21,9 @@ import tensorflow as tf
 
 from hvdkit.engines import is_collective
 from hvdkit.errors import UsageError
-from hvdkit.grads.share import ZERO_WITHOUT_SAMPLES
-from hvdkit.keras_model import layers_of, parameters_of, underlying, weights_of
+from hvdkit.grads.batch_weight import ZERO_WITHOUT_SAMPLES
+from hvdkit.keras_internals import attributes
+from hvdkit.keras_internals.model_contents import layers_of, parameters_of, underlying, weights_of
 
 SAMPLES, STEPS = "samples", "steps"
 
@@ -52,12 +53,12 @@ def mark_variable(variable: Any, *, follows: str) -> None:
     held = underlying(variable)
     if not isinstance(held, tf.Variable):
         raise UsageError(f"A Keras or TensorFlow variable is needed. Received: {variable!r}.")
-    held._hvdkit_follows = follows
+    attributes.set_follows(held, follows)
 
 
 def mark_of(variable: Any) -> str | None:
     """What ``mark_variable`` said of a variable; None where it said nothing."""
-    return getattr(underlying(variable), "_hvdkit_follows", None)
+    return attributes.follows_of(underlying(variable))
 
 
 def changes(graph: tf.Graph, batch: Any, handles: list[tf.Tensor]) -> list[set[str]]:
@@ -245,7 +246,7 @@ def following_samples(model: keras.Model, batch: Any, variables: list) -> list:
         known = changes(graph, batch, [graph.capture(underlying(v).handle) for v in variables])
     unclear = [v for v, how in zip(variables, known, strict=True) if len(how) > 1 and mark_of(v) is None]
     if unclear:
-        names = ", ".join(str(getattr(v, "path", None) or v._hvdkit_path) for v in unclear[:3])
+        names = ", ".join(attributes.path_of(v) for v in unclear[:3])
         why = "the step runs eagerly" if tf.executing_eagerly() else "the step assigns both to it"
         raise UsageError(
             f"A rank may have no samples left in a step, and hvdkit cannot tell whether {names} then goes on as on the "

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
-from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 from hvdkit.comm import world
 from hvdkit.data.plan import Plan
 from hvdkit.errors import UsageError
-from hvdkit.numbers import whole
+from hvdkit.keras_internals.data import DataAdapter
+from hvdkit.utils.numbers import whole
 
 # The keys of a batch on its way to the train step (``feed.py`` takes them off again).
 DATA, SHARE, SHARE_OR_ZERO = "hvdkit_data", "hvdkit_share", "hvdkit_share_or_zero"

@@ -8,16 +8,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hvdkit import training_data
 from hvdkit.comm import exchange, world
+from hvdkit.comm.consistency import agree, together
 from hvdkit.data import classes, files, streams
 from hvdkit.data import plan as plans
 from hvdkit.data.arrays import Arrays
-from hvdkit.data.feed import install
 from hvdkit.data.sharded import Planned, Sharded
 from hvdkit.errors import UsageError
-from hvdkit.numbers import plain, whole
-from hvdkit.proof import agree, together
+from hvdkit.utils.numbers import plain, whole
 
 
 def shard(
@@ -90,9 +88,6 @@ def shard(
     _check(uneven, per_rank_batch, parse)
     if isinstance(class_weight, str) and class_weight != "balanced":
         raise UsageError(f'`class_weight` must be a dict or "balanced". Received: class_weight={class_weight!r}.')
-    install()
-    if world.size() == 1:
-        training_data.watch_fit()
     how = {"batch size": batch_size, "seed": seed, "uneven": uneven, "shuffle": shuffle}
     if isinstance(x, tf.data.Dataset | keras.utils.PyDataset):
         for name, value in {"y": y, "sample_weight": sample_weight, "class_weight": class_weight}.items():

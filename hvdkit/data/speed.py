@@ -12,7 +12,7 @@ import tensorflow as tf
 from hvdkit.comm import exchange, ops, world
 from hvdkit.data.plan import proportional
 from hvdkit.data.sharded import Planned
-from hvdkit.log import get_logger
+from hvdkit.utils.log import get_logger
 
 _ROUNDS = 5
 

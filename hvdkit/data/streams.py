@@ -13,12 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from hvdkit.comm import world
+from hvdkit.comm.consistency import agree, together
 from hvdkit.data import kinds
 from hvdkit.data.plan import permutation
 from hvdkit.data.reading import LOOK_AHEAD, SHARD, Reading
 from hvdkit.data.sharded import DATA, SHARE_OR_ZERO, Sharded
 from hvdkit.errors import UsageError
-from hvdkit.proof import agree, together
 
 _LARGEST_BUFFER = 1 << 27  # 3 GiB before there is an element in it
 

@@ -16,7 +16,7 @@ from hvdkit.doctor.finding import Finding
 from hvdkit.doctor.probe import Probe
 from hvdkit.launch import discovery
 from hvdkit.launch.launcher import Tool
-from hvdkit.registry import load
+from hvdkit.utils.registry import load
 
 #: Every check, in the order in which it is shown.
 CHECKS = (
@@ -24,6 +24,7 @@ CHECKS = (
     "hvdkit.doctor.software:tensorflow",
     "hvdkit.doctor.software:keras",
     "hvdkit.doctor.software:requirements",
+    "hvdkit.doctor.internals:keras_internals",
     "hvdkit.doctor.ranks:launchers",
     "hvdkit.doctor.ranks:engines",
     "hvdkit.doctor.ranks:horovod",

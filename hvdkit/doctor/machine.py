@@ -15,7 +15,7 @@ import psutil
 from hvdkit.doctor.finding import Finding
 from hvdkit.horovod_build import framework
 from hvdkit.launch.identity import launch_info
-from hvdkit.system.programs import ask
+from hvdkit.utils.programs import ask
 
 if TYPE_CHECKING:
     from hvdkit.doctor import Context

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hvdkit.horovod_build.verify import alone, last_line
-from hvdkit.system import programs
+from hvdkit.utils import programs
 
 SECONDS = 120.0
 
@@ -41,10 +41,13 @@ def world():
     size = hvd.size()
     hvd.shutdown()
     return {"size": size}
+def internals():
+    from hvdkit.keras_internals.missing import missing
+    return {"missing": missing()}
 def gpus():
     import tensorflow as tf
     return {"names": [gpu.name for gpu in tf.config.list_physical_devices("GPU")]}
-for ask in (tensorflow, keras, gpus, horovod, world):
+for ask in (tensorflow, keras, internals, gpus, horovod, world):
     stage(ask.__name__, ask)
 """
 

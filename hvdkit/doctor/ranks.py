@@ -9,7 +9,7 @@ from hvdkit.doctor.finding import Finding
 from hvdkit.engines import ENGINES, info, refusal
 from hvdkit.horovod_build import stamp
 from hvdkit.launch.launcher import LAUNCHERS, launcher
-from hvdkit.system.mpi import parse_version, same_interface
+from hvdkit.utils.mpi import parse_version, same_interface
 
 if TYPE_CHECKING:
     from hvdkit.doctor import Context

@@ -13,19 +13,13 @@ from typing import TYPE_CHECKING
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from hvdkit import env
 from hvdkit.doctor.finding import Finding
 from hvdkit.horovod_build import framework
+from hvdkit.utils import env
+from hvdkit.utils.tested_versions import KERAS, TENSORFLOW
 
 if TYPE_CHECKING:
     from hvdkit.doctor import Context
-
-#: The first and the last minor version of Keras that hvdkit was tested with (docs/versions.md).
-OLDEST_KERAS = Version("3.13.2")  # safe_mode of earlier ones was bypassed
-NEWEST_KERAS = Version("3.15")
-#: What to do about a wrong one.
-KERAS = "pip install 'keras>=3.13.2,<3.16'"
-TENSORFLOW = "pip install 'tensorflow-cpu>=2.16,<2.22' (NVIDIA GPUs: 'tensorflow[and-cuda]>=2.16,<2.22')"
 
 
 def python(context: Context) -> Iterator[Finding]:
@@ -41,7 +35,7 @@ def tensorflow(context: Context) -> Iterator[Finding]:
     """Installed, in the range, and it loads."""
     found = framework.installed()
     if found is None:
-        yield Finding("tensorflow", "fail", "not installed", TENSORFLOW)
+        yield Finding("tensorflow", "fail", "not installed", TENSORFLOW.install)
         return
     what = f"{found.version}, {'CUDA ' + found.cuda if found.cuda else 'CPU'} build ({found.distribution})"
     error = context.probe.error("tensorflow")
@@ -49,11 +43,11 @@ def tensorflow(context: Context) -> Iterator[Finding]:
     if error:
         again = f"pip install --force-reinstall {found.distribution}=={found.version}"
         yield Finding("tensorflow", "fail", f"{what}; it does not load: {error}", again)
-    elif minor < framework.OLDEST:
-        yield Finding("tensorflow", "fail", f"{what}; too old for Keras 3", TENSORFLOW)
-    elif minor > framework.NEWEST:
-        newest = f"hvdkit was tried up to {framework.NEWEST}"
-        yield Finding("tensorflow", "warn", f"{what}; {newest}", f"if something fails: {TENSORFLOW}")
+    elif TENSORFLOW.is_older(minor):
+        yield Finding("tensorflow", "fail", f"{what}; too old for Keras 3", TENSORFLOW.install)
+    elif TENSORFLOW.is_newer(minor):
+        newest = f"hvdkit was tried up to {TENSORFLOW.newest}"
+        yield Finding("tensorflow", "warn", f"{what}; {newest}", f"if something fails: {TENSORFLOW.install}")
     else:
         yield Finding("tensorflow", "ok", what)
 
@@ -63,11 +57,11 @@ def keras(context: Context) -> Iterator[Finding]:
     try:
         number = version("keras")
     except PackageNotFoundError:
-        yield Finding("keras", "fail", "not installed", KERAS)
+        yield Finding("keras", "fail", "not installed", KERAS.install)
         return
-    if Version(number) < OLDEST_KERAS:
-        old = f"{number}; hvdkit needs {OLDEST_KERAS}"
-        yield Finding("keras", "fail", old, KERAS)
+    if KERAS.is_older(Version(number)):
+        old = f"{number}; hvdkit needs {KERAS.oldest}"
+        yield Finding("keras", "fail", old, KERAS.install)
         return
     backend, source = _backend()
     error = context.probe.error("keras")
@@ -76,9 +70,9 @@ def keras(context: Context) -> Iterator[Finding]:
         yield Finding("keras", "fail", back, "export KERAS_BACKEND=tensorflow")
     elif error and not context.probe.error("tensorflow"):
         yield Finding("keras", "fail", f"{number} does not load: {error}", "pip install --force-reinstall keras")
-    elif Version(number).release[:2] > NEWEST_KERAS.release:
-        newer = f"{number}; hvdkit was tried up to {NEWEST_KERAS}"
-        yield Finding("keras", "warn", newer, f"if something fails: {KERAS}")
+    elif KERAS.is_newer(Version(number)):
+        newer = f"{number}; hvdkit was tried up to {KERAS.newest}"
+        yield Finding("keras", "warn", newer, f"if something fails: {KERAS.install}")
     else:
         yield Finding("keras", "ok", f"{number}, backend tensorflow ({source})")
     if (env.get("TF_USE_LEGACY_KERAS") or "0").lower() in ("1", "true"):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from hvdkit.errors import HvdkitError, LaunchError
-from hvdkit.registry import Registry
+from hvdkit.utils.registry import Registry
 
 #: In the order in which ``engine="auto"`` tries them.
 ENGINES = Registry(
@@ -30,11 +30,7 @@ class EngineInfo:
     name: ClassVar[str]
     """Its name in ``ENGINES``."""
     target: ClassVar[str]
-    """Where the engine itself is: a ``"module:Class"`` that is a ``hvdkit.comm.protocol.Engine``.
-
-    Its static ``why_not()`` says in a few words why ``engine="auto"`` should rather take another one among the ranks
-    there are, returns None, or raises ``LaunchError`` where it cannot be used at all.
-    """
+    """Where the engine itself is: a ``"module:Class"`` that is a ``hvdkit.comm.protocol.Engine``."""
     library: ClassVar[str]
     """What moves the bytes, as people know it."""
     install: ClassVar[str]

@@ -7,7 +7,7 @@ from typing import Any
 
 from hvdkit.errors import UsageError
 from hvdkit.grads.identity import check_variable, identity
-from hvdkit.numbers import plain
+from hvdkit.utils.numbers import plain
 
 
 def check_groups(groups: Any) -> int | list | None:

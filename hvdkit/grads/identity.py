@@ -8,15 +8,13 @@ import keras
 import tensorflow as tf
 
 from hvdkit.errors import UsageError
-from hvdkit.keras_model import keep_local, underlying
+from hvdkit.keras_internals.model_contents import keep_local, underlying
+from hvdkit.keras_internals.variables import unique_id
 
 
 def identity(variable: Any) -> Any:
     """The same for a Keras variable, the TensorFlow variable it holds and, under a strategy, each replica's part."""
-    value = underlying(variable)
-    if hasattr(value, "_distributed_container"):
-        value = value._distributed_container()
-    return getattr(value, "_unique_id", id(value))
+    return unique_id(underlying(variable))
 
 
 def name_of(variable: Any) -> str:

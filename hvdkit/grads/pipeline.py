@@ -8,19 +8,20 @@ from typing import Any
 
 import tensorflow as tf
 
-from hvdkit.beginning import training_begins
 from hvdkit.comm import world
+from hvdkit.comm.consistency import agree
+from hvdkit.comm.ordering import Turns
 from hvdkit.comm.process_sets import engine_of
 from hvdkit.comm.protocol import Engine, ReduceOp
 from hvdkit.comm.single import SingleEngine
 from hvdkit.errors import UsageError
 from hvdkit.grads import replicas
-from hvdkit.grads.arguments import Arguments
 from hvdkit.grads.groups import partition
 from hvdkit.grads.identity import LocalVariables, name_of
 from hvdkit.grads.norms import Norms
-from hvdkit.grads.turns import Turns
-from hvdkit.proof import agree
+from hvdkit.grads.options import Arguments
+from hvdkit.grads.transport import Transport
+from hvdkit.utils.training_start import training_begins
 
 _ordinals = itertools.count()
 _NO_VARIABLES = LocalVariables()
@@ -128,10 +129,10 @@ class GradientPipeline:
         if not dense:
             return {}
         how = self.arguments
-        engine = self.engine.fused(how.bucket_bytes) if how.groups is None else self.engine.grouped()
+        transport = Transport(self.engine, how.bucket_bytes, grouped=how.groups is not None)
         with _on(how.device_dense):
             wire = [_sendable(g) if how.predivide == 1 else _sendable(g) / how.predivide for g in dense.values()]
-            received = how.reducer.reduce(wire, [names[i] for i in dense], how.op, engine)
+            received = transport.reduce_by(how.reducer, wire, [names[i] for i in dense], how.op)
             received = received if how.predivide == 1 else [r * how.predivide for r in received]
             return {i: tf.cast(r, dense[i].dtype) for i, r in zip(dense, received, strict=True)}
 

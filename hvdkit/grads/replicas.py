@@ -13,6 +13,8 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from hvdkit.keras_internals import graphs
+
 
 def active() -> bool:
     """Whether this is a replica's step: under a strategy, and not between its replicas."""
@@ -73,7 +75,7 @@ def once(function: Callable[[list], list], values: list) -> list:
     def between(strategy, values):
         first = [strategy.experimental_local_results(value)[0] for value in values]
         # Left to TensorFlow it could be a GPU of another process, where two share a host.
-        with tf.device(strategy.extended.worker_devices[0]):
+        with tf.device(graphs.first_device(strategy)):
             return function(first)
 
     return tf.distribute.get_replica_context().merge_call(between, args=(list(values),))
@@ -92,13 +94,13 @@ def cond(
         if_true, if_false: called with ``values``.
         values: tensors, each replica its own.
     """
-    if tf.__internal__.distribute.strategy_supports_no_merge_call():  # inside XLA on GPUs replicas meet otherwise
+    if not graphs.replicas_can_meet():
         keras.ops.cond(predicate(), lambda: if_true(values), lambda: if_false(values))
         return
 
     def between(strategy, values):
         def everywhere(function):
-            strategy.extended.call_for_each_replica(function, args=(values,))
+            graphs.call_on_replicas(strategy, function, (values,))
 
         keras.ops.cond(predicate(), lambda: everywhere(if_true), lambda: everywhere(if_false))
 

@@ -23,9 +23,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from hvdkit import env
 from hvdkit.errors import HorovodBuildError
 from hvdkit.horovod_build import stamp
+from hvdkit.utils import env
 
 _PATIENCE = 2 * 3600.0
 

@@ -12,10 +12,6 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-#: The first and the last minor version that Horovod was built and trained with here.
-OLDEST = Version("2.16")
-NEWEST = Version("2.21")
-
 # Each of these distributions holds the package `tensorflow`; in the order in which they are believed, since
 # `tensorflow` is an empty shell around `tensorflow-intel` or `tensorflow-macos` on some systems.
 _NAMES = (

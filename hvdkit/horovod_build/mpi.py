@@ -7,8 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from hvdkit.system import programs
-from hvdkit.system.mpi import identify
+from hvdkit.utils import programs
+from hvdkit.utils.mpi import identify
 
 
 @dataclass(frozen=True)

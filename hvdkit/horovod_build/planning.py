@@ -15,8 +15,8 @@ from packaging.version import InvalidVersion, Version
 from hvdkit.errors import HorovodBuildError, UsageError
 from hvdkit.horovod_build import cuda, framework, mpi, toolchain
 from hvdkit.horovod_build.recipe import Plan, Recipe
+from hvdkit.utils.tested_versions import TENSORFLOW
 
-_TENSORFLOW = "pip install 'tensorflow-cpu>=2.16,<2.22' (or 'tensorflow[and-cuda]>=2.16,<2.22' for NVIDIA GPUs)"
 _NVCC = (
     "install the CUDA toolkit and put its nvcc on PATH (module load cuda, conda install -c nvidia cuda-nvcc), or name "
     "it with --cuda-home; TensorFlow's own CUDA wheels hold no nvcc. Those of CUDA 13 do, for drivers from 580: pip "
@@ -121,25 +121,27 @@ def _require_headers() -> None:
     if not header or not header.is_file():
         raise HorovodBuildError(
             f"This TensorFlow ({folder}) has no C++ headers; without them nothing can be built against it.",
-            fix=_TENSORFLOW,
+            fix=TENSORFLOW.install,
         )
 
 
 def _tensorflow(options: Options) -> tuple[framework.TensorFlow, list[str]]:
     found = framework.installed()
     if found is None:
-        raise HorovodBuildError(f"There is no TensorFlow in this environment ({sys.prefix}).", fix=_TENSORFLOW)
+        raise HorovodBuildError(f"There is no TensorFlow in this environment ({sys.prefix}).", fix=TENSORFLOW.install)
     try:
         version = Version(found.minor)
     except InvalidVersion:
-        raise HorovodBuildError(f"TensorFlow's version is {found.version!r}.", fix=_TENSORFLOW) from None
-    if version < framework.OLDEST:
-        raise HorovodBuildError(f"TensorFlow {found.version} is too old: Keras 3 needs 2.16 or newer.", fix=_TENSORFLOW)
-    if version > framework.NEWEST:
+        raise HorovodBuildError(f"TensorFlow's version is {found.version!r}.", fix=TENSORFLOW.install) from None
+    if TENSORFLOW.is_older(version):
+        raise HorovodBuildError(
+            f"TensorFlow {found.version} is too old: Keras 3 needs 2.16 or newer.", fix=TENSORFLOW.install
+        )
+    if TENSORFLOW.is_newer(version):
         if not options.allow_untested:
             raise HorovodBuildError(
-                f"TensorFlow {found.version} is newer than {framework.NEWEST}, the last one Horovod was tried on.",
-                fix=f"{_TENSORFLOW}, or try it with --allow-untested",
+                f"TensorFlow {found.version} is newer than {TENSORFLOW.newest}, the last one Horovod was tried on.",
+                fix=f"{TENSORFLOW.install}, or try it with --allow-untested",
             )
         return found, [f"TensorFlow {found.version} is newer than any that Horovod was tried with."]
     return found, []

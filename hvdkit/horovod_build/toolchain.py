@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psutil
 
-from hvdkit import env
 from hvdkit.errors import HorovodBuildError
 from hvdkit.horovod_build import failure
+from hvdkit.utils import env
 
 _PACKAGES = "Debian, Ubuntu: apt-get install g++ make; Fedora, RHEL: dnf install gcc-c++ make; or module load gcc"
 _FEATURES = ("f16c", "avx", "fma")  # those Horovod has code for

@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from hvdkit import env
 from hvdkit.horovod_build import cache, failure, process
+from hvdkit.utils import env
 
 # Horovod's setup.py asks for cloudpickle and the like before it builds, and would fetch eggs for what is
 # missing.

@@ -6,8 +6,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 
-from hvdkit import env
-from hvdkit.system import programs
+from hvdkit.utils import env, programs
 
 # The ranks' launchers: under their variables Horovod would look for a world that is not there.
 _LAUNCHERS = ("HOROVOD_", "OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "MPI_LOCAL")

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from hvdkit import engines, env
+from hvdkit import engines
 from hvdkit.engines import ENGINES
 from hvdkit.launch.launcher import LAUNCHERS, Tool, launcher
 from hvdkit.launch.plan import Request, SystemInfo
+from hvdkit.utils import env
 
 
 def tools() -> dict[str, Tool]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hvdkit import env
 from hvdkit.errors import ConfigError
 from hvdkit.launch.launcher import LAUNCHERS, RankVariables, launcher
+from hvdkit.utils import env, log
 
 
 @dataclass(frozen=True)
@@ -66,3 +66,11 @@ def _integer(environ: Mapping[str, str], name: str) -> int | None:
         return int(value)
     except ValueError:
         raise ConfigError(f"The environment variable {name} should be a whole number. Received: {value!r}.") from None
+
+
+def _rank_and_size() -> tuple[int, int]:
+    info = launch_info()
+    return info.rank, info.size
+
+
+log.rank_and_size = _rank_and_size

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from hvdkit.errors import HvdkitError
-from hvdkit.registry import Registry
-from hvdkit.system import programs
+from hvdkit.utils import programs
+from hvdkit.utils.registry import Registry
 
 if TYPE_CHECKING:
     from hvdkit.launch.plan import LaunchPlan, Request, SystemInfo

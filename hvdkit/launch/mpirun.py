@@ -15,7 +15,7 @@ from pathlib import Path
 from hvdkit.errors import LaunchError
 from hvdkit.launch.launcher import Launcher, RankVariables, Tool
 from hvdkit.launch.plan import RUN_DIR, RUN_ID, LaunchPlan, Request, SystemInfo, worker
-from hvdkit.system import mpi
+from hvdkit.utils import mpi
 
 # CUDA_VISIBLE_DEVICES is left out on purpose: it belongs to one host. `-x CUDA_VISIBLE_DEVICES` sends it anyway.
 _FORWARDED = re.compile(

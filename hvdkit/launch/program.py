@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hvdkit.errors import UsageError
-from hvdkit.registry import suggestion
+from hvdkit.utils.registry import suggestion
 
 
 def script_program(args: Sequence[str]) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ _MOST_TEXT = 1 << 20
 
 
 def says_when_it_begins(program: Sequence[str]) -> bool:
-    """Whether hvdkit trains in a program, and so tells by ``hvdkit.beginning`` when the training begins.
+    """Whether hvdkit trains in a program, and so tells by ``hvdkit.utils.training_start`` when the training begins.
 
     A verb of hvdkit's (``-m hvdkit train``, ``-m hvdkit.compat``) does, and a script or a module that imports hvdkit.
 

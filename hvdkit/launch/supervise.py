@@ -23,13 +23,13 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from hvdkit import env
 from hvdkit.errors import REQUEUE_EXIT_CODE, LaunchError
 from hvdkit.launch import records, streams
 from hvdkit.launch.plan import RUN_DIR, RUN_ID, LaunchPlan
 from hvdkit.launch.signals import PREEMPTIONS, Signals
 from hvdkit.launch.terminate import is_alive, remove_sessions, terminate
 from hvdkit.launch.worker import PRIVATE_FILE, PRIVATE_NAMES
+from hvdkit.utils import env
 
 _POLL = 0.2
 # How long processes may take over SIGTERM before SIGKILL.

@@ -9,9 +9,9 @@ from collections.abc import Collection
 
 import psutil
 
-from hvdkit import env
 from hvdkit.launch.launcher import LAUNCHERS, launcher
 from hvdkit.launch.plan import RUN_ID
+from hvdkit.utils import env
 
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess, OSError)
 

@@ -20,13 +20,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from hvdkit import env
-from hvdkit.beginning import PIPE
 from hvdkit.launch import records, streams, subreaper
 from hvdkit.launch.identity import LaunchInfo, launch_info
 from hvdkit.launch.launcher import LAUNCHERS, launcher
 from hvdkit.launch.plan import RUN_DIR, RUN_ID
 from hvdkit.launch.program import says_when_it_begins
+from hvdkit.utils import env
+from hvdkit.utils.training_start import PIPE
 
 PRIVATE_FILE = "private.json"
 PRIVATE_NAMES = "HVDKIT_PRIVATE_VARIABLES"
@@ -106,7 +106,7 @@ class _Rank:
 
 
 class _Beginning:
-    """Whether a rank's training has begun, as far as a program says so: see ``hvdkit.beginning``."""
+    """Whether a rank's training has begun, as far as a program says so: see ``hvdkit.utils.training_start``."""
 
     def __init__(self, program: list[str]):
         self._reads, self._writes = os.pipe()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvdkit.registry import lazy
+from hvdkit.utils.registry import lazy
 
 _HOME = {
     "SyncBatchNormalization": "hvdkit.layers.sync_batch_norm:SyncBatchNormalization",

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from hvdkit.errors import UsageError
-from hvdkit.keras_model import renew_adapted
+from hvdkit.keras_internals.model_contents import renew_adapted
 from hvdkit.layers.sync_batch_norm import SyncBatchNormalization
 
 

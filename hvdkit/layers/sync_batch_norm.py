@@ -11,18 +11,19 @@ import keras
 import tensorflow as tf
 
 from hvdkit.comm import process_sets, world
+from hvdkit.comm.ordering import Turns
 from hvdkit.comm.process_sets import ProcessSet
 from hvdkit.comm.protocol import Engine, ReduceOp
 from hvdkit.errors import UsageError
-from hvdkit.grads import replicas, share
-from hvdkit.grads.shared import this_call
-from hvdkit.grads.turns import Turns
+from hvdkit.grads import batch_weight, replicas
+from hvdkit.grads.tape_pipelines import this_call
+from hvdkit.keras_internals.layers import BatchNormalization
 
 _ordinals: dict[int, itertools.count] = collections.defaultdict(itertools.count)
 
 
 @keras.saving.register_keras_serializable(package="hvdkit")
-class SyncBatchNormalization(keras.layers.BatchNormalization):
+class SyncBatchNormalization(BatchNormalization):
     """``keras.layers.BatchNormalization`` that trains on the statistics of the global batch: of all ranks together.
 
     In training, N ranks do what one process with a plain ``BatchNormalization`` does with their batches put together,
@@ -103,14 +104,14 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "process_set": self._ranks and list(self._ranks)}
 
-    def _moments(self, inputs: tf.Tensor, mask: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def moments(self, inputs: tf.Tensor, mask: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Mean and variance per channel, [C] each; what Keras' ``call`` asks for in training, in float32 or float64."""
         if world.size() == 1 or (self._ranks is not None and world.rank() not in self._ranks):
-            return super()._moments(inputs, mask)
+            return super().moments(inputs, mask)
         process_set = process_sets.global_process_set if self._ranks is None else process_sets.living(self._ranks)
         engine = process_sets.engine_of(process_set)
         if engine.size == 1:
-            return super()._moments(inputs, mask)
+            return super().moments(inputs, mask)
         if replicas.active():
             raise UsageError(
                 "SyncBatchNormalization synchronizes ranks, not the replicas of a tf.distribute strategy.",
@@ -125,7 +126,7 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
         # A layer may be called several times in a graph, and its collectives are then under way at once.
         name = f"{self._collective}{this_call(self._collective)}"
         count, centre, first, second = _own_sums(inputs, mask, self.axis)
-        weight = share.current()
+        weight = batch_weight.current()
         if weight is not None and weight.may_be_zero:  # a stand-in's samples do not count
             here = weight.value > 0
             count, centre, first, second = (tf.where(here, n, tf.zeros_like(n)) for n in (count, centre, first, second))
@@ -172,7 +173,7 @@ def _joined(
     count: tf.Tensor,
     centre: tf.Tensor,
     *,
-    weight: share.Share | None,
+    weight: batch_weight.Share | None,
 ) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """A function of this rank's two sums of distances: mean and variance over all ranks, [C] each."""
 
@@ -197,7 +198,7 @@ def _joined(
             # Every rank's loss depends on these statistics, and so on this rank's inputs.
             backward = f"{name}.grad"
             mine = [tf.stack([of_mean, of_variance])]
-            mine = mine if weight is None else share.or_zeros(mine, weight)
+            mine = mine if weight is None else batch_weight.or_zeros(mine, weight)
             with turns[1].turn() as made:
                 made.extend(engine.allreduce(mine, ReduceOp.SUM, [f"{backward}{this_call(backward)}"]))
             summed = tf.raw_ops.PreventGradient(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import keras
 
 from hvdkit.errors import UsageError
+from hvdkit.keras_internals.layers import call_nodes, flatten_layers
 
 
 def zero_last_gamma(model: keras.Model) -> list[str]:
@@ -36,10 +36,9 @@ def zero_last_gamma(model: keras.Model) -> list[str]:
     ['last']
     """
     found: dict[int, Any] = {}
-    for part in [model, *(layer for layer in model._flatten_layers() if isinstance(layer, keras.Model))]:
-        graph = getattr(part, "_functional", part)  # a Sequential has one inside
+    for part in [model, *(layer for layer in flatten_layers(model) if isinstance(layer, keras.Model))]:
         depths: dict[int, int] = {}
-        for node in itertools.chain(*getattr(graph, "_nodes_by_depth", {}).values()):
+        for node in call_nodes(part):
             if isinstance(node.operation, keras.layers.Add):
                 ends = sorted(map(_through, node.parent_nodes), key=lambda n: -_depth(n, depths))
                 alone = len(ends) == 1 or _depth(ends[0], depths) > _depth(ends[1], depths)

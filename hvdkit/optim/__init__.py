@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvdkit.registry import lazy
+from hvdkit.utils.registry import lazy
 
 _HOME = {
     "LARS": "hvdkit.optim.lars:LARS",

@@ -12,12 +12,13 @@ import keras
 
 from hvdkit.grads.identity import LocalVariables
 from hvdkit.grads.pipeline import GradientPipeline
-from hvdkit.grads.rounds import Rounds
+from hvdkit.keras_internals import attributes
+from hvdkit.optim.local_sgd.state import Rounds
 
 
 @dataclass(eq=False)
 class Distribution:
-    """What a distributed optimizer carries as ``_hvdkit``.
+    """What a distributed optimizer carries (see ``keras_internals.attributes``).
 
     ``reduces`` is whether this optimizer runs the pipeline, and ``inside_loss_scale`` whether it is the inner one of a
     ``LossScaleOptimizer``, which then weighs its gradients and adds up those of a strategy's replicas. ``local`` are
@@ -59,12 +60,12 @@ class Registering:
 
         It is divided by the number of ranks, unless the optimizer was made with ``scale_local_gradients=False``.
         """
-        self._hvdkit.local.add(var)
+        attributes.own_distribution(self).local.add(var)
 
 
 def convert(optimizer: Any, mixin: type, distribution: Distribution) -> None:
     """Put ``mixin`` before the optimizer's class. The object stays: its slots, its iterations, who else holds it."""
-    optimizer._hvdkit = distribution
+    attributes.set_distribution(optimizer, distribution)
     if not isinstance(optimizer, mixin):  # it is already where it was distributed in a world that is over
         optimizer.__class__ = distributed_class(type(optimizer), mixin)
 

@@ -8,23 +8,23 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from hvdkit import training_data
-from hvdkit.comm import world
 from hvdkit.comm.compression import Compression
 from hvdkit.comm.process_sets import ProcessSet, global_process_set
 from hvdkit.comm.protocol import ReduceOp
 from hvdkit.errors import UsageError
-from hvdkit.grads import arguments, share
+from hvdkit.grads import batch_weight, options
 from hvdkit.grads.identity import variables_of_layers
 from hvdkit.grads.pipeline import GradientPipeline
-from hvdkit.grads.rounds import Rounds
-from hvdkit.keras_model import distribution_of
-from hvdkit.learning_rate import check_accumulation
-from hvdkit.numbers import whole
+from hvdkit.keras_internals import optimizers
+from hvdkit.keras_internals.attributes import own_distribution
+from hvdkit.keras_internals.model_contents import distribution_of
 from hvdkit.optim import loss_scale
 from hvdkit.optim.convert import Distribution, Registering, convert
 from hvdkit.optim.held import check_held
+from hvdkit.optim.local_sgd.state import Rounds
 from hvdkit.optim.replicated import OnReplicas
+from hvdkit.schedules.learning_rate import check_accumulation
+from hvdkit.utils.numbers import whole
 
 _ordinals = itertools.count()  # two optimizers may have one name
 
@@ -129,13 +129,10 @@ def distribute(
     if isinstance(optimizer, str):
         optimizer = keras.optimizers.get(optimizer)
     _check_type(optimizer)
-    how = arguments.check(**how)
+    how = options.check(**how)
     if is_distributed(optimizer) and not distribution_of(optimizer).pipeline.is_over:
         raise UsageError(f"This {type(optimizer).__name__} is already distributed.", fix="wrap an optimizer only once.")
-    loss_scale.install_adoption()
-    if world.size() == 1:
-        training_data.watch_fit()
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = optimizers.unwrap(optimizer)
     distribution = Distribution(GradientPipeline(how, name and f"{name}.{next(_ordinals)}"), rounds=rounds)
     backward_passes_per_step = whole(backward_passes_per_step, "backward_passes_per_step", 1)
     if backward_passes_per_step != 1:
@@ -145,7 +142,7 @@ def distribute(
     convert(inner, _Reducing, distribution)
     if rounds is not None and inner.built:
         _check_rounds(inner)
-        rounds.build(inner._trainable_variables, distribution.local)
+        rounds.build(optimizers.trainable_variables(inner), distribution.local)
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         loss_scale.adopt(optimizer)
     return optimizer
@@ -218,12 +215,9 @@ def _accumulate(optimizer: Any, steps: int) -> None:
         )
     optimizer.gradient_accumulation_steps = steps
     if optimizer.built:
-        optimizer._accumulated_gradients = [
-            optimizer.add_variable_from_reference(v, name="gradient_accumulator")
-            for v in optimizer._trainable_variables
-        ]
-        # Keras counts the small steps now.
-        optimizer._iterations.assign(optimizer._iterations * steps)
+        optimizers.add_gradient_accumulators(optimizer)
+        counter = optimizers.step_counter(optimizer)  # Keras counts the small steps now
+        counter.assign(counter * steps)
 
 
 def _check_type(optimizer: Any) -> None:
@@ -238,7 +232,7 @@ def _check_type(optimizer: Any) -> None:
     fix = "pass an instance, such as keras.optimizers.Adam(1e-3)."
     if isinstance(optimizer, type):
         fix = f"pass an instance: {optimizer.__name__}(...)."
-    elif module.startswith(("tf_keras", "tensorflow", "tensorflow.python.keras")):
+    elif module.startswith(("tf_keras", "tensorflow")):
         fix = "this is an optimizer of Keras 2 or of tf.compat.v1: use keras.optimizers (Keras 3)."
     elif module.startswith("torch"):
         fix = "this is a PyTorch optimizer: use keras.optimizers."
@@ -253,53 +247,56 @@ class _Reducing(Registering, OnReplicas):
     """Reduces where Keras has unscaled and accumulated, and has not clipped yet."""
 
     def build(self, variables):
-        if not self.built and self._hvdkit.rounds is not None:
+        ours = own_distribution(self)
+        if not self.built and ours.rounds is not None:
             _check_rounds(self)
-            self._hvdkit.rounds.build(variables, self._hvdkit.local)
+            ours.rounds.build(variables, ours.local)
         super().build(variables)
 
     def apply(self, grads, trainable_variables=None):
-        if self._hvdkit.pipeline.engine.size > 1:
+        ours = own_distribution(self)
+        if ours.pipeline.engine.size > 1:
             check_held(self, trainable_variables)
-        if not self._hvdkit.inside_loss_scale:
-            grads = share.weigh_gradients(grads)
+        if not ours.inside_loss_scale:
+            grads = batch_weight.weigh_gradients(grads)
         super().apply(grads, trainable_variables)
 
-    def _backend_apply_gradients(self, grads, trainable_variables):
-        self._hvdkit.variables = trainable_variables  # for _clip_gradients, which is not told them
-        super()._backend_apply_gradients(grads, trainable_variables)
+    def hook_apply(self, gradients, variables):
+        own_distribution(self).variables = variables  # for hook_clip, which is not told them
+        super().hook_apply(gradients, variables)
 
-    def _clip_gradients(self, grads):
+    def hook_clip(self, gradients):
         # Inside Keras' cond on the k-th of k accumulated steps; every rank counts the same steps.
-        ours = self._hvdkit
+        ours = own_distribution(self)
         if ours.reduces:
-            numbers = [self._get_variable_index(v) for v in ours.variables]
+            numbers = optimizers.variable_indices(self, ours.variables)
             reduce = lambda gradients: ours.reduce(gradients, ours.variables, numbers)
-            grads = reduce(grads) if ours.rounds is None else ours.rounds.reduce(reduce, grads, self.iterations)
+            alone = ours.rounds is None
+            gradients = reduce(gradients) if alone else ours.rounds.reduce(reduce, gradients, self.iterations)
         if ours.sum_of_passes != 1:
-            grads = [g * ours.sum_of_passes for g in grads]
-        return super()._clip_gradients(grads)
+            gradients = [g * ours.sum_of_passes for g in gradients]
+        return super().hook_clip(gradients)
 
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        rounds = self._hvdkit.rounds
-        if rounds is None:
-            super()._backend_update_step(grads, trainable_variables, learning_rate)
+    def hook_update(self, gradients, variables, rate):
+        ours = own_distribution(self)
+        if ours.rounds is None:
+            super().hook_update(gradients, variables, rate)
             return
-        rounds.begin(self.iterations)
-        super()._backend_update_step(grads, trainable_variables, learning_rate)
-        rounds.end(self._hvdkit.pipeline, self.iterations)
+        ours.rounds.begin(self.iterations)
+        super().hook_update(gradients, variables, rate)
+        ours.rounds.end(ours.pipeline, self.iterations)
 
-    def _overwrite_variables_directly_with_gradients(self, grads, trainable_variables):
-        several = self._hvdkit.pipeline.engine.size > 1
-        if several and any(self._overwrite_variable_with_gradient(v) for v in trainable_variables):
+    def hook_overwrite(self, gradients, variables):
+        several = own_distribution(self).pipeline.engine.size > 1
+        if several and any(optimizers.overwrites_with_gradient(self, v) for v in variables):
             raise UsageError(
                 "This model's float8 scales are overwritten by their gradients, which is not supported on several "
                 "ranks: each rank would have its own.",
                 fix="train it in float32, bfloat16 or float16.",
             )
         if self.loss_scale_factor is not None:  # Keras is about to divide by it
-            grads = _dense(grads)
-        return super()._overwrite_variables_directly_with_gradients(grads, trainable_variables)
+            gradients = _dense(gradients)
+        return super().hook_overwrite(gradients, variables)
 
 
 def _check_rounds(optimizer: Any) -> None:

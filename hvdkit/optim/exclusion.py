@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hvdkit.errors import UsageError
+from hvdkit.keras_internals.optimizers import unwrap
 
 _NAMES = ("bias", "gamma", "beta")
 
@@ -48,7 +49,7 @@ def exclude_bias_and_norm(optimizer: Any, model: Any) -> Any:
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
     >>> optimizer = exclude_bias_and_norm(keras.optimizers.AdamW(1e-3, weight_decay=0.01), model)
     """
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = unwrap(optimizer)
     weights = getattr(model, "trainable_variables", model)
     if not weights:
         raise UsageError(

@@ -10,7 +10,8 @@ from typing import Any
 import keras
 
 from hvdkit.errors import UsageError
-from hvdkit.keras_model import optimizers_of, underlying, weights_of
+from hvdkit.keras_internals.model_contents import optimizers_of, underlying, weights_of
+from hvdkit.keras_internals.optimizers import unwrap
 
 _step = threading.local()  # a strategy's replicas are threads
 
@@ -36,7 +37,7 @@ def check_held(optimizer: Any, variables: Any) -> None:
         return
     _step.checked.add(id(optimizer))
     name = f"{type(optimizer).__name__} ({optimizer.name})"
-    if not any(optimizer in (o, getattr(o, "inner_optimizer", None)) for o in optimizers_of(model)):
+    if not any(optimizer in (o, unwrap(o)) for o in optimizers_of(model)):
         raise UsageError(
             f"The train step of {model.name} applies the optimizer {name}, which the model does not hold: its state "
             "would be neither sent to the other ranks nor compared nor saved.",

@@ -9,12 +9,14 @@ import tensorflow as tf
 from keras import ops
 
 from hvdkit.errors import UsageError
-from hvdkit.numbers import real
+from hvdkit.keras_internals import optimizers
+from hvdkit.keras_internals.optimizer_hooks import DecayInStep
 from hvdkit.optim.exclusion import is_bias_or_norm
+from hvdkit.utils.numbers import real
 
 
 @keras.saving.register_keras_serializable("hvdkit")
-class LARS(keras.optimizers.Optimizer):
+class LARS(DecayInStep, keras.optimizers.Optimizer):
     """Layer-wise adaptive rate scaling, for SGD with very large batches.
 
     For each weight ``w`` with the gradient ``g``::
@@ -87,9 +89,6 @@ class LARS(keras.optimizers.Optimizer):
         self.momentums = [self.add_variable_from_reference(v, name="momentum") for v in var_list]
         self._plain = [self._is_plain(v) for v in var_list]  # now: a replica's variable has another name
 
-    def _apply_weight_decay(self, variables):
-        """Nothing: the decay is part of the step."""
-
     def _is_plain(self, variable: Any) -> bool:
         if self.exclude is None:
             return is_bias_or_norm(variable)
@@ -101,9 +100,9 @@ class LARS(keras.optimizers.Optimizer):
         if isinstance(gradient, tf.IndexedSlices):  # its norm is that of the sums of rows
             gradient = tf.convert_to_tensor(gradient)
         rate, gradient = ops.cast(learning_rate, dtype), ops.cast(gradient, dtype)
-        number = self._get_variable_index(variable)
+        number = optimizers.variable_index(self, variable)
         if not self._plain[number]:
-            decay = self.weight_decay if self.weight_decay and self._use_weight_decay(variable) else 0.0
+            decay = self.weight_decay if self.weight_decay and optimizers.decays(self, variable) else 0.0
             weight_norm, gradient_norm = _norm(variable), _norm(gradient)
             ratio = self.trust_coefficient * weight_norm / (gradient_norm + decay * weight_norm + self.epsilon)
             ratio = ops.where((weight_norm > 0) & (gradient_norm > 0), ratio, 1.0)

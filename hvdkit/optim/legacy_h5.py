@@ -12,11 +12,13 @@ from typing import Any
 import h5py
 import keras
 
+from hvdkit.keras_internals.optimizers import trainable_variables
+
 
 def restore_optimizer(model: keras.Model, filepath: Any) -> None:
     """Give a model just loaded from an ``.h5`` file an optimizer with the file's slots, where Keras did not."""
     lost = getattr(model, "optimizer", None)
-    if lost is None or not lost.built or lost._trainable_variables or not model.trainable_variables:
+    if lost is None or not lost.built or trainable_variables(lost) or not model.trainable_variables:
         return
     if isinstance(filepath, h5py.File):
         values = _values(filepath)

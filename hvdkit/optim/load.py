@@ -11,10 +11,11 @@ import keras
 
 from hvdkit.comm.compression import Compression
 from hvdkit.errors import UsageError
-from hvdkit.log import get_logger
+from hvdkit.keras_internals.optimizers import unwrap
 from hvdkit.optim.distributed import DistributedOptimizer, is_distributed
 from hvdkit.optim.legacy_h5 import restore_optimizer
-from hvdkit.registry import load
+from hvdkit.utils.log import get_logger
+from hvdkit.utils.registry import load
 
 
 def load_model(
@@ -83,7 +84,7 @@ _ARGUMENTS = inspect.signature(DistributedOptimizer).parameters.keys() - {"optim
 
 
 def _say_what_is_not_known(optimizer: Any, said: dict[str, Any]) -> None:
-    steps = getattr(optimizer, "inner_optimizer", optimizer).gradient_accumulation_steps
+    steps = unwrap(optimizer).gradient_accumulation_steps
     if steps and "backward_passes_per_step" not in said:
         get_logger().warning(
             "This model's optimizer accumulates %d steps and uses the mean of their gradients. If it was trained with "

@@ -8,14 +8,12 @@ exchange the one answer.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from hvdkit.comm.protocol import ReduceOp
-from hvdkit.grads import replicas, share
+from hvdkit.grads import batch_weight, replicas
 from hvdkit.optim.convert import Distribution, Registering, convert
 
 
@@ -23,7 +21,7 @@ class _ReducingLossScale(Registering):
     """Asks for finite gradients after the reduction, or together."""
 
     def apply(self, grads, trainable_variables=None):
-        grads = replicas.total(share.weigh_gradients(grads))  # a NaN on one replica is then on all
+        grads = replicas.total(batch_weight.weigh_gradients(grads))  # a NaN on one replica is then on all
         if self._hvdkit.reduces:
             variables = trainable_variables or self._trainable_variables
             # Not built yet, it is about to be built with just these variables, in this order.
@@ -59,29 +57,30 @@ def adopt(outer: Any) -> None:
     convert(outer, _ReducingLossScale, outside)
 
 
-@functools.cache
-def install_adoption() -> None:
-    """See to every ``LossScaleOptimizer`` that is put around a distributed optimizer later, as ``compile`` does.
+def around_init(original):
+    """See to a ``LossScaleOptimizer`` that is put around a distributed optimizer, as ``compile`` does.
 
-    There is no other place to hear of it: the wrapper tells the optimizer inside nothing. An optimizer may also become
-    distributed inside one that is there already; the first ``apply`` is before any gradient is looked at.
+    There is no other place to hear of it: the wrapper tells the optimizer inside nothing.
     """
-    made, applied = keras.optimizers.LossScaleOptimizer.__init__, keras.optimizers.LossScaleOptimizer.apply
 
-    @functools.wraps(made)
     def __init__(self, *args, **kwargs):
-        made(self, *args, **kwargs)
+        original(self, *args, **kwargs)
         adopt_once(self)
 
-    @functools.wraps(applied)
+    return __init__
+
+
+def around_apply(original):
+    """The same for an optimizer that became distributed inside one: the first ``apply`` is before any gradient is
+    looked at."""
+
     def apply(self, grads, trainable_variables=None):
         if adopt_once(self):
             self.apply(grads, trainable_variables)
         else:
-            applied(self, grads, trainable_variables)
+            original(self, grads, trainable_variables)
 
-    keras.optimizers.LossScaleOptimizer.__init__ = __init__
-    keras.optimizers.LossScaleOptimizer.apply = apply
+    return apply
 
 
 def adopt_once(outer: Any) -> bool:

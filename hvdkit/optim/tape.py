@@ -11,8 +11,9 @@ from hvdkit.comm.compression import Compression
 from hvdkit.comm.process_sets import ProcessSet, global_process_set
 from hvdkit.comm.protocol import ReduceOp
 from hvdkit.errors import UsageError
-from hvdkit.grads import arguments, replicas, share, shared
+from hvdkit.grads import batch_weight, options, replicas, tape_pipelines
 from hvdkit.grads.identity import LocalVariables, variables_of_layers
+from hvdkit.keras_internals import attributes
 
 
 @tf.autograph.experimental.do_not_convert  # inside tf.function it would rewrite what makes the pipeline
@@ -58,7 +59,7 @@ def DistributedGradientTape(  # noqa: PLR0917  Horovod's arguments in Horovod's 
         raise UsageError(f"`gradtape` must be a tf.GradientTape. Received: {gradtape!r}.")
     if isinstance(gradtape, _Reducing):
         raise UsageError("This tape is already distributed.", fix="wrap a tape only once.")
-    how = arguments.check(
+    how = options.check(
         compression=compression,
         op=op,
         sparse_as_dense=sparse_as_dense,
@@ -71,8 +72,8 @@ def DistributedGradientTape(  # noqa: PLR0917  Horovod's arguments in Horovod's 
         device_sparse=device_sparse,
     )
     with tf.init_scope():
-        gradtape._hvdkit_pipeline = shared.pipeline_for(how)
-    gradtape._hvdkit_local = LocalVariables()
+        pipeline = tape_pipelines.pipeline_for(how)
+    attributes.set_reduction(gradtape, pipeline, LocalVariables())
     gradtape.__class__ = _class(type(gradtape))
     return gradtape
 
@@ -127,7 +128,7 @@ class _Reducing:
 
     def register_local_source(self, source: Any) -> None:
         """Keep the gradient of a variable (Keras' or TensorFlow's) this rank's own: it is not reduced."""
-        self._hvdkit_local.add(source)
+        attributes.local_sources_of(self).add(source)
 
     def gradient(
         self,
@@ -143,9 +144,11 @@ class _Reducing:
                 "A DistributedGradientTape reduces over ranks, not over the replicas of a tf.distribute strategy.",
                 fix="inside a strategy use a plain tape and hvd.DistributedOptimizer, which reduces over both.",
             )
+        local = attributes.local_sources_of(self)
         own = super().gradient(target, sources, output_gradients, unconnected_gradients)
-        variables, gradients = tf.nest.flatten(sources), share.weigh_gradients(tf.nest.flatten(own))
-        reduced = self._hvdkit_pipeline(gradients, variables, local=self._hvdkit_local, call=shared.this_call())
+        variables, gradients = tf.nest.flatten(sources), batch_weight.weigh_gradients(tf.nest.flatten(own))
+        reduce = attributes.pipeline_of(self)
+        reduced = reduce(gradients, variables, local=local, call=tape_pipelines.this_call())
         return tf.nest.pack_sequence_as(sources, reduced)
 
     def get_local_and_global_gradients(
@@ -154,5 +157,5 @@ class _Reducing:
         """Pairs of variable and gradient: those of the local variables, and those of the others."""
         gradients = self.gradient(target, sources, output_gradients, use_generic_names=use_generic_names)
         pairs = list(zip(sources, gradients, strict=True))
-        local = [(s, g) for s, g in pairs if s in self._hvdkit_local]
-        return local, [(s, g) for s, g in pairs if s not in self._hvdkit_local]
+        local = attributes.local_sources_of(self)
+        return [(s, g) for s, g in pairs if s in local], [(s, g) for s, g in pairs if s not in local]

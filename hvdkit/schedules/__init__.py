@@ -6,15 +6,15 @@ optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(schedule, momentum=0.9
 
 from __future__ import annotations
 
-from hvdkit.registry import lazy
+from hvdkit.utils.registry import lazy
 
 _HOME = {
     "large_batch": "hvdkit.schedules.schedule:large_batch",
     "LargeBatchSchedule": "hvdkit.schedules.schedule:LargeBatchSchedule",
-    "scale": "hvdkit.schedules.scaling:scale",
-    "SCALING": "hvdkit.schedules.scaling:SCALING",
-    "Recipe": "hvdkit.schedules.recipe:Recipe",
-    "CURVES": "hvdkit.schedules.curves:CURVES",
+    "scale": "hvdkit.schedules.formula.scaling:scale",
+    "SCALING": "hvdkit.schedules.formula.scaling:SCALING",
+    "Recipe": "hvdkit.schedules.formula.recipe:Recipe",
+    "CURVES": "hvdkit.schedules.formula.curves:CURVES",
 }
 
 __all__ = list(_HOME)

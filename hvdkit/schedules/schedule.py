@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
-from hvdkit.log import get_logger
-from hvdkit.numbers import real, whole
-from hvdkit.schedules.recipe import Recipe
-from hvdkit.schedules.scaling import scale as scale_by
+from hvdkit.schedules.formula.recipe import Recipe
+from hvdkit.schedules.formula.scaling import scale as scale_by
+from hvdkit.utils.log import get_logger
+from hvdkit.utils.numbers import real, whole
 
 _Schedule = keras.optimizers.schedules.LearningRateSchedule
 

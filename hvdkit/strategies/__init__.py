@@ -1,4 +1,4 @@
-"""Strategies: how the devices of a run share the work. One file each, and one line in ``hvdkit.choices``.
+"""Strategies: how the devices of a run share the work. One file each, and one line in ``hvdkit.app.choices``.
 
 A strategy is a function that returns a ``tf.distribute`` strategy, to make and compile the model in::
 
@@ -18,11 +18,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hvdkit.choices import STRATEGIES
-from hvdkit.registry import load
+from hvdkit.app.choices import STRATEGIES
+from hvdkit.utils.registry import load
 
 # Of an optimizer, and not of devices.
-_OF_OPTIMIZERS = {"local_sgd": "hvdkit.optim.local_sgd:local_sgd", "end_round": "hvdkit.grads.rounds:end_round"}
+_OF_OPTIMIZERS = {
+    "local_sgd": "hvdkit.optim.local_sgd.optimizer:local_sgd",
+    "end_round": "hvdkit.optim.local_sgd.state:end_round",
+}
 
 __all__ = ["STRATEGIES", "end_round", "horovod", "hybrid", "local_sgd", "mirrored"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from hvdkit.comm import devices as pinning
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
+from hvdkit.strategies import devices as pinning
 from hvdkit.strategies import wants_every_gpu
 from hvdkit.strategies.replicas import mirrored_over
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hvdkit.checkpoint import disk
-from hvdkit.checkpoint.store import Store
+from hvdkit.checkpoint.storage import disk
+from hvdkit.checkpoint.storage.store import Store
 
 ROOT = Path(__file__).parent.parent.parent
 PARTS = ["common", "rank-00000"]

@@ -8,9 +8,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from hvdkit.checkpoint.draft import CheckpointWriteError
-from hvdkit.checkpoint.format import DamagedCheckpointError
-from hvdkit.checkpoint.store import Keep, Store
+from hvdkit.checkpoint.storage.format import DamagedCheckpointError
+from hvdkit.checkpoint.storage.store import Keep, Store
+from hvdkit.checkpoint.storage.writer import CheckpointWriteError
 from tests.chaos.common import Kernel, is_right, left_over, save, save_other, value_of
 
 # What is done while the n-th operation fails. Before, there are the steps 1 and 2.

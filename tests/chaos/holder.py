@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
-from hvdkit.checkpoint.owner import Owner
-from hvdkit.checkpoint.store import Store
+from hvdkit.checkpoint.storage.lock import Owner
+from hvdkit.checkpoint.storage.store import Store
 from tests.chaos.common import save
 
 if __name__ == "__main__":

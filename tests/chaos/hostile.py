@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from hvdkit.checkpoint.format import DamagedCheckpointError
-from hvdkit.checkpoint.store import Store
+from hvdkit.checkpoint.storage.format import DamagedCheckpointError
+from hvdkit.checkpoint.storage.store import Store
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 PIECE = 2**20

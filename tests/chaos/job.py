@@ -84,7 +84,7 @@ class Diary(keras.callbacks.Callback):
         if self.first:
             self._trouble(self.calls)
         self.calls += 1
-        random.random(), np.random.rand(), keras.random.uniform(())  # noqa: S311  all move on
+        random.random(), np.random.rand(), keras.random.uniform(())
         time.sleep(self.how["slow"])
         self.file.write(json.dumps([self.epoch, step, self.rows[batch]]) + "\n")
         self.file.flush()
@@ -142,7 +142,7 @@ def main(out: Path, how: dict) -> None:
     model.fit(data, epochs=how["epochs"], verbose=0, callbacks=callbacks)
     everything = state.copied({**state.common_variables(model), **state.own_variables(model)})
     everything["random/numpy"] = np.random.rand(4)
-    everything["random/python"] = np.asarray([random.random()])  # noqa: S311
+    everything["random/python"] = np.asarray([random.random()])
     everything["random/keras"] = np.asarray(keras.random.uniform((4,)))
     everything["metrics"] = np.asarray([history.history[k][-1] for k in sorted(history.history)])
     everything["stopping"] = np.asarray([stopping.wait, stopping.best])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from hvdkit.utils import env
 from tests.chaos.common import ROOT
 from tests.machine import launcher_of
 
@@ -24,13 +24,10 @@ def command(out: Path, ranks: int, restarts: int = 0, launcher: str = "mpirun", 
     return [sys.executable, *start, "--max-restarts", str(restarts), *words]
 
 
-ENVIRON = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-
-
 def run(out: Path, ranks: int, *, code: int | None = 0, **how) -> str:
     """Everything that it says; ``code`` is how it must end."""
     argv = command(out, ranks, **how)
-    done = subprocess.run(argv, cwd=ROOT, env=ENVIRON, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(argv, cwd=ROOT, env=env.child(), capture_output=True, text=True, timeout=500, check=False)
     assert code is None or done.returncode == code, done.stdout[-3000:] + done.stderr[-6000:]
     return done.stdout + done.stderr
 

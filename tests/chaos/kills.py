@@ -9,9 +9,9 @@ import signal
 import sys
 import time
 
-from hvdkit.checkpoint.format import DamagedCheckpointError
-from hvdkit.checkpoint.owner import Owner
-from hvdkit.checkpoint.store import Keep, Store
+from hvdkit.checkpoint.storage.format import DamagedCheckpointError
+from hvdkit.checkpoint.storage.lock import Owner
+from hvdkit.checkpoint.storage.store import Keep, Store
 from tests.chaos.common import is_right, left_over, save
 
 KEEP = Keep(last=3)
@@ -50,7 +50,7 @@ def start(directory: str, run_id: str) -> tuple[int, int]:
 
 def main(directory: str, kills: int, seed: int) -> dict:
     """Kill as often, look each time."""
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     wrong, reported, looked, moments = [], [], 0, {"between": 0, "within a save": 0, "within a prune": 0}
     store = Store(directory)
     for number in range(kills):

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from hvdkit.checkpoint.format import DamagedCheckpointError
-from hvdkit.checkpoint.store import Store
+from hvdkit.checkpoint.storage.format import DamagedCheckpointError
+from hvdkit.checkpoint.storage.store import Store
 from tests.chaos.common import count, save
 
 pytestmark = pytest.mark.timeout(3600)
@@ -65,7 +65,7 @@ def damaged(store: Store, how: str, chance: random.Random) -> tuple[dict, set[st
 
 
 def test_every_damage_is_found(quick_path):
-    chance = random.Random(5)  # noqa: S311
+    chance = random.Random(5)
     store = Store(quick_path / "store")
     for step in (1, 2, 3):
         save(store, step)

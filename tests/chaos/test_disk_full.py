@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from hvdkit.checkpoint import owner as owner_module
-from hvdkit.checkpoint.draft import CheckpointWriteError
-from hvdkit.checkpoint.owner import CheckpointInUseError, Owner
-from hvdkit.checkpoint.store import Keep, Store
+from hvdkit.checkpoint.storage import lock as owner_module
+from hvdkit.checkpoint.storage.lock import CheckpointInUseError, Owner
+from hvdkit.checkpoint.storage.store import Keep, Store
+from hvdkit.checkpoint.storage.writer import CheckpointWriteError
 from tests.chaos.common import ROOT, is_right, left_over, mount, save
 
 pytestmark = pytest.mark.timeout(120)

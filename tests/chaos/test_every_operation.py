@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from hvdkit.checkpoint.draft import CheckpointWriteError
+from hvdkit.checkpoint.storage.writer import CheckpointWriteError
 from tests.chaos.common import Kernel, count, run_module
 from tests.chaos.every_operation import CASES, operations, prepare, wrong_after
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from hvdkit.checkpoint import disk
-from hvdkit.checkpoint.store import Keep, Store
+from hvdkit.checkpoint.storage import disk
+from hvdkit.checkpoint.storage.store import Keep, Store
 from tests.chaos.common import run_module, save
 
 

@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
-from hvdkit.checkpoint import disk
-from hvdkit.checkpoint.format import DamagedCheckpointError
-from hvdkit.checkpoint.store import Keep, Store
+from hvdkit.checkpoint.storage import disk
+from hvdkit.checkpoint.storage.format import DamagedCheckpointError
+from hvdkit.checkpoint.storage.store import Keep, Store
 from tests.chaos.common import count, is_right, left_over, save, save_other, value_of
 from tests.chaos.power import Recorder, build, state_after
 
@@ -71,7 +71,7 @@ def test_the_model_agrees_with_the_disk(recorded, quick_path):
 def test_the_power_goes(recorded, quick_path):
     events, promises = recorded
     losses = count(150, 1000)
-    chance = random.Random(11)  # noqa: S311
+    chance = random.Random(11)
     outcomes = {"right": 0, "refused": 0, "left over": 0}
     for number in range(losses):
         moment = chance.randrange(1, len(events) + 1)

@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from hvdkit.checkpoint.store import Store
+from hvdkit.checkpoint.storage.store import Store
+from hvdkit.utils import env
 from tests.chaos.common import ROOT
-from tests.chaos.jobs import ENVIRON, command, run, same
+from tests.chaos.jobs import command, run, same
 
 pytestmark = [pytest.mark.dist, pytest.mark.timeout(300)]
 
@@ -30,7 +31,7 @@ def test_on_a_full_disk_training_goes_on(tmp_path, small_disk):
 
 def test_a_second_job_is_refused_and_told_whose_it_is(tmp_path):
     first = subprocess.Popen(
-        command(tmp_path, 1, slow=0.5), cwd=ROOT, env=ENVIRON, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(tmp_path, 1, slow=0.5), cwd=ROOT, env=env.child(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         while not (tmp_path / "rows-0-0.jsonl").exists():

@@ -9,11 +9,11 @@ from packaging.requirements import Requirement
 
 from hvdkit.doctor import CHECKS, Context, Finding, examine
 from hvdkit.doctor.probe import Probe, parse
-from hvdkit.doctor.software import KERAS, NEWEST_KERAS, OLDEST_KERAS, TENSORFLOW
 from hvdkit.engines.horovod import HorovodBuild
 from hvdkit.horovod_build import framework, stamp
 from hvdkit.launch.launcher import Tool
-from hvdkit.registry import load
+from hvdkit.utils.registry import load
+from hvdkit.utils.tested_versions import KERAS, TENSORFLOW
 from tests.horovod_build.environments import REPOSITORY, Environment
 
 _TENSORFLOW = pytest.mark.skipif(framework.installed() is None, reason="no TensorFlow here")
@@ -49,6 +49,7 @@ def test_a_good_environment(whole):
     assert code == 0, found
     assert found["horovod"]["status"] == "ok"
     assert "gloo" in found["horovod"]["detail"]
+    assert found["keras internals"]["status"] == "ok"
 
 
 @_TENSORFLOW
@@ -170,8 +171,29 @@ def test_a_keras_newer_than_tested(tmp_path):
     environment.add_distribution("keras", "3.99.0", "no_package")
     _, found = diagnose(environment)
     assert found["keras"]["status"] == "warn"
-    assert found["keras"]["detail"] == f"3.99.0; hvdkit was tried up to {NEWEST_KERAS}"
+    assert found["keras"]["detail"] == f"3.99.0; hvdkit was tried up to {KERAS.newest}"
     assert "pip install 'keras>=" in found["keras"]["fix"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "word"),
+    [
+        ({"missing": []}, "ok", "is there"),
+        (
+            {"missing": ["Optimizer._clip(grads): it is not there, and hvd.optim.LARS needs it"]},
+            "fail",
+            "hvd.optim.LARS",
+        ),
+        ({"missing": [f"name {n}" for n in range(7)]}, "fail", "name 4; and 2 more"),
+        ({"error": "it hung"}, "warn", "it hung"),
+    ],
+)
+def test_what_another_keras_took_away_is_named(answer, status, word):
+    context = Context()
+    context.probe = Probe({"tensorflow": {"version": "2"}, "keras": {"version": "3"}, "internals": answer})
+    (found,) = load("hvdkit.doctor.internals:keras_internals")(context)
+    assert (found.status, word in found.detail) == (status, True)
+    assert status == "ok" or "pip install 'keras>=" in found.fix
 
 
 def test_all_promise_the_same_versions():
@@ -179,15 +201,19 @@ def test_all_promise_the_same_versions():
     setup.read(REPOSITORY / "setup.cfg")
     promised = {"tensorflow-cpu": setup["options.extras_require"]["cpu"]}
     promised |= {"keras": next(line for line in setup["options"]["install_requires"].split() if "keras" in line)}
-    assert f"'{promised['tensorflow-cpu']}'" in TENSORFLOW
-    assert f"'{promised['keras']}'" in KERAS
-    for requirement, newest in ((promised["tensorflow-cpu"], framework.NEWEST), (promised["keras"], NEWEST_KERAS)):
-        specifier = Requirement(requirement).specifier
-        assert specifier.contains(f"{newest}.9") and not specifier.contains(f"{newest.major}.{newest.minor + 1}")
+    assert f"'{promised['tensorflow-cpu']}'" in TENSORFLOW.install
+    assert f"'{promised['keras']}'" in KERAS.install
+    for requirement, tested in ((promised["tensorflow-cpu"], TENSORFLOW), (promised["keras"], KERAS)):
+        specifier, newest = Requirement(requirement).specifier, tested.newest
+        assert (
+            specifier.contains(f"{tested.oldest}")
+            and specifier.contains(f"{newest}.9")
+            and not specifier.contains(f"{newest.major}.{newest.minor + 1}")
+        )
     readme = (REPOSITORY / "README.md").read_text()
     python = setup["options"]["python_requires"]
     assert python == ">=3.11,<3.14" and "Python 3.11 to 3.13" in readme
-    words = f"TensorFlow {framework.OLDEST} to {framework.NEWEST} and Keras {OLDEST_KERAS} to {NEWEST_KERAS}"
+    words = " and ".join(f"{tested.name} {tested.oldest} to {tested.newest}" for tested in (TENSORFLOW, KERAS))
     assert words in readme
 
 

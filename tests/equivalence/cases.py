@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 import hvdkit as hvd
-from hvdkit.keras_model import distribution_of
+from hvdkit.keras_internals.model_contents import distribution_of
 from tests.chaos.common import count
 
 STEPS, GLOBAL_BATCH = 20, 16

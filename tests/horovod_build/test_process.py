@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from hvdkit.horovod_build import mpi, planning, process, toolchain, verify
-from hvdkit.system import programs
+from hvdkit.utils import programs
 
 
 def run(tmp_path, code, seconds=30.0, **more):

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hvdkit.system.programs import find
+from hvdkit.utils.programs import find
 from tests.machine import launcher_of, needs
 
 MARK = "HVDKIT_TEST_MARK"

@@ -23,7 +23,7 @@ TERM, USR1, INT = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
 IMPORTS = "os.write(1, b'ready\\n')\ntime.sleep(120)\nimport hvdkit as hvd\nhvd.init()"
 BEGUN = """
 import hvdkit as hvd
-from hvdkit.beginning import training_begins
+from hvdkit.utils.training_start import training_begins
 training_begins()
 os.write(1, b"ready\\n")
 time.sleep(120)
@@ -142,7 +142,7 @@ def test_the_command_line_collects_at_once(cluster, launcher):
         ("import os, hvdkit", True),
         ("import os\nif os:\n    from hvdkit import init", True),
         ("from hvdkit.launch.identity import launch_info", False),
-        ("import hvdkit.env", False),
+        ("import hvdkit.utils.env", False),
         ("# import hvdkit", False),
         ("import hvdkit_of_mine", False),
         ("import os  # hvdkit", False),

@@ -14,7 +14,8 @@ FOLDER = Path(__file__).parent / "toy"
 ENVIRON = {"PYTHONPATH": os.pathsep.join([str(FOLDER), str(REPOSITORY)])}
 SEES = """
 import re
-from hvdkit import config, doctor, engines
+from hvdkit import doctor, engines
+from hvdkit.app import config
 from hvdkit.bench.engines import here
 open("c.yaml", "w").write("engine: toy\\nlaunch: {launcher: toy}")
 chosen = config.load("c.yaml")
@@ -29,7 +30,8 @@ RANKS = """
 import numpy as np
 import hvdkit as hvd
 hvd.init()
-print(hvd.rank(), hvd.size(), hvd.allreduce(np.array([1.0 + hvd.rank()]), op=hvd.Sum))
+total = hvd.allreduce(np.array([1.0 + hvd.rank()]), op=hvd.Sum)
+sys.stdout.write(f"{hvd.rank()} {hvd.size()} {total}\\n")
 """
 
 

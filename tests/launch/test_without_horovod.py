@@ -15,6 +15,7 @@ pytestmark = pytest.mark.dist
 # Nothing of the environment that runs the tests, whose horovodrun would be found.
 BARE = {"PATH": "/usr/bin:/bin", "HVDKIT_ENGINE": None, "TF_CPP_MIN_LOG_LEVEL": "2"}
 SCRIPT = """
+import sys
 import keras
 import numpy as np
 import hvdkit as hvd
@@ -25,7 +26,7 @@ model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
 model.compile(optimizer, "mse")
 data = hvd.data.shard(np.ones((8, 3), "float32"), np.ones((8, 1), "float32"), batch_size=2)
 model.fit(data, epochs=1, callbacks=hvd.callbacks.defaults())
-print("trained on", hvd.size(), hvd.assert_equal_weights(model)[:8])
+sys.stdout.write(f"trained on {hvd.size()}: {hvd.assert_equal_weights(model)[:8]}\\n")
 """
 YAML = """
 data: {name: 'mine:data'}
@@ -67,7 +68,7 @@ def test_a_script_trains(environment):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "engine mpi: mpirun started the ranks" in done.stderr
     told = [line.removeprefix("[1] ") for line in done.stdout.splitlines() if "trained" in line]
-    assert len(told) == 2 and len(set(told)) == 1 and told[0].startswith("trained on 2 ")
+    assert len(told) == 2 and len(set(told)) == 1 and told[0].startswith("trained on 2: ")
 
 
 @pytest.mark.parametrize("environment", ["none"], indirect=True)

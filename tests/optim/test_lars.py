@@ -12,8 +12,8 @@ import tensorflow as tf
 
 import hvdkit as hvd
 from hvdkit.errors import UsageError
-from hvdkit.learning_rate import set_learning_rate
 from hvdkit.optim import LARS, exclude_bias_and_norm, is_bias_or_norm
+from hvdkit.schedules.learning_rate import set_learning_rate
 
 STEPS = 50
 
@@ -155,6 +155,7 @@ def test_lars_of_an_embedding():
     np.testing.assert_allclose(weight.numpy(), other.numpy())
 
 
+@pytest.mark.usefixtures("forked_programs")
 def test_a_model_with_lars_is_saved_and_loaded(tmp_path):
     hvd.init()
     schedule = hvd.schedules.large_batch(0.5, 32, 32, 10, 2, epochs=6, size=4)

@@ -11,22 +11,19 @@ from typing import Any
 import numpy as np
 
 from hvdkit.comm import bits
-from hvdkit.comm.fusion import BUCKET_BYTES, in_buckets
 from hvdkit.comm.gradients import gradient_at_root, gradient_of_own_rows, gradient_of_scattered
 from hvdkit.comm.mpi import graph_order, in_graph
 from hvdkit.comm.mpi.library import load
 from hvdkit.comm.mpi.patience import Patience
 from hvdkit.comm.mpi.ranks import MpiRanks
 from hvdkit.comm.mpi.timeline import Timeline
-from hvdkit.comm.protocol import ReduceOp, check_reducible, name_of
+from hvdkit.comm.protocol import Engine, ReduceOp, check_reducible, name_of
 from hvdkit.comm.values import own_rows
+from hvdkit.engines.mpi import COLLECTIVE
 from hvdkit.errors import HvdkitError, UsageError
 
-# A tensor of so many bytes travels as it is: copying it into a bucket would cost more than a meeting of its own.
-_ALONE_FROM = 2**20
 
-
-class MpiEngine:
+class MpiEngine(Engine):
     """The world that mpirun or srun started, through mpi4py.
 
     Ranks recognise a collective by its place in the program, and check what is in it. Inside a host they reduce through
@@ -40,7 +37,9 @@ class MpiEngine:
     """
 
     name = "mpi"
-    takes_arrays = True
+    supports_numpy = True
+    # A tensor of so many bytes travels as it is: copying it into a bucket would cost more than a meeting of its own.
+    alone_from = 2**20
 
     @staticmethod
     def why_not() -> str | None:
@@ -61,7 +60,7 @@ class MpiEngine:
             chosen = mpi.COMM_WORLD.Create_group(mpi.COMM_WORLD.group.Incl(sorted(chosen)))
         self._ranks = MpiRanks(chosen, Patience(chosen.rank, deadline))
         self.failure: HvdkitError | None = None
-        self._world, self._limits, self._timeline = self, None, Timeline()
+        self._world, self._timeline = self, Timeline()
         self._left = False
         self._sets: dict[int, tuple[list[int], MpiRanks | None]] = {}
         self._dynamic, self._made = isinstance(process_sets, str), 0
@@ -71,6 +70,7 @@ class MpiEngine:
                 process_set.ranks = self._ranks_of(process_set.mpi_comm)
             process_set.process_set_id = self._make_set(process_set.ranks)
         atexit.register(self._leave)
+        graph_order.install(COLLECTIVE)
 
     def _adopt(self, ranks: MpiRanks) -> None:
         self._ranks = ranks
@@ -79,26 +79,30 @@ class MpiEngine:
         self.cross_rank, self.cross_size = ranks.cross_rank, ranks.cross_size
 
     def allreduce(
-        self, tensors: list, op: ReduceOp, names: list[str] | None, prescale: float = 1.0, postscale: float = 1.0
+        self,
+        tensors: list,
+        op: ReduceOp,
+        names: list[str] | None,
+        prescale: float = 1.0,
+        postscale: float = 1.0,
+        *,
+        reusable: list[bool] | None = None,
     ) -> list:
         check_reducible(tensors, names)
         if op is ReduceOp.ADASUM:
             self._check_adasum()
-
-        def reduce(some: list, their_names: list[str] | None, owned: bool) -> list:
-            named = zip(some, their_names or [None] * len(some), strict=True)
-            return [self._allreduce(t, op, name, (prescale, postscale), owned=owned) for t, name in named]
-
-        arrays = all(isinstance(tensor, np.ndarray) for tensor in tensors)
-        if self._limits and not arrays and op is not ReduceOp.ADASUM:  # which looks at each tensor by itself
-            return in_buckets(reduce, tensors, names, self._limits)
-        return reduce(tensors, names, False)
+        names, reusable = names or [None] * len(tensors), reusable or [False] * len(tensors)
+        scales = prescale, postscale
+        return [
+            self._allreduce(tensor, op, name, scales, reusable=owned)
+            for tensor, name, owned in zip(tensors, names, reusable, strict=True)
+        ]
 
     def _allreduce(
-        self, tensor: Any, op: ReduceOp, name: str | None = None, scales: tuple = (1.0, 1.0), *, owned: bool = False
+        self, tensor: Any, op: ReduceOp, name: str | None = None, scales: tuple = (1.0, 1.0), *, reusable: bool = False
     ) -> Any:
         if name_of(tensor.dtype) == "float16":  # summed in float32, which holds what the sum of halves may lose
-            wide = self._allreduce(bits.cast(tensor, "float32"), op, name, scales)
+            wide = self._allreduce(bits.cast(tensor, "float32"), op, name, scales, reusable=True)
             return bits.cast(wide, "float16")
         kind, eager = f"allreduce {op.value}", in_graph.eager()
 
@@ -106,7 +110,7 @@ class MpiEngine:
             what = _what(kind, name, x, x.shape)
             if eager:  # a graph is the same on every rank, as the pipeline has made sure
                 self._ranks.same_on_hosts(what)
-            return [self._ranks.allreduce(x, op, *scales, in_place=owned, what=what)]
+            return [self._ranks.allreduce(x, op, *scales, in_place=reusable, what=what)]
 
         def backward(upstream: Any) -> Any:
             return self._allreduce(upstream, op, None, scales)
@@ -170,20 +174,11 @@ class MpiEngine:
         self._ranks.same("barrier")
         self._ranks.barrier()
 
-    def within(self, process_set_id: int, ranks: list[int]) -> MpiEngine:
+    def subgroup(self, process_set_id: int, ranks: list[int]) -> MpiEngine:
         if process_set_id not in self._world._sets:
             raise UsageError(f"There is no process set {process_set_id}.", fix="hvd.add_process_set(ranks).")
         part = copy.copy(self)
         part._adopt(self._world._sets[process_set_id][1])
-        return part
-
-    def grouped(self) -> MpiEngine:
-        return self.fused(2**62)  # one bucket per dtype
-
-    def fused(self, bucket_bytes: int | None) -> MpiEngine:
-        part = copy.copy(self)
-        limit = BUCKET_BYTES if bucket_bytes is None else bucket_bytes
-        part._limits = (limit, max(limit, 1) if bucket_bytes is not None else min(_ALONE_FROM, limit))
         return part
 
     def add_process_set(self, ranks: list[int]) -> int:
@@ -215,7 +210,7 @@ class MpiEngine:
     def stop_timeline(self) -> None:
         self._timeline.stop()
 
-    def why_halves_are_slow(self) -> str | None:
+    def fp16_slow_reason(self) -> str | None:
         return "the MPI engine sums halves as float32, and moves those"
 
     def enabled(self, feature: str) -> bool:

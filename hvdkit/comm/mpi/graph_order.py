@@ -11,12 +11,12 @@ what was made before it, but a nested function or a loop that is made last would
 
 from __future__ import annotations
 
-import functools
 import heapq
 import itertools
 from typing import Any
 
-_original: list = []
+from hvdkit.keras_internals import graphs
+
 # Functions that make collectives, by name. A function is made before what calls it.
 _makers: set[str] = set()
 
@@ -27,26 +27,18 @@ def install(collective: str) -> None:
     Args:
         collective: what the operations that are collectives are called.
     """
-    if _original:
-        return
-    room = _room()
-    made = room.from_func_graph
-    _original.append(made)
 
-    @functools.wraps(made)
-    def from_func_graph(name: Any, graph: Any, *args: Any, **kwargs: Any) -> Any:
+    def order_function(name: str, graph: Any) -> None:
         if order(graph, collective):
-            _makers.add(name.decode() if isinstance(name, bytes) else str(name))
-        return made(name, graph, *args, **kwargs)
+            _makers.add(name)
 
-    room.from_func_graph = from_func_graph
+    graphs.before_function_is_made(order_function)
 
 
 def remove() -> None:
-    """Give TensorFlow its own function back."""
-    if _original:
-        _room().from_func_graph = _original.pop()
-        _makers.clear()
+    """Leave graphs alone from here on."""
+    graphs.restore_function_making()
+    _makers.clear()
 
 
 def order(graph: Any, collective: str) -> bool:
@@ -60,7 +52,7 @@ def order(graph: Any, collective: str) -> bool:
     if len(moving) > 1:
         for before, after in itertools.pairwise(_sorted(moving, operations)):
             if before not in after.control_inputs:
-                after._add_control_input(before)
+                graphs.wait_for(after, before)
     return bool(moving)
 
 
@@ -69,21 +61,11 @@ def _moves(operation: Any, collective: str) -> bool:
         return True
     if not _makers:
         return False
-    for attribute, many in _functions(operation.type):
+    for attribute, many in graphs.function_attributes(operation.type):
         called = operation.get_attr(attribute)
         if any(function.name in _makers for function in (called if many else [called])):
             return True
     return False
-
-
-@functools.cache
-def _functions(kind: str) -> tuple[tuple[str, bool], ...]:
-    """The attributes of a kind of operation that are functions, and whether each is a list of them."""
-    from tensorflow.python.framework import op_def_registry
-
-    known = op_def_registry.get(kind)
-    attributes = () if known is None else known.attr
-    return tuple((a.name, a.type == "list(func)") for a in attributes if a.type in ("func", "list(func)"))
 
 
 def _sorted(moving: list, operations: list) -> list:
@@ -112,9 +94,3 @@ def _sorted(moving: list, operations: list) -> list:
             if not left[other]:
                 heapq.heappush(ready, other)
     return found
-
-
-def _room() -> Any:
-    from tensorflow.python.eager.polymorphic_function import atomic_function
-
-    return atomic_function

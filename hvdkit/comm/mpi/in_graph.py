@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hvdkit.comm.mpi import graph_order
 from hvdkit.engines.mpi import COLLECTIVE
 
 
@@ -38,6 +37,5 @@ def call(function: Callable[..., list], tensors: list, dtypes: list) -> list:
     with tf.device("CPU:0"):
         if eager():
             return [tf.convert_to_tensor(a) for a in function(*[np.asarray(t) for t in tensors])]
-        graph_order.install(COLLECTIVE)
         made = tf.numpy_function(function, tensors, dtypes, stateful=True, name=COLLECTIVE)
         return list(made) if isinstance(made, list | tuple) else [made]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from hvdkit.errors import CommunicationError, broken_off
-from hvdkit.log import get_logger
+from hvdkit.utils.log import get_logger
 
 _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
 # Up to here a wait spins, giving the core to whoever wants it at each turn; then it sleeps. To sleep from 0.3 ms on

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 import zlib
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hvdkit.comm.bits import scaled
+from hvdkit.comm.mean import factors
 from hvdkit.comm.mpi.adasum import adasum
 from hvdkit.comm.mpi.buffers import Buffers
 from hvdkit.comm.mpi.host_memory import HostMemory, How
@@ -73,17 +73,13 @@ class MpiRanks:
             what: a name for messages.
         """
         flat = np.ascontiguousarray(x).reshape(-1)
-        divisor = self.size if op is ReduceOp.AVERAGE else 1
         if flat.dtype.kind != "f":  # whole numbers are scaled in float64 and cut off, as Horovod does
             flat = scaled(flat, prescale)
             out = self._join(flat, self._out(flat, in_place), op, (1.0, 1.0), what)
+            divisor = self.size if op is ReduceOp.AVERAGE else 1
             exact = divisor == postscale == 1
             return (out if exact else (out / divisor * postscale).astype(out.dtype)).reshape(x.shape)
-        # By a power of two it is exact before, too, and costs nothing beside the copy; but for a product.
-        if math.frexp(divisor)[0] == 0.5:
-            prescale, divisor = prescale / divisor, 1
-        if math.frexp(postscale)[0] == 0.5 and op is not ReduceOp.PRODUCT:
-            prescale, postscale = prescale * postscale, 1.0
+        prescale, divisor, postscale = factors(op, self.size, prescale, postscale)
         out = self._join(flat, self._out(flat, in_place), op, (prescale, divisor), what)
         return (out if postscale == 1.0 else np.multiply(out, out.dtype.type(postscale), out=out)).reshape(x.shape)
 

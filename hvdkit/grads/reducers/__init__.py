@@ -12,7 +12,7 @@ from hvdkit.comm.compression import Compression
 from hvdkit.comm.protocol import Engine, ReduceOp
 from hvdkit.errors import UsageError
 from hvdkit.grads.reducers.horovod_style import HorovodStyle
-from hvdkit.registry import Registry
+from hvdkit.utils.registry import Registry
 
 REDUCERS = Registry(
     "compression",
@@ -25,7 +25,11 @@ REDUCERS = Registry(
 
 @runtime_checkable
 class Reducer(Protocol):
-    """The contract of a gradient compressor."""
+    """The contract of a gradient compressor.
+
+    A class with ``flat = True`` is given the flat buckets (one-dimensional, of one dtype each) that small gradients
+    travel in instead of the gradients; large ones come as they are. What it sends is not packed again.
+    """
 
     def reduce(self, gradients: list, names: list[str], op: ReduceOp, engine: Engine) -> list:
         """Reduce dense gradients over the ranks.

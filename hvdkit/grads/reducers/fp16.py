@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 
+from hvdkit.comm.mean import sum_of_divided
 from hvdkit.comm.protocol import Engine, ReduceOp
-from hvdkit.log import get_logger
+from hvdkit.utils.log import get_logger
 
 
 @functools.cache
@@ -22,16 +23,16 @@ class FP16Compression:
     loud as any exploded gradient. Values below 6e-8 become 0.
     """
 
+    flat = True
+
     def reduce(self, gradients: list, names: list[str], op: ReduceOp, engine: Engine) -> list:
         import tensorflow as tf
 
-        if why := engine.why_halves_are_slow():
+        if why := engine.fp16_slow_reason():
             _say(why)
-        wire_op = ReduceOp.SUM if op is ReduceOp.AVERAGE else op
-        sent = []
-        for gradient in gradients:
-            if op is ReduceOp.AVERAGE:
-                gradient = gradient / tf.cast(engine.size, gradient.dtype)  # noqa: PLW2901
-            sent.append(tf.cast(gradient, tf.float16) if gradient.dtype.is_floating else gradient)
-        received = engine.allreduce(sent, wire_op, names)
+        wire_op, divisor = sum_of_divided(op, "float16", engine.size)
+        sent = [g if divisor == 1 else g / tf.cast(divisor, g.dtype) for g in gradients]
+        sent = [tf.cast(g, tf.float16) if g.dtype.is_floating else g for g in sent]
+        made_here = [s is not g for s, g in zip(sent, gradients, strict=True)]
+        received = engine.allreduce(sent, wire_op, names, reusable=made_here)
         return [tf.cast(r, g.dtype) for r, g in zip(received, gradients, strict=True)]

@@ -1,0 +1,1 @@
+"""Checkpoints as files: format, atomic commit, one job per directory, retention. Without TensorFlow."""

@@ -1,0 +1,220 @@
+"""A directory of checkpoints: writing a new one, finding the newest whole one, removing old ones."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hvdkit.checkpoint.storage import disk
+from hvdkit.checkpoint.storage.format import DamagedCheckpointError, damage, step_name, step_of
+from hvdkit.checkpoint.storage.reader import Checkpoint
+from hvdkit.checkpoint.storage.retention import Keep
+from hvdkit.checkpoint.storage.writer import (
+    DAMAGED,
+    DELETING,
+    INCOMING,
+    REPLACED,
+    CheckpointWriteError,
+    Draft,
+    check_run_id,
+    writing,
+)
+from hvdkit.errors import UsageError
+
+__all__ = ["Checkpoint", "CheckpointWriteError", "DamagedCheckpointError", "Draft", "Keep", "Store"]
+
+_LEFT_OVER = re.compile(
+    rf"(?P<kind>{'|'.join(map(re.escape, (INCOMING, DAMAGED, DELETING, REPLACED)))})"
+    r"(?P<name>step-\d{9,12})(-(?P<run>.+))?",
+    re.ASCII,
+)
+
+
+def absolute(directory: str | os.PathLike) -> Path:
+    """A directory of checkpoints, from the root.
+
+    Raises:
+        UsageError: it is no path, or an empty one, which would be the working directory.
+    """
+    if not isinstance(directory, str | os.PathLike) or not os.fspath(directory) or b"\0" in os.fsencode(directory):
+        raise UsageError(
+            f"A directory of checkpoints must be a path. Received: {directory!r}.", fix='"." is the working directory.'
+        )
+    return Path(os.path.abspath(os.fsdecode(directory)))
+
+
+class Store:
+    """A directory of checkpoints.
+
+    Every state of it, also after a crash or a power loss between any two operations, has each committed checkpoint
+    whole under its name, or not at all.
+
+    Args:
+        directory: where they are; it is made when the first one is written.
+
+    Example:
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> store = Store(tempfile.mkdtemp())
+    >>> for step in (10, 20):
+    ...     draft = store.draft(step, run_id="a")
+    ...     _ = draft.write("common", {"x": np.full(3, step)})
+    ...     _ = draft.commit(["common"], epoch=1, world_size=1)
+    >>> store.steps(), store.newest_valid().get("common", "x").tolist()
+    ([20, 10], [20, 20, 20])
+    >>> store.prune(Keep(last=1))
+    [10]
+    """
+
+    def __init__(self, directory: str | os.PathLike):
+        self.directory = absolute(directory)
+
+    def path(self, step: int) -> Path:
+        """The directory of a step's checkpoint; while it is being replaced, and if that was broken off, the old one."""
+        path = self.directory / step_name(step)
+        return path if os.path.lexists(path) else self.directory / self._set_aside_for_new().get(step, path.name)
+
+    def draft(self, step: int, run_id: str) -> Draft:
+        """A new checkpoint to write; all processes of a run that name the same step write the same one.
+
+        Raises:
+            UsageError: a step or a run_id that cannot be part of a directory's name.
+            CheckpointWriteError: the directory cannot be made.
+        """
+        return Draft(self.directory, step, run_id)
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, newest first; whether they are whole is another question."""
+        found = {step_of(name) for name in self._names()} | self._set_aside_for_new().keys()
+        return sorted(found - {None}, reverse=True)
+
+    def _set_aside_for_new(self) -> dict[int, str]:
+        """The names of checkpoints that had to make room for new ones, where no names can be exchanged."""
+        matches = filter(None, map(_LEFT_OVER.fullmatch, self._names()))
+        return {step_of(match["name"]): match[0] for match in matches if match["kind"] == REPLACED}
+
+    def open(self, step: int) -> Checkpoint:
+        """A step's checkpoint, its manifest and the lengths of its files checked: quick, whatever its size.
+
+        Raises:
+            DamagedCheckpointError: it is not there, or not what was written.
+        """
+        return Checkpoint(self.path(step))
+
+    def verify(self, step: int) -> Checkpoint:
+        """A step's checkpoint, every byte of it checked.
+
+        Raises:
+            DamagedCheckpointError: it is not there, or not what was written; the message names the file.
+        """
+        return self.open(step).verify()
+
+    def newest_valid(
+        self,
+        skipped: Callable[[int, DamagedCheckpointError], None] | None = None,
+        check: Callable[[Checkpoint], Any] | None = None,
+    ) -> Checkpoint | None:
+        """The newest checkpoint of which every byte is right; None where there is none.
+
+        Args:
+            skipped: told each newer step that is damaged, and how.
+            check: what else must be right; it raises ``DamagedCheckpointError`` where it is not.
+        """
+        for step in self.steps():
+            try:
+                checkpoint = self.verify(step)
+                if check is not None:
+                    check(checkpoint)
+                return checkpoint
+            except DamagedCheckpointError as error:
+                if skipped is not None:
+                    skipped(step, error)
+        return None
+
+    def clean(self, run_id: str) -> list[str]:
+        """Remove what other runs left half done; for the one job that owns the directory, at its start.
+
+        A checkpoint that was set aside for a new one, which then did not come, is taken back.
+
+        Args:
+            run_id: this run; its own drafts stay.
+
+        Returns:
+            The names that were removed.
+
+        Raises:
+            CheckpointWriteError: something could not be removed.
+        """
+        check_run_id(run_id)
+        removed = []
+        for name in self._names():
+            match = _LEFT_OVER.fullmatch(name)
+            if not match or (match["kind"] == INCOMING and match["run"] == run_id):
+                continue
+            with writing("What another run left could not be removed", self.directory):
+                if match["kind"] == REPLACED and not os.path.lexists(self.directory / match["name"]):
+                    disk.rename(self.directory / name, self.directory / match["name"])
+                    disk.sync_directory(self.directory)
+                else:
+                    disk.remove_tree(self.directory / name)
+                    removed.append(name)
+        return removed
+
+    def prune(self, keep: Keep, *, valid: int | None = None, dry_run: bool = False) -> list[int]:
+        """Remove the checkpoints that ``keep`` does not keep; the newest valid one always stays.
+
+        Where none is valid, nothing is removed. To know that the newest one is valid, all of it is read, and of older
+        ones where it is not.
+
+        Args:
+            keep: which ones stay.
+            valid: a step that this process has just committed: it is known to be valid without reading it, and stays.
+            dry_run: only say which would go.
+
+        Returns:
+            The steps that went, newest first.
+
+        Raises:
+            CheckpointWriteError: one could not be removed.
+        """
+        steps = self.steps()
+        gone = [step for step in steps if step not in keep.choose(steps, self._metrics)]
+        if not gone:
+            return []
+        stay = {valid}
+        if valid is None or valid != steps[0]:
+            newest = self.newest_valid()
+            if newest is None:  # perhaps the disk is what is wrong
+                return []
+            stay.add(newest.manifest.step)
+        gone = [step for step in gone if step not in stay]
+        if not gone or dry_run:
+            return gone
+        with writing("Old checkpoints could not be removed", self.directory):
+            aside = [self._set_aside(step) for step in gone]
+            # Before the first file goes, no crash may bring a name back.
+            disk.sync_directory(self.directory)
+            for path in aside:
+                disk.remove_tree(path)
+        return gone
+
+    def _set_aside(self, step: int) -> Path:
+        aside = self.directory / f"{DELETING}{step_name(step)}"
+        disk.remove_tree(aside)
+        disk.rename(self.path(step), aside)
+        return aside
+
+    def _metrics(self, step: int) -> dict[str, Any]:
+        try:
+            metrics = self.open(step).manifest.state.get("metrics")
+        except DamagedCheckpointError:
+            return {}
+        return metrics if isinstance(metrics, dict) else {}
+
+    def _names(self) -> list[str]:
+        with damage(self.directory):
+            return sorted(os.listdir(self.directory)) if self.directory.exists() else []

@@ -1,0 +1,91 @@
+"""Flat buckets: many small tensors travel as few one-dimensional ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+BUCKET_BYTES = 4 * 2**20
+
+
+def partition(tensors: list[tuple[str, int | None]], bucket_bytes: int, alone_from: int) -> list[list[int]]:
+    """Which tensors go together, in the order given; one dtype to a bucket.
+
+    Args:
+        tensors: dtype and size in bytes of each; a size of None is not known, and travels alone.
+        bucket_bytes: a bucket is closed when the next tensor would not fit.
+        alone_from: a tensor of so many bytes gains nothing from being copied, and travels alone.
+
+    Example:
+
+    >>> partition([("float32", 40), ("float32", 4000), ("float16", 2), ("float32", 40), ("float32", 30)], 100, 1000)
+    [[0, 3], [1], [2], [4]]
+    """
+    made: list[list[int]] = []
+    open_: dict[str, tuple[list[int], int]] = {}
+    for i, (dtype, size) in enumerate(tensors):
+        if size is None or size >= alone_from:
+            made.append([i])
+            continue
+        bucket, filled = open_.get(dtype, (None, 0))
+        if bucket is None or filled + size > bucket_bytes:
+            bucket, filled = [], 0
+            made.append(bucket)
+        bucket.append(i)
+        open_[dtype] = bucket, filled + size
+    return made
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Tensors as they travel.
+
+    Attributes:
+        tensors: flat buckets, and the tensors that travel alone as they are.
+        names: a name for each.
+        reusable: whether each is a buffer that nobody else reads, so that a transport may overwrite it.
+    """
+
+    tensors: list
+    names: list[str] | None
+    reusable: list[bool]
+    _originals: list
+    _places: list[list[int]]
+
+    def unpack(self, reduced: list) -> list:
+        """What became of ``tensors``, in the order and shapes of those that were packed."""
+        import tensorflow as tf
+
+        out: dict[int, Any] = {}
+        for places, flat in zip(self._places, reduced, strict=True):
+            if len(places) == 1:
+                out[places[0]] = flat
+                continue
+            parts = [self._originals[i] for i in places]
+            pieces = tf.split(flat, [part.shape.num_elements() for part in parts])
+            for i, piece, part in zip(places, pieces, parts, strict=True):
+                out[i] = piece if part.shape.rank == 1 else tf.reshape(piece, part.shape)
+        return [out[i] for i in range(len(self._originals))]
+
+
+def pack(tensors: list, names: list[str] | None, bucket_bytes: int, alone_from: int) -> Packed:
+    """Pack dense ``tf.Tensor`` into buckets; ``bucket_bytes`` and ``alone_from`` as for ``partition``."""
+    import tensorflow as tf
+
+    places = partition([(t.dtype.name, _bytes(t)) for t in tensors], bucket_bytes, alone_from)
+    packed, packed_names = [], []
+    for bucket in places:
+        parts = [tensors[i] for i in bucket]
+        if len(bucket) == 1:
+            packed += parts
+        else:
+            # A reshape costs as much as a small copy: most small tensors are flat as they are.
+            packed.append(tf.concat([part if part.shape.rank == 1 else tf.reshape(part, [-1]) for part in parts], 0))
+        if names:
+            packed_names.append(names[bucket[0]] + (".bucket" if len(bucket) > 1 else ""))
+    return Packed(packed, packed_names or None, [len(bucket) > 1 for bucket in places], tensors, places)
+
+
+def _bytes(tensor: Any) -> int | None:
+    elements = tensor.shape.num_elements()
+    return None if elements is None else elements * tensor.dtype.size

@@ -1,0 +1,1 @@
+"""Local SGD: ranks train by themselves and average their weights every few steps."""

@@ -1,0 +1,1 @@
+"""The learning rate of a large batch as pure numbers, without TensorFlow."""

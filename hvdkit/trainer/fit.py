@@ -1,0 +1,168 @@
+"""``fit``, ``evaluate`` and ``predict`` on several ranks, and with sharded data in one process.
+
+- the communication proof is part of every ``fit``, and local SGD's rounds end with the epochs;
+- data of ``hvd.data.shard`` are told the epoch, and metrics over them are those of all ranks;
+- seeds of what layers draw are moved apart;
+- ranks other than 0 are silent, unless ``verbose`` says otherwise;
+- a collective that was broken off says so, instead of showing this rank's graph.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from hvdkit.comm import world
+from hvdkit.data.sharded import Sharded
+from hvdkit.engines import peer_lost
+from hvdkit.errors import UsageError, broken_off
+from hvdkit.keras_internals.model_contents import held
+from hvdkit.keras_internals.patch_points import is_called_by_fit
+from hvdkit.metrics import aggregation
+from hvdkit.optim.local_sgd.state import rounds_of
+from hvdkit.random import seeds
+from hvdkit.trainer import fit_callbacks
+from hvdkit.trainer.feed import feeding
+from hvdkit.utils import numbers
+
+trained: weakref.WeakSet = weakref.WeakSet()  # the models that were trained on the ranks of this world
+_local = False
+
+
+@contextlib.contextmanager
+def local_training() -> Iterator[None]:
+    """Inside, ``fit`` is this rank's own affair: no proof, no rank need take part.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> with hvd.local_training():
+    ...     pass  # probe_model.fit(...) with a plain optimizer, on this rank only
+    """
+    global _local
+    before, _local = _local, True
+    try:
+        yield
+    finally:
+        _local = before
+
+
+def on_all_ranks() -> bool:
+    """Whether ``fit`` trains one model on several ranks."""
+    return world.size() > 1 and not _local
+
+
+def around_fit(original, *, proof: bool):
+    """``fit`` that takes sharded data, and on several ranks proves that they train one model."""
+    signature = inspect.signature(original)
+
+    from hvdkit.callbacks.communication_proof import CommunicationProof, refuse_backups
+    from hvdkit.optim.local_sgd.callback import LocalRounds
+
+    def fit(self, *args, **kwargs):
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        numbers.of_fit(bound.arguments)
+        with fit_callbacks.borrowed(bound.arguments):
+            fit_callbacks.lead(self, bound.arguments)
+            if on_all_ranks():
+                return together(self, bound)
+            with feeding(self, bound.arguments):
+                return original(*bound.args, **bound.kwargs)
+
+    def together(model, bound):
+        trained.add(model)
+        _set_verbosity(bound.arguments)
+        checks = _with(model, bound.arguments, CommunicationProof, make=proof)
+        if checks is None:
+            refuse_backups(fit_callbacks.of(bound.arguments))
+        else:
+            checks.watch(fit_callbacks.of(bound.arguments), bound.arguments["initial_epoch"])
+        seeds.separate([g for g in held(model) if isinstance(g, keras.random.SeedGenerator)], world.rank())
+        if rounds_of(model):
+            _with(model, bound.arguments, LocalRounds, make=True, first=True)
+        world.engine().failure = None
+        try:
+            with feeding(model, bound.arguments):
+                history = original(*bound.args, **bound.kwargs)
+            if checks is not None:
+                checks.after_fit()
+            return history
+        except tf.errors.OpError as error:
+            if world.engine().failure is not None:
+                raise world.engine().failure from None
+            broken = peer_lost().search(str(error))
+            if broken is None:
+                raise
+            raise broken_off(broken.group()[:300], world.rank()) from error
+
+    return fit
+
+
+def around_evaluate(original):
+    """``evaluate`` that takes sharded data, which all ranks evaluate together."""
+    signature = inspect.signature(original)
+
+    def evaluate(self, *args, **kwargs):
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        if is_called_by_fit(bound.arguments):  # fit feeds its validation data itself, and averages its metrics
+            return original(*bound.args, **bound.kwargs)
+        numbers.of_fit(bound.arguments)
+        if on_all_ranks():
+            _set_verbosity(bound.arguments)
+        if not isinstance(bound.arguments["x"], Sharded):
+            return original(*bound.args, **bound.kwargs)
+        with fit_callbacks.borrowed(bound.arguments), feeding(self, bound.arguments):
+            if not on_all_ranks():
+                return original(*bound.args, **bound.kwargs)
+            wants_dict, bound.arguments["return_dict"] = bound.arguments["return_dict"], True
+            own = original(*bound.args, **bound.kwargs)
+        everyones = aggregation.exchanged(self, own)
+        return everyones if wants_dict else self._flatten_metrics_in_order(everyones)
+
+    return evaluate
+
+
+def around_predict(original):
+    """``predict`` that refuses sharded data."""
+    signature = inspect.signature(original)
+
+    def predict(self, x, *args, **kwargs):
+        if isinstance(x, Sharded):
+            raise UsageError(
+                "predict takes no sharded data: each rank would get predictions for samples that it does not know.",
+                fix="model.predict(x) with the samples themselves, on rank 0 or, with a part of them, on each.",
+            )
+        bound = signature.bind(self, x, *args, **kwargs)
+        bound.apply_defaults()
+        if on_all_ranks():
+            _set_verbosity(bound.arguments)
+        return original(*bound.args, **bound.kwargs)
+
+    return predict
+
+
+def _set_verbosity(arguments: dict[str, Any]) -> None:
+    from hvdkit.callbacks.progress import verbosity
+
+    if arguments.get("verbose") == "auto":
+        arguments["verbose"] = verbosity("auto")
+
+
+def _with(
+    model: keras.Model, arguments: dict[str, Any], kind: type, *, make: bool, first: bool = False
+) -> keras.callbacks.Callback | None:
+    """The callback of this kind among ``fit``'s; where there is none, one is made, if that is wanted."""
+    found = next((c for c in fit_callbacks.of(arguments) if isinstance(c, kind)), None)
+    if found is None and make:
+        found = kind()
+        fit_callbacks.add(model, arguments, found, first=first)
+    return found

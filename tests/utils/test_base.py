@@ -1,0 +1,132 @@
+"""The base: errors, registry, environment, seeds, devices, objects. No ranks, mostly no TensorFlow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from hvdkit.comm.protocol import Engine, ReduceOp
+from hvdkit.comm.single import SingleEngine
+from hvdkit.engines import peer_lost
+from hvdkit.errors import ConfigError, HvdkitError, LaunchError, UsageError
+from hvdkit.launch.identity import launch_info
+from hvdkit.random import seeds
+from hvdkit.strategies import devices
+from hvdkit.utils import env
+from hvdkit.utils.registry import Registry
+
+HOROVOD = {"RANK": "3", "SIZE": "4", "LOCAL_RANK": "1", "LOCAL_SIZE": "2", "CROSS_RANK": "1", "CROSS_SIZE": "2"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "want"),
+    [
+        ({}, ("none", 0, 1, 0, 1)),
+        ({f"HOROVOD_{k}": v for k, v in HOROVOD.items()}, ("horovodrun", 3, 4, 1, 2)),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+          "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, ("mpirun", 1, 2, 1, 2)),
+        ({"PMI_RANK": "0", "PMI_SIZE": "2"}, ("mpirun", 0, 2, 0, None)),
+        ({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}, ("srun", 5, 8, 1, None)),
+        # a batch script that srun did not start has these: it is not one of 8 ranks
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}, ("none", 0, 1, 0, 1)),
+    ],
+)  # fmt: skip
+def test_who_launched_me(environ, want):
+    info = launch_info(environ)
+    assert (info.launcher, info.rank, info.size, info.local_rank, info.local_size) == want
+
+
+def test_horovods_own_launcher_is_believed_first():
+    mixed = {"HOROVOD_RANK": "1", "HOROVOD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}
+    assert launch_info(mixed).size == 2
+
+
+def test_a_rank_that_is_no_number_is_named():
+    with pytest.raises(ConfigError, match=r"HOROVOD_RANK.*'x'"):
+        launch_info({"HOROVOD_RANK": "x", "HOROVOD_SIZE": "2"})
+
+
+@pytest.mark.parametrize(("text", "want"), [("1", True), ("on", True), ("No", False), ("", True), ("maybe", None)])
+def test_flags(monkeypatch, text, want):
+    monkeypatch.setenv("HVDKIT_PROOF", text)
+    if want is None:
+        with pytest.raises(ConfigError, match=r"HVDKIT_PROOF.*'maybe'"):
+            env.flag("PROOF", True)
+    else:
+        assert env.flag("PROOF", True) is want
+
+
+def test_errors_say_what_where_and_what_to_do():
+    error = UsageError("It broke.", fix="mend it", rank=2)
+    assert str(error) == "[rank 2] It broke.\n  What to do: mend it"
+    assert isinstance(error, ValueError) and isinstance(error, HvdkitError)
+
+
+def test_registry_suggests_the_nearest():
+    registry = Registry("colour", {"green": "json:dumps", "blue": "json:loads"})
+    with pytest.raises(UsageError, match=r"Unknown colour 'gren'. Known: green, blue.(.|\n)*did you mean 'green'"):
+        registry.resolve("gren")
+    assert registry.resolve("green") is __import__("json").dumps
+
+
+def test_seeds():
+    ranks = [seeds.derive(5, r) for r in range(4)]
+    assert {s.model for s in ranks} == {5} and len({s.data for s in ranks}) == 4
+    assert seeds.derive(5, 1) == seeds.derive(5, 1) and seeds.derive(6, 1).data != seeds.derive(5, 1).data
+    for bad in (-1, 2**32, 1.0, True, "1"):
+        with pytest.raises(ValueError, match="seed"):
+            seeds.set_seed(bad)
+
+
+def test_devices_are_chosen_by_local_rank():
+    assert [devices.choose(4, r, 4) for r in range(4)] == [0, 1, 2, 3]
+    assert devices.choose(8, 2, 4) == 2 and devices.choose(0, 3, 4) is None and devices.choose(1, 3, 4) == 0
+    with pytest.raises(LaunchError, match="4 ranks on this host see 2 GPUs"):
+        devices.choose(2, 0, 4)
+
+
+@pytest.mark.usefixtures("forked_programs")
+def test_pinning_is_real_on_cpu_devices():
+    """TensorFlow's own device list, with CPUs in the place of GPUs; in a process of its own."""
+    code = (
+        "import tensorflow as tf\nfrom hvdkit.strategies import devices\n"
+        "assert devices.pin(0, 1) is None  # no GPU here\n"
+        "assert devices.pin(0, 1, kind='CPU') == '/physical_device:CPU:0'\n"
+        "tf.constant(1)\n"
+        "try: devices.pin(0, 1, kind='CPU')\n"
+        "except Exception as e: print(type(e).__name__, e)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("LaunchError" in done.stdout and "call hvd.init() before" in done.stdout) or done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        (
+            "[node X]\nHorovod has been shut down. This was caused by an exception on one of the ranks",
+            "Horovod has been",
+        ),
+        ("gloo/transport/tcp/pair.cc: Connection closed by peer [127.0.0.1]", "Connection closed by peer"),
+        ('bad input : Tensor had NaN values\n File "/home/me/horovod_jobs/train.py", line 3', None),
+        ("Requested to allreduce a tensor with the same name, in horovod/tensorflow/mpi_ops.py", None),
+    ],
+)
+def test_what_a_broken_collective_says(text, is_one):
+    found = peer_lost().search(text)
+    assert (found is None) if is_one is None else found.group(0).startswith(is_one)
+
+
+def test_the_single_engine_is_an_engine():
+    assert isinstance(SingleEngine(), Engine)
+    assert ReduceOp.get("Sum") is ReduceOp.SUM
+    with pytest.raises(ValueError, match="hvd\\.Average"):
+        ReduceOp.get("mean")
