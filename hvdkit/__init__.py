@@ -24,6 +24,7 @@ _HOME = {
     "hvdkit.comm.exchange": ("broadcast_object", "allgather_object"),
     "hvdkit.comm.process_sets": ("ProcessSet", "add_process_set", "remove_process_set", "global_process_set"),
     "hvdkit.comm.compression": ("Compression",),
+    "hvdkit.comm.engine": ("ReduceOp",),
     "hvdkit.comm.variables": ("broadcast_variables", "broadcast_global_variables"),
     "hvdkit.random.seeds": ("set_seed",),
     "hvdkit.optim.distributed": ("DistributedOptimizer", "PartialDistributedOptimizer"),
@@ -35,7 +36,10 @@ _HOME = {
 }  # fmt: skip
 _NAMES = {name: home for home, names in _HOME.items() for name in names}
 _REDUCE_OPS = {"Average": "AVERAGE", "Sum": "SUM", "Adasum": "ADASUM", "Min": "MIN", "Max": "MAX", "Product": "PRODUCT"}
-_MODULES = ("callbacks", "checkpoint", "data", "errors", "layers", "losses", "optim", "schedules", "strategies")
+_MODULES = (
+    "callbacks", "checkpoint", "data", "errors", "launch", "layers", "losses", "optim", "schedules", "strategies",
+    "testing",
+)  # fmt: skip
 
 __all__ = ["__version__", *_NAMES, *_REDUCE_OPS, *_MODULES]
 
@@ -44,7 +48,7 @@ def __getattr__(name: str) -> Any:
     if name in _NAMES:
         value = getattr(importlib.import_module(_NAMES[name]), name)
     elif name in _REDUCE_OPS:
-        value = getattr(importlib.import_module("hvdkit.comm.protocol").ReduceOp, _REDUCE_OPS[name])
+        value = getattr(importlib.import_module("hvdkit.comm.engine").ReduceOp, _REDUCE_OPS[name])
     elif name in _MODULES:
         value = importlib.import_module(f"hvdkit.{name}")
     else:
@@ -55,4 +59,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hvdkit.comm import objects
+from hvdkit.comm import serialization
 from hvdkit.utils import env
 
 
@@ -62,7 +62,7 @@ def run_ranks(
     """
     with tempfile.TemporaryDirectory(prefix="hvdkit-ranks-") as directory:
         folder = Path(directory)
-        (folder / "args").write_bytes(objects.encode(list(args)))
+        (folder / "args").write_bytes(serialization.encode(list(args)))
         command = [sys.executable, "-m", "hvdkit", "run", "-np", str(n), "--launcher", launcher]
         command += ["-m", "hvdkit.testing", inspect.getfile(function), function.__qualname__, directory]
         command += [] if init else ["--no-init"]
@@ -79,7 +79,7 @@ def run_ranks(
             check=False,
         )
         paths = [folder / f"rank{rank}" for rank in range(n)]
-        values = [objects.decode(path.read_bytes()) if path.exists() else None for path in paths]
+        values = [serialization.decode(path.read_bytes()) if path.exists() else None for path in paths]
     if check and done.returncode:
         raise AssertionError(f"{function.__qualname__} failed on {n} ranks ({launcher}):\n{done.stdout[-20000:]}")
     return Ranks(done.returncode, values, done.stdout)
@@ -95,9 +95,9 @@ def _on_this_rank(path: str, name: str, directory: str, *options: str) -> None:
     sys.modules[spec.name] = module
     sys.path.insert(0, str(Path(path).parent))
     spec.loader.exec_module(module)
-    arguments = objects.decode((Path(directory) / "args").read_bytes())
+    arguments = serialization.decode((Path(directory) / "args").read_bytes())
     value = getattr(module, name)(*arguments)
-    (Path(directory) / f"rank{hvd.rank()}").write_bytes(objects.encode(value))
+    (Path(directory) / f"rank{hvd.rank()}").write_bytes(serialization.encode(value))
 
 
 if __name__ == "__main__":

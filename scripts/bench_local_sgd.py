@@ -1,4 +1,4 @@
-"""Local SGD on a slow link: seconds per epoch and final accuracy, rounds of 1 step against rounds of k.
+"""Local SGD on a slow link: seconds per epoch and final accuracy, averaging in each step or every few steps.
 
 Two ranks over Gloo in a network namespace of their own, whose loopback device carries --rate in both directions
 together. Needs Linux, root (for the namespace), `unshare`, `ip` and `tc` (Debian: util-linux, iproute2).
@@ -31,7 +31,7 @@ batch_size: 16
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rate", default="100mbit", help="of the link, as tc takes it (default 100mbit)")
-    parser.add_argument("--k", type=int, default=8, help="steps in a round (default 8)")
+    parser.add_argument("--sync-period", type=int, default=8, help="steps between two averages (default 8)")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
@@ -48,7 +48,9 @@ def main() -> None:
 
 def report(arguments: argparse.Namespace, config: Path) -> None:
     """Train with each kind of round in turns, a seed after the other, and print what came of it."""
-    kinds = {"DistributedOptimizer": "null"} | {f"local SGD, k={k}": f"{{k: {k}}}" for k in (1, arguments.k)}
+    kinds = {"DistributedOptimizer": "null"} | {
+        f"local SGD, period {n}": f"{{sync_period: {n}}}" for n in (1, arguments.sync_period)
+    }
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     accuracy: dict[str, list[float]] = {name: [] for name in kinds}
     for seed in range(1, arguments.seeds + 1):
@@ -58,12 +60,12 @@ def report(arguments: argparse.Namespace, config: Path) -> None:
             accuracy[name].append(float(found[1]))
             seconds[name].append(SAMPLES / float(found[3].replace(",", "")))
             print(f"seed {seed}  {name:22s} {seconds[name][-1]:7.2f} s/epoch  accuracy {found[1]}", flush=True)
-    slow = seconds["local SGD, k=1"]
+    slow = seconds["local SGD, period 1"]
     for name in kinds:
         ratio = statistics.median(s / mine for s, mine in zip(slow, seconds[name], strict=True))
         spread = f"{min(accuracy[name]):.3f} to {max(accuracy[name]):.3f}"
         median = statistics.median(seconds[name])
-        print(f"{name:22s} {median:7.2f} s/epoch  {ratio:5.2f} x as fast as k=1  accuracy {spread}")
+        print(f"{name:22s} {median:7.2f} s/epoch  {ratio:5.2f} x as fast as period 1  accuracy {spread}")
 
 
 def train(rate: str, config: Path, sets: list[str]) -> re.Match:

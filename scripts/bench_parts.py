@@ -28,11 +28,12 @@ def measure(workload: str, rounds: int, steps: int) -> dict:
 
     import hvdkit as hvd
     from hvdkit.bench import step
-    from hvdkit.comm.mpi import in_graph, patience
+    from hvdkit.comm.mpi import graph_ops
+    from hvdkit.comm.mpi.timeout import Timeout
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     spent = {"inside": 0.0, "waiting": 0.0}
-    call, wait = in_graph.call, patience.Patience.wait
+    call, wait = graph_ops.call, Timeout.wait
 
     def timed(what, function):
         def inner(*args):
@@ -50,15 +51,15 @@ def measure(workload: str, rounds: int, steps: int) -> dict:
         "calling": lambda function, tensors, dtypes: call(lambda *arrays: list(arrays), tensors, dtypes),
         "hvdkit": lambda function, tensors, dtypes: call(timed("inside", function), tensors, dtypes),
     }
-    patience.Patience.wait = timed("waiting", wait)
+    Timeout.wait = timed("waiting", wait)
     fits = {}
     for name, way in ways.items():
         made = step.compiled("hvdkit" if way else step.CEILING, workload)
-        in_graph.call = way or call
+        graph_ops.call = way or call
         fits[name] = functools.partial(step.timed_fit, *made)
         with hvd.local_training():  # no proof: it would see that two variants reduce nothing
             fits[name](3)
-        in_graph.call = call
+        graph_ops.call = call
     taken: dict[str, list] = {name: [] for name in [*ways, *spent]}
     for _ in range(rounds):
         for name, fit in fits.items():

@@ -56,7 +56,9 @@ def test_help_is_quick():
 def test_every_public_name_loads():
     for name in hvdkit.__all__:
         assert getattr(hvdkit, name) is not None
-    assert set(hvdkit.__all__) <= set(dir(hvdkit))
+    for module in (hvdkit, hvdkit.optim, hvdkit.callbacks, hvdkit.strategies):
+        assert {name for name in dir(module) if not name.startswith("__")} <= set(module.__all__), "internals leak"
+        assert set(module.__all__) <= set(dir(module))
     with pytest.raises(AttributeError, match="did you mean 'allreduce'"):
         _ = hvdkit.all_reduce
     from hvdkit.callbacks import BroadcastGlobalVariablesCallback

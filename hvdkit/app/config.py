@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -14,6 +14,7 @@ from hvdkit.app.strict_yaml import shown
 from hvdkit.engines import ENGINES
 from hvdkit.errors import ConfigError, UsageError
 from hvdkit.launch.launcher import LAUNCHERS, starters
+from hvdkit.utils.deprecation import warn_deprecated
 from hvdkit.utils.numbers import seconds_of
 from hvdkit.utils.registry import suggestion
 
@@ -24,6 +25,18 @@ _Rate = Annotated[float, Field(ge=0, lt=1e15)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_by_name=True)
+    _old_names: ClassVar[dict[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, given: Any) -> Any:
+        """Take the names that values had before, too."""
+        old = {name: new for name, new in cls._old_names.items() if isinstance(given, dict) and name in given}
+        for name, new in old.items():
+            if new in given:
+                raise ValueError(f"`{name}` is the old name of `{new}`: give one of them.")
+            warn_deprecated(f"`{name}` in a configuration", f"`{new}`")
+        return {old.get(name, name): value for name, value in given.items()} if old else given
 
 
 class Named(_Section):
@@ -80,11 +93,12 @@ class LearningRate(_Section):
 
 
 class LocalSGD(_Section):
-    """Steps that each rank makes by itself, then the mean of the weights: see `hvd.strategies.local_sgd`."""
+    """Steps that each rank makes by itself, then the mean of the weights: see `hvd.optim.LocalSGD`."""
 
-    k: _Count = Field(8, description="Updates between two means.")
-    start: Annotated[int, Field(ge=0, lt=2**53)] = Field(
-        0, description="Updates with reduced gradients before the first round."
+    _old_names: ClassVar[dict[str, str]] = {"k": "sync_period", "start": "start_step"}
+    sync_period: _Count = Field(8, description="Updates between two averages of the weights.")
+    start_step: Annotated[int, Field(ge=0, lt=2**53)] = Field(
+        0, description="Updates with reduced gradients before that begins."
     )
     outer_lr: _Rate = Field(1.0, gt=0, description="Of the outer step; 1 takes the mean.")
     outer_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Of the outer step.")
@@ -120,10 +134,12 @@ class Config(_Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(1, description="Same model on every rank, own data order.")
     data: Data = Data()
-    model: Named = Field(Named(name="cnn"), description="`cnn`, `mlp`, or `module:function`; and its arguments.")
+    model: Named = Field(
+        Named(name="cnn"), description="`cnn`, `resnet`, `mlp` or `module:function`; and its arguments."
+    )
     optimizer: Named = Field(Named(name="adam"), description="Any Keras optimizer, and its arguments.")
     compression: str | Named = Field("none", description="How gradients travel: none, fp16.")
-    local_sgd: LocalSGD | None = Field(None, description="Exchange weights every k steps instead of gradients.")
+    local_sgd: LocalSGD | None = Field(None, description="Exchange weights every few steps instead of gradients.")
     engine: str = Field("auto", description=f"What moves the bytes: auto, {', '.join(ENGINES.names())}.")
     strategy: str | Named = Field("horovod", description="A process' devices: horovod, mirrored, hybrid.")
     lr: LearningRate | None = Field(None, description="Scales the rate with the batch, instead of a learning_rate.")

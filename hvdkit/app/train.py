@@ -74,9 +74,9 @@ def train(config: Config) -> Result:
     _enter(config, named)
     (x, y), (x_test, y_test) = _loaded(config, named)
     strategy = _strategy(config, named)
-    uneven = "drop" if strategy.num_replicas_in_sync > 1 else "pad"  # replicas can share whole batches only
+    drop = strategy.num_replicas_in_sync > 1  # replicas can share whole batches only
     how = {"batch_size": config.batch_of_each(hvd.size()), "seed": config.seed, "per_rank_batch": config.per_rank_batch}
-    data = hvd.data.shard(x, y, uneven=uneven, **how)
+    data = hvd.data.shard(x, y, drop_remainder=drop, **how)
     with strategy.scope():
         model = _compiled(config, x.shape[1:], int(np.max(y)) + 1, data.num_batches)
     throughput = _Throughput(len(x))
@@ -157,7 +157,7 @@ def _compile(config: Config, model: keras.Model, steps_per_epoch: int, ranks: in
         _built("compression", hvd.DistributedOptimizer, optimizer, compression=compression)
     else:
         _without_compression(config)
-        hvd.strategies.local_sgd(optimizer, **config.local_sgd.model_dump())
+        hvd.optim.LocalSGD(optimizer, **config.local_sgd.model_dump())
     if optimizer.weight_decay and config.weight_decay_on == "kernels":
         hvd.optim.exclude_bias_and_norm(optimizer, model)
     loss = _loss(config)

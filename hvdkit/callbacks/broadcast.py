@@ -23,7 +23,7 @@ from hvdkit.keras_internals.model_contents import (
     underlying,
     weights_of,
 )
-from hvdkit.optim.local_sgd.state import rounds_of
+from hvdkit.optim.reduction_state import reduction_states
 from hvdkit.utils.numbers import whole
 
 
@@ -33,7 +33,7 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
     Covers the model's weights (among them what a ``Normalization`` layer was adapted to, and each ``tf.Variable`` that
     the model or a layer holds), and of its optimizers, wherever the model holds them, ``iterations``, learning rate,
     slots and loss scale. Seeds of dropout layers stay each rank's own. What only comes
-    to be in the first step is sent after it. Of local SGD (``hvd.strategies.local_sgd``) that has trained before,
+    to be in the first step is sent after it. Of local SGD (``hvd.optim.LocalSGD``) that has trained before,
     slots, and weights in the middle of a round, stay each rank's own.
 
     Args:
@@ -129,16 +129,16 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
         self._sent |= {id(v) for v in [*weights, *slots]}
 
     def _apart(self) -> list:
-        """What local SGD lets go apart: slots, and in a round the weights, where all ranks have trained as long."""
-        rounds = rounds_of(self.model)
-        if not rounds:
+        """What ranks of local SGD have each for themselves: slots, and between two averages the weights."""
+        states = [state for state in reduction_states(self.model) if not state.is_synchronous]
+        if not states:
             return []
         steps = [int(o.iterations.numpy()) for o in optimizers_of(self.model)]
-        since = [int(r.since.numpy()) for r in rounds]
-        everyones = exchange.allgather_object([steps, since], f"{type(self).__name__}: the rounds of local SGD")
+        since = [state.steps_since_sync() for state in states]
+        everyones = exchange.allgather_object([steps, since], f"{type(self).__name__}: the steps of local SGD")
         if not any(steps) or any(other != everyones[0] for other in everyones):  # one of them alone has been trained
             return []
-        weights = [v for r in rounds for v in r.variables]
+        weights = [v for state in states for v in state.per_rank_variables()]
         return [*slots_of(self.model, weights), *(weights if any(since) else [])]
 
 

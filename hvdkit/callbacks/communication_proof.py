@@ -13,7 +13,7 @@ from hvdkit.data.current import current_data
 from hvdkit.errors import CommunicationError, UsageError
 from hvdkit.grads import tape_pipelines
 from hvdkit.keras_internals.model_contents import adapted_of, distribution_of, optimizers_of
-from hvdkit.optim.local_sgd.state import rounds_of
+from hvdkit.optim.reduction_state import reduction_states
 from hvdkit.schedules.learning_rate import check_steps
 from hvdkit.utils.numbers import whole
 
@@ -146,7 +146,7 @@ class CommunicationProof(keras.callbacks.Callback):
         self._compare()
 
     def _compare(self, when: str = "") -> None:
-        if not any(int(rounds.since.numpy()) for rounds in rounds_of(self.model)):  # each has weights of its own then
+        if not any(state.steps_since_sync() for state in reduction_states(self.model)):
             assert_equal_weights(self.model, process_set=self._process_set, when=when)
 
     def _failure(self, optimizer: keras.optimizers.Optimizer, by_tapes: int) -> str | None:
@@ -168,8 +168,7 @@ class CommunicationProof(keras.callbacks.Callback):
         # A step that a LossScaleOptimizer skipped was reduced too, so there may be more reductions than steps. And
         # where nobody knows how many batches there are, TensorFlow counts one that fails for want of data.
         reduced = reductions - reductions_before
-        rounds = distribution_of(optimizer).rounds
-        wanted = stepped if rounds is None else rounds.reductions(steps_before, steps)
+        wanted = distribution_of(optimizer).expected_reductions(steps_before, steps)
         if reduced < wanted - ((self.params or {}).get("steps") is None):
             return f"{name} made {stepped} steps, but reduced its gradients only {reduced} times."
         return None

@@ -10,7 +10,7 @@ import numpy as np
 from hvdkit.comm import exchange, world
 from hvdkit.data.current import current_data
 from hvdkit.errors import UsageError
-from hvdkit.grads.norms import Norms
+from hvdkit.grads.gradient_norms import GradientNorms
 from hvdkit.keras_internals.layers import flatten_layers
 from hvdkit.keras_internals.model_contents import distribution_of, optimizers_of
 from hvdkit.keras_internals.optimizers import steps_taken, unwrap
@@ -60,7 +60,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
             raise UsageError(f"`smoothing` must be from 0 to below 1. Received: smoothing={smoothing!r}.")
         self.every, self.batch_size, self.smoothing = every, batch_size, smoothing
         self.noise_scale = float("nan")
-        self._norms: Norms | None = None
+        self._norms: GradientNorms | None = None
         self._means = np.zeros(3)  # of the noise, of the squared gradient, and by how much both are too small
 
     def on_train_begin(self, logs=None):
@@ -71,7 +71,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
         self._sizes = self._batch_sizes(ours)
         self._means = np.zeros(3)
         if ours.pipeline.norms is None:
-            self._norms = ours.pipeline.norms = Norms()
+            self._norms = ours.pipeline.norms = GradientNorms()
             outer = self.model.optimizer
             if isinstance(outer, keras.optimizers.LossScaleOptimizer) and not ours.reduces:
                 self._norms.loss_scale = lambda: outer.dynamic_scale  # not unscaled yet where it is reduced
@@ -83,13 +83,13 @@ class GradientNoiseScale(keras.callbacks.Callback):
         why_not = None
         if len(found) != 1 or found[0] is None:
             why_not = "its model has one hvd.DistributedOptimizer, and no other"
-        elif found[0].pipeline.arguments.op.value not in ("average", "sum"):
+        elif found[0].pipeline.options.op.value not in ("average", "sum"):
             why_not = "gradients are averaged or summed"
         elif any(isinstance(layer, SyncBatchNormalization) for layer in flatten_layers(self.model)):
             why_not = (
                 "a rank's gradient is that of its own samples, which SyncBatchNormalization mixes with the others'"
             )
-        elif found[0].rounds is not None:
+        elif not found[0].is_synchronous:
             why_not = "gradients are reduced in every step, which local SGD does not"
         elif self.model.distribute_strategy.num_replicas_in_sync > 1:
             why_not = "each process has one device, without a strategy's replicas"
@@ -167,7 +167,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
         self._looked_at = int(steps)
         if steps == 0:
             return
-        if self._distribution().pipeline.arguments.op.value == "sum":
+        if self._distribution().pipeline.options.op.value == "sum":
             reduced /= len(self._sizes) ** 2
         small, large = everyones[:, 0].mean() / everyones[:, 1].mean(), reduced / steps
         one_rank, all_ranks = np.mean(1 / self._sizes), 1 / total  # what the variance of each gradient is divided by

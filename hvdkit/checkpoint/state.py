@@ -222,7 +222,7 @@ def _reducer_variables(model: keras.Model) -> Iterator[Any]:
     seen: set[int] = set()
     for optimizer in optimizers_of(model):
         ours = distribution_of(optimizer)
-        reducer = None if ours is None else ours.pipeline.arguments.reducer
+        reducer = None if ours is None else ours.pipeline.options.reducer
         if reducer is not None and id(reducer) not in seen:
             seen.add(id(reducer))
             yield from getattr(reducer, "variables", ())

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hvdkit.comm import objects, world
+from hvdkit.comm import serialization, world
 from hvdkit.comm.ops import allgather
 from hvdkit.comm.process_sets import ProcessSet, check_root, engine_of, ranks_of
 from hvdkit.comm.rank_text import by_rank
@@ -57,8 +57,10 @@ def allgather_object(obj: Any, name: str | None = None, process_set: ProcessSet 
     [{'rank': 0}]
     """
     purpose = name or "hvd.allgather_object"
-    mine = _told(lambda: objects.encode(obj))
-    received = [objects.decode(part) for part in _allgather_bytes(objects.encode([purpose, *mine]), process_set)]
+    mine = _told(lambda: serialization.encode(obj))
+    received = [
+        serialization.decode(part) for part in _allgather_bytes(serialization.encode([purpose, *mine]), process_set)
+    ]
     purposes = [their_purpose for their_purpose, _, _ in received]
     if any(other != purpose for other in purposes):
         raise CommunicationError(
@@ -68,8 +70,10 @@ def allgather_object(obj: Any, name: str | None = None, process_set: ProcessSet 
             rank=world.rank(),
         )
     _raise_all(failure for _, failure, _ in received)
-    failure, decoded = _told(lambda: [objects.decode(data) for _, _, data in received], [])
-    if any(objects.has_classes(data) for _, _, data in received):  # which one rank may have imported, and another not
+    failure, decoded = _told(lambda: [serialization.decode(data) for _, _, data in received], [])
+    if any(
+        serialization.has_classes(data) for _, _, data in received
+    ):  # which one rank may have imported, and another not
         _raise_all(part.decode() for part in _allgather_bytes(failure.encode(), process_set))
     _raise_all([failure])
     return decoded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hvdkit.comm.protocol import ReduceOp
+from hvdkit.comm.engine import ReduceOp
 
 
 def gradient_of_own_rows(engine: Any, tensor: Any, upstream: Any) -> Any:

@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from hvdkit.comm import bits
+from hvdkit.comm import bitcast
+from hvdkit.comm.engine import Engine, ReduceOp, check_reducible
 from hvdkit.comm.gradients import gradient_at_root, gradient_of_own_rows, gradient_of_scattered
 from hvdkit.comm.mean import sum_of_divided
-from hvdkit.comm.protocol import Engine, ReduceOp, check_reducible
 from hvdkit.comm.values import own_rows
 from hvdkit.errors import HorovodMissingError, UsageError
 from hvdkit.horovod_build import stamp
@@ -192,12 +192,12 @@ class HorovodEngine(Engine):
 
     def allgather(self, tensor: Any, name: str | None) -> Any:
         tensor = tensor if tensor.shape.rank != 0 else tensor[None]
-        if tensor.dtype.name not in bits.NAMES:
+        if tensor.dtype.name not in bitcast.NAMES:
             return self._allgather(tensor, name)
         import tensorflow as tf
 
         # Other bits have no gradient, so these bring their own.
-        gathered = lambda x: bits.restored(self._allgather(bits.sendable(x), name), x)
+        gathered = lambda x: bitcast.restored(self._allgather(bitcast.sendable(x), name), x)
         return tf.custom_gradient(lambda x: (gathered(x), functools.partial(gradient_of_own_rows, self, x)))(tensor)
 
     def _allgather(self, tensor: Any, name: str | None) -> Any:
@@ -209,7 +209,7 @@ class HorovodEngine(Engine):
         import tensorflow as tf
 
         backward = functools.partial(gradient_at_root, self, self._hvd.rank() == root_rank)
-        moved = lambda x: bits.restored(self._broadcast(bits.sendable(x), root_rank, name), x)
+        moved = lambda x: bitcast.restored(self._broadcast(bitcast.sendable(x), root_rank, name), x)
         return tf.custom_gradient(lambda x: (moved(x), backward))(tensor)
 
     def _broadcast(self, tensor: Any, root_rank: int, name: str | None) -> Any:

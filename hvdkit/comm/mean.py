@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hvdkit.comm.protocol import ReduceOp
+from hvdkit.comm.engine import ReduceOp
 
 
 def sum_of_divided(op: ReduceOp, dtype: str, size: int) -> tuple[ReduceOp, int]:

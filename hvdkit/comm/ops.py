@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from hvdkit.comm import compression as compressions
-from hvdkit.comm.bits import scaled
+from hvdkit.comm.bitcast import scaled
 from hvdkit.comm.compression import Compression
+from hvdkit.comm.engine import ReduceOp, check_reducible
 from hvdkit.comm.process_sets import ProcessSet, check_root, engine_of
-from hvdkit.comm.protocol import ReduceOp, check_reducible
-from hvdkit.comm.slices import allreduce_slices
+from hvdkit.comm.sparse import allreduce_slices
 from hvdkit.comm.values import call, is_slices, is_tensorflow, unwrap_variable
 from hvdkit.errors import UsageError
 from hvdkit.utils.numbers import real
@@ -139,7 +139,7 @@ def allgather(
             - ``"sum"``, the gradient of the sum of the ranks' losses: right where gradients of weights are *averaged*
               over the ranks, as by default. N ranks with a contrastive loss are then one process with all rows, both
               where each rank computes the mean loss of its rows against all rows, and where each computes the whole
-              loss. Every rank brings as many rows: ``uneven="drop"`` for data of ``hvd.data.shard``.
+              loss. Every rank brings as many rows: ``drop_remainder=True`` for data of ``hvd.data.shard``.
 
     Raises:
         UsageError: another ``gradient``.

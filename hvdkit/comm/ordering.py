@@ -13,29 +13,29 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 
-class Turns:
+class CollectiveOrder:
     """An order for collectives that may have the same name.
 
     Attributes:
-        taken: how many have been made; a variable outside of Keras, so that no saved model holds it.
+        count: how many have been made; a variable outside of Keras, so that no saved model holds it.
     """
 
     def __init__(self) -> None:
         with tf.init_scope():
-            self.taken = tf.Variable(0, dtype=tf.int64, trainable=False, name="hvdkit_turns")
+            self.count = tf.Variable(0, dtype=tf.int64, trainable=False, name="hvdkit_collectives")
 
     @contextlib.contextmanager
-    def turn(self) -> Iterator[list]:
-        """Inside, collectives wait for those of the turn before; put what they return into the list.
+    def next(self) -> Iterator[list]:
+        """Inside, collectives wait for those before; put what they return into the list.
 
-        >>> turns = Turns()
-        >>> with turns.turn() as made:
+        >>> order = CollectiveOrder()
+        >>> with order.next() as made:
         ...     made.append(tf.constant(1.0))  # a collective
-        >>> int(turns.taken)
+        >>> int(order.count)
         1
         """
         made: list = []
-        with tf.control_dependencies([self.taken.read_value()]):
+        with tf.control_dependencies([self.count.read_value()]):
             yield made
         with tf.control_dependencies([m.values if isinstance(m, tf.IndexedSlices) else m for m in made]):
-            self.taken.assign_add(1)
+            self.count.assign_add(1)

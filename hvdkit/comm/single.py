@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from hvdkit.comm.bits import scaled
-from hvdkit.comm.protocol import Engine, ReduceOp
+from hvdkit.comm.bitcast import scaled
+from hvdkit.comm.engine import Engine, ReduceOp
 from hvdkit.errors import UsageError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hvdkit.comm.protocol import Engine
+from hvdkit.comm.engine import Engine
 
 
 def call(engine: Engine, collective: Callable[[list], list], values: list, *, arrays: bool = True) -> list:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hvdkit.comm.engine import Engine
 from hvdkit.comm.engines import choose
-from hvdkit.comm.protocol import Engine
 from hvdkit.comm.single import SingleEngine
 from hvdkit.engines import info as engine_info
 from hvdkit.errors import LaunchError, NotInitializedError

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from hvdkit.comm import ops
-from hvdkit.comm.protocol import ReduceOp
+from hvdkit.comm.engine import ReduceOp
 from hvdkit.comm.variables import broadcast_global_variables as _broadcast_global_variables
 from hvdkit.compat.raised import EagerError, as_horovod_raises
 

@@ -13,8 +13,8 @@ import tensorflow as tf
 from hvdkit.comm import compression as compressions
 from hvdkit.comm import exchange, ops, world
 from hvdkit.comm.compression import Compression
+from hvdkit.comm.engine import ReduceOp
 from hvdkit.comm.process_sets import global_process_set, numbered
-from hvdkit.comm.protocol import ReduceOp
 from hvdkit.comm.variables import broadcast_variables as _broadcast_variables
 from hvdkit.compat.for_keras import broadcast_global_variables
 from hvdkit.compat.for_keras import tensor as _tensor

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from hvdkit.comm.protocol import ReduceOp
+from hvdkit.comm.engine import ReduceOp
 from hvdkit.compat import for_common
 
 __all__ = [

@@ -10,20 +10,22 @@ import numpy as np
 from hvdkit.comm import exchange, world
 from hvdkit.comm.consistency import agree, together
 from hvdkit.errors import UsageError
+from hvdkit.utils.deprecation import renamed_arguments
 from hvdkit.utils.log import get_logger
 from hvdkit.utils.numbers import by_class
 
 _NAME, _SHARD = "hvd.data.class_weights", "hvd.data.shard"  # who exchanges, as messages name it
 
 
-def class_weights(y: Any, *, already_split: bool = False) -> dict[int, float]:
+@renamed_arguments(already_split="presharded")
+def class_weights(y: Any, *, presharded: bool = False) -> dict[int, float]:
     """The weight of each class so that all weigh alike: samples / (classes * samples of the class).
 
     scikit-learn's ``class_weight="balanced"``, over the samples of all ranks. Collective where the data is split.
 
     Args:
         y: whole numbers of shape (n,) or (n, 1), or one-hot rows of shape (n, classes).
-        already_split: this rank has only a part of the samples; the ranks' counts are added up.
+        presharded: this rank has only a part of the samples; the ranks' counts are added up.
 
     Returns:
         A dict for ``hvd.data.shard(..., class_weight=...)``, the same on every rank.
@@ -38,35 +40,35 @@ def class_weights(y: Any, *, already_split: bool = False) -> dict[int, float]:
     >>> hvd.data.class_weights([0, 0, 0, 1])
     {0: 0.6666666666666666, 1: 2.0}
     """
-    classes = together("count its classes", lambda: _classes(y), by=_NAME) if already_split else _classes(y)
+    classes = together("count its classes", lambda: _classes(y), by=_NAME) if presharded else _classes(y)
     found, counts = np.unique(classes, return_counts=True)
     mine = {str(c): int(n) for c, n in zip(found, counts, strict=True)}
     total: dict[int, int] = {}
-    for part in exchange.allgather_object(mine, _NAME) if already_split else [mine]:
+    for part in exchange.allgather_object(mine, _NAME) if presharded else [mine]:
         for name, count in part.items():
             total[int(name)] = total.get(int(name), 0) + count
     n = sum(total.values())
     return {c: n / (len(total) * total[c]) for c in sorted(total)}
 
 
-def checked(class_weight: Any, y: Any, *, already_split: bool) -> dict[int, float]:
+def checked(class_weight: Any, y: Any, *, presharded: bool) -> dict[int, float]:
     """Class weights that fit the targets of all ranks; collective.
 
     Args:
         class_weight: what the user gave: a dict, also with texts as keys, or ``"balanced"``.
         y: the targets.
-        already_split: this rank has only a part of the samples.
+        presharded: this rank has only a part of the samples.
 
     Raises:
         UsageError: they are none, or weigh classes that no sample has while classes of samples have no weight.
         CommunicationError: the ranks do not have the same ones.
     """
     if isinstance(class_weight, str) and class_weight == "balanced":
-        return class_weights(y, already_split=already_split)
+        return class_weights(y, presharded=presharded)
     take = lambda: (by_class(class_weight), np.unique(_classes(y)).tolist())
     weights, present = together("take its class weights", take, by=_SHARD)
     agree("their class weights", {str(c): w for c, w in weights.items()}, by=_SHARD)
-    if already_split:
+    if presharded:
         everyones = exchange.allgather_object(present, f"{_SHARD}: the classes of each rank")
         present = sorted({c for theirs in everyones for c in theirs})
     absent, unweighted = sorted({*weights} - {*present}), sorted({*present} - {*weights})

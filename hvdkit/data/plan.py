@@ -29,17 +29,17 @@ class Plan:
         """Whether some rank has no sample in some step."""
         return bool((self.counts == 0).any())
 
-    def shares(self) -> np.ndarray:
+    def weights(self) -> np.ndarray:
         """What each rank's mean weighs in the mean over all: samples x ranks / samples of all ranks; (steps, ranks).
 
-        >>> common(5, [2, 2], drop=False).shares()
+        >>> global_plan(5, [2, 2], drop=False).weights()
         array([[1., 1.],
                [2., 0.]])
         """
         return self.counts * self.counts.shape[1] / self.counts.sum(axis=1, keepdims=True)
 
 
-def common(samples: int, sizes: list[int], *, drop: bool, passed: int = 0) -> Plan:
+def global_plan(samples: int, sizes: list[int], *, drop: bool, passed: int = 0) -> Plan:
     """Samples that all ranks have, shared out: step s is the s-th global batch, cut up between the ranks.
 
     Args:
@@ -50,7 +50,7 @@ def common(samples: int, sizes: list[int], *, drop: bool, passed: int = 0) -> Pl
 
     Example:
 
-    >>> plan = common(7, [2, 2], drop=False)
+    >>> plan = global_plan(7, [2, 2], drop=False)
     >>> plan.counts.tolist(), plan.begins.tolist()
     ([[2, 2], [2, 1]], [[0, 2], [4, 6]])
     """
@@ -59,7 +59,7 @@ def common(samples: int, sizes: list[int], *, drop: bool, passed: int = 0) -> Pl
     steps = left // whole if drop else -(-left // whole)
     totals = np.minimum(whole, left - np.arange(steps, dtype=np.int64) * whole)
     plan = _cut(totals, sizes, passed)
-    if passed and steps > 1 and plan.has_empty and not common(samples, sizes, drop=drop).has_empty:
+    if passed and steps > 1 and plan.has_empty and not global_plan(samples, sizes, drop=drop).has_empty:
         # The rest of an epoch that other ranks began: that no rank is ever without samples was settled before.
         plan = _cut(np.append(totals[:-2], totals[-2:].sum()), sizes, passed)
     return plan
@@ -74,14 +74,14 @@ def _cut(totals: np.ndarray, sizes: list[int], passed: int) -> Plan:
     return Plan(np.diff(bounds, axis=1), passed + begins)
 
 
-def own(samples: list[int], sizes: list[int], *, drop: bool, passed: int = 0) -> Plan:
+def per_rank_plan(samples: list[int], sizes: list[int], *, drop: bool, passed: int = 0) -> Plan:
     """Samples that each rank has for itself: every rank goes on until the last one is through.
 
     ``passed`` is how many steps of the epoch are through already.
 
-    >>> own([5, 2, 0], [2, 2, 2], drop=False).counts.tolist()
+    >>> per_rank_plan([5, 2, 0], [2, 2, 2], drop=False).counts.tolist()
     [[2, 2, 0], [2, 0, 0], [1, 0, 0]]
-    >>> own([5, 3], [2, 2], drop=True).counts.tolist()
+    >>> per_rank_plan([5, 3], [2, 2], drop=True).counts.tolist()
     [[2, 2]]
     """
     n, b = np.asarray(samples, np.int64), np.asarray(sizes, np.int64)

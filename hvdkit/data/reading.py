@@ -23,7 +23,7 @@ SHARD = "hvd.data.shard"  # who exchanges, as messages name it
 
 
 class Reading:
-    """One epoch: a thread reads batches, the main thread agrees on their shares, TensorFlow takes them.
+    """One epoch: a thread reads batches, the main thread agrees on their weights, TensorFlow takes them.
 
     Args:
         source: is told in the main thread that the epoch begins, at its first step, as by Keras: after the callbacks.
@@ -34,7 +34,7 @@ class Reading:
     def __init__(self, source: Any, batches: Callable[[], Iterator], *, drop: bool):
         self._source, self._batches, self._drop = source, batches, drop
         self._read: deque = deque()  # read, and not agreed on
-        self._shares: deque = deque()  # agreed on, and not taken; None at the end
+        self._weights: deque = deque()  # agreed on, and not taken; None at the end
         self._agreed = 0  # steps that are agreed on
         self._over = self._all_read = self._stopped = False
         self._length: int | None = None  # in batches, where every rank must have as many
@@ -55,7 +55,7 @@ class Reading:
         return self._over and steps >= self._agreed
 
     def _unshared(self) -> int:
-        return len(self._read) - len(self._shares)
+        return len(self._read) - len(self._weights)
 
     def _reader(self) -> None:
         try:
@@ -80,7 +80,7 @@ class Reading:
         while not self._over and self._agreed < step:
             with self._change:
                 self._change.wait_for(lambda: self._unshared() >= LOOK_AHEAD or self._all_read)
-                ahead = len(self._shares)
+                ahead = len(self._weights)
                 mine = [kinds.samples(b) for b in list(self._read)[ahead : ahead + LOOK_AHEAD]]
             self._exchange(mine)
 
@@ -109,29 +109,29 @@ class Reading:
         with self._change:
             for i in range(steps):
                 own = counts[world.rank(), i]
-                self._shares.append(own * len(everyones) / counts[:, i].sum())
+                self._weights.append(own * len(everyones) / counts[:, i].sum())
             self._agreed += steps
             if steps < LOOK_AHEAD:
                 self._over = True
-                self._shares.append(None)
+                self._weights.append(None)
             self._change.notify_all()
 
-    def shared_batches(self, spec: Any) -> Iterator[tuple[Any, float]]:
-        """This rank's batches and their shares; with share 0, something of the right shape."""
+    def weighted_batches(self, spec: Any) -> Iterator[tuple[Any, float]]:
+        """This rank's batches and their weights; with weight 0, something of the right shape."""
         last = None
         while True:
             with self._change:
-                self._change.wait_for(lambda: self._shares or self._stopped)
+                self._change.wait_for(lambda: self._weights or self._stopped)
                 if self._stopped:
                     return
-                share = self._shares.popleft()
-                if share is None:
+                weight = self._weights.popleft()
+                if weight is None:
                     return
-                if share:
+                if weight:
                     last = self._read.popleft()
                 self._change.notify_all()
-            if share:
-                yield last, share
+            if weight:
+                yield last, weight
             else:
                 yield kinds.stand_in(spec, last), 0.0
 

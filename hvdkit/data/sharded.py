@@ -16,7 +16,7 @@ from hvdkit.keras_internals.data import DataAdapter
 from hvdkit.utils.numbers import whole
 
 # The keys of a batch on its way to the train step (``feed.py`` takes them off again).
-DATA, SHARE, SHARE_OR_ZERO = "hvdkit_data", "hvdkit_share", "hvdkit_share_or_zero"
+DATA, WEIGHT, WEIGHT_OR_ZERO = "hvdkit_data", "hvdkit_batch_weight", "hvdkit_batch_weight_or_zero"
 
 
 class Source(Protocol):
@@ -110,18 +110,18 @@ class Sharded(DataAdapter):
         raise NotImplementedError
 
     def batches(self, epoch: int) -> Iterator[tuple[Any, tf.Tensor]]:
-        """The batches of an epoch with their shares, for a training loop of one's own.
+        """The batches of an epoch with their weights, for a training loop of one's own.
 
         Yields:
             ``(x, y)`` and what the rank's mean loss is to be multiplied with, before its gradients are averaged over
-            the ranks. At share 0 the batch is a stand-in: the rank has no samples left, and takes part with nothing.
+            the ranks. At weight 0 the batch is a stand-in: the rank has no samples left, and takes part with nothing.
 
         Example:
 
         >>> import numpy as np, hvdkit as hvd
         >>> hvd.init()
         >>> data = hvd.data.shard(np.arange(3.0), batch_size=2, shuffle=False)
-        >>> [(batch.numpy().tolist(), float(share)) for batch, share in data.batches(0)]
+        >>> [(batch.numpy().tolist(), float(weight)) for batch, weight in data.batches(0)]
         [([0.0, 1.0], 1.0), ([2.0], 1.0)]
         """
         self.begin(epoch)
@@ -151,13 +151,13 @@ def failures_of(*given: Sharded | None) -> Iterator[None]:
 
 
 def parted(batch: Any) -> tuple[Any, tf.Tensor]:
-    """A batch and its share, as they come from the dataset."""
+    """A batch and its weight, as they come from the dataset."""
     if not isinstance(batch, dict) or DATA not in batch:
         return batch, tf.constant(1.0)
-    return batch[DATA], batch.get(SHARE, batch.get(SHARE_OR_ZERO))[0]
+    return batch[DATA], batch.get(WEIGHT, batch.get(WEIGHT_OR_ZERO))[0]
 
 
-class Planned(Sharded):
+class MapStyleData(Sharded):
     """Data whose samples are counted: every rank knows the whole epoch's steps before it begins.
 
     Args:
@@ -235,7 +235,7 @@ class Planned(Sharded):
     @property
     def uniform(self) -> bool:
         """Whether every rank has as many samples as the others in every step."""
-        return bool((self._whole.shares() == 1).all())
+        return bool((self._whole.weights() == 1).all())
 
     def rows(self, epoch: int, plan: Plan | None = None) -> list[np.ndarray]:
         """The numbers of this rank's samples, step by step: of a whole epoch, or by a plan of a part of it."""
@@ -244,27 +244,27 @@ class Planned(Sharded):
 
     def get_tf_dataset(self) -> tf.data.Dataset:
         weighed = world.size() > 1
-        key = SHARE_OR_ZERO if self._whole.has_empty else SHARE
+        key = WEIGHT_OR_ZERO if self._whole.has_empty else WEIGHT
 
         def epoch(_):
             made = tf.numpy_function(self._epoch, [], [tf.int64, tf.int64, tf.float32])
-            rows, cuts, shares = (tf.ensure_shape(vector, (None,)) for vector in made)
+            rows, cuts, weights = (tf.ensure_shape(vector, (None,)) for vector in made)
 
             def batch(step):
                 chosen = rows[cuts[step] : cuts[step + 1]]
                 data = self.source.take(chosen)
-                # As many shares as samples, so that a strategy can cut the batch up for its replicas.
-                return {DATA: data, key: tf.fill(tf.shape(chosen), shares[step])} if weighed else data
+                # As many weights as samples, so that a strategy can cut the batch up for its replicas.
+                return {DATA: data, key: tf.fill(tf.shape(chosen), weights[step])} if weighed else data
 
-            steps = tf.data.Dataset.range(tf.shape(shares, tf.int64)[0])
+            steps = tf.data.Dataset.range(tf.shape(weights, tf.int64)[0])
             return steps.map(batch, num_parallel_calls=2, deterministic=True)
 
         return tf.data.Dataset.from_tensors(0).flat_map(epoch).prefetch(2)
 
     def _epoch(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What is left of the epoch: all its rows, where each step's begin, and its shares."""
+        """What is left of the epoch: all its rows, where each step's begin, and its weights."""
         rows = self.rows(self.epoch, self.plan)
         rows = [r if len(r) else np.zeros(1, np.int64) for r in rows]  # a stand-in, which weighs nothing
         cuts = np.concatenate([[0], np.cumsum([len(r) for r in rows])]).astype(np.int64)
-        shares = self.plan.shares()[:, world.rank()].astype(np.float32)
-        return np.concatenate([*rows, np.zeros(0, np.int64)]), cuts, shares
+        weights = self.plan.weights()[:, world.rank()].astype(np.float32)
+        return np.concatenate([*rows, np.zeros(0, np.int64)]), cuts, weights

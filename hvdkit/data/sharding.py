@@ -13,11 +13,19 @@ from hvdkit.comm.consistency import agree, together
 from hvdkit.data import classes, files, streams
 from hvdkit.data import plan as plans
 from hvdkit.data.arrays import Arrays
-from hvdkit.data.sharded import Planned, Sharded
+from hvdkit.data.sharded import MapStyleData, Sharded
 from hvdkit.errors import UsageError
+from hvdkit.utils.deprecation import renamed_arguments
 from hvdkit.utils.numbers import plain, whole
 
 
+def _drops(uneven: Any) -> bool:
+    if uneven not in ("pad", "drop"):
+        raise UsageError(f'`uneven` must be "pad" or "drop". Received: uneven={uneven!r}.')
+    return uneven == "drop"
+
+
+@renamed_arguments(already_split="presharded", uneven=("drop_remainder", _drops))
 def shard(
     x: Any,
     y: Any = None,
@@ -25,8 +33,8 @@ def shard(
     batch_size: int | None = None,
     shuffle: bool | None = None,
     seed: int = 0,
-    uneven: str = "pad",
-    already_split: bool = False,
+    drop_remainder: bool = False,
+    presharded: bool = False,
     sample_weight: Any = None,
     class_weight: dict | str | None = None,
     per_rank_batch: str = "equal",
@@ -56,8 +64,9 @@ def shard(
         shuffle: another order each epoch, from ``seed`` and the epoch, the same on every machine. None means yes,
             but for a ``tf.data.Dataset``, where it fills a buffer of ``buffer_size`` elements.
         seed: of the order; the same on every rank.
-        uneven: ``"pad"`` goes on to the last sample; ``"drop"`` leaves out what fills no step of all ranks.
-        already_split: ``x`` is this rank's own part already, of whatever length.
+        drop_remainder: leave out the samples at the end of an epoch that fill no step of all ranks. By default every
+            sample takes part.
+        presharded: ``x`` is this rank's own part already, of whatever length.
         sample_weight: a weight per sample, where ``x`` is arrays; one array for all outputs, or one for each.
         class_weight: a dict from class to weight (``{"1": 2.0}``, as JSON and YAML have it, too), or ``"balanced"``: by
             the classes of all ranks' samples; where ``x`` is arrays, and ``y`` those of one output.
@@ -85,64 +94,71 @@ def shard(
     batch_size = None if batch_size is None else whole(batch_size, "batch_size", 1, 2**31 - 1)
     seed, buffer_size = whole(seed, "seed", 0, 2**32 - 1), whole(buffer_size, "buffer_size", 1, 2**63 - 1)
     shuffle = _flag(shuffle)
-    _check(uneven, per_rank_batch, parse)
+    _check(per_rank_batch, parse)
     if isinstance(class_weight, str) and class_weight != "balanced":
         raise UsageError(f'`class_weight` must be a dict or "balanced". Received: class_weight={class_weight!r}.')
-    how = {"batch size": batch_size, "seed": seed, "uneven": uneven, "shuffle": shuffle}
+    options = {
+        "batch size": batch_size,
+        "seed": seed,
+        "uneven": "drop" if drop_remainder else "pad",
+        "shuffle": shuffle,
+    }
     if isinstance(x, tf.data.Dataset | keras.utils.PyDataset):
         for name, value in {"y": y, "sample_weight": sample_weight, "class_weight": class_weight}.items():
             _refuse(name, value, f"the elements of a {type(x).__name__} hold it")
         if per_rank_batch != "equal":
             raise UsageError("`per_rank_batch` is for arrays.")
-        return streams.share_out(x, how, already_split=already_split, buffer_size=buffer_size)
+        return streams.shard_stream(x, options, presharded=presharded, buffer_size=buffer_size)
     _need_batch_size(batch_size)
-    how["shuffle"] = shuffle is not False
+    options["shuffle"] = shuffle is not False
     if files.are_names(x):
         for name, value in {"y": y, "sample_weight": sample_weight, "class_weight": class_weight}.items():
             _refuse(name, value, "the files hold it")
         opened = together("open its files", lambda: files.opened(x, parse), by=streams.SHARD)
-        return _split(files.mine(opened, parse, already_split=already_split), how)
+        return _shard_presharded(files.own_files(opened, parse, presharded=presharded), options)
     if class_weight is not None:
-        class_weight = classes.checked(class_weight, y, already_split=already_split)
+        class_weight = classes.checked(class_weight, y, presharded=presharded)
     source = together("take its arrays", lambda: Arrays(x, y, sample_weight, class_weight), by=streams.SHARD)
-    if already_split:
+    if presharded:
         if per_rank_batch != "equal":
             raise UsageError("`per_rank_batch` is for arrays that every rank has in full.")
-        return _split(source, how)
-    return _common(source, how, per_rank_batch)
+        return _shard_presharded(source, options)
+    return _shard_global(source, options, per_rank_batch)
 
 
-def _common(source: Arrays, how: dict, per_rank_batch: str) -> Planned:
-    facts = {**how, "split": False, **source.state()}
+def _shard_global(source: Arrays, options: dict, per_rank_batch: str) -> MapStyleData:
+    facts = {**options, "split": False, **source.state()}
     agree(
         "their data",
         facts,
         by=streams.SHARD,
         fix="give hvd.data.shard the same arrays in the same order on every rank, or, where each has its own part, "
-        "already_split=True.",
+        "presharded=True.",
     )
     _need_samples(source.samples)
-    order = source.order(shuffle=how["shuffle"], seeds=(how["seed"],))
-    plan = lambda sizes, passed: plans.common(source.samples, sizes, drop=how["uneven"] == "drop", passed=passed)
-    made = Planned(source, plan, [how["batch size"]] * world.size(), order, facts)
-    _need_steps(made, source.samples, how)
+    order = source.order(shuffle=options["shuffle"], seeds=(options["seed"],))
+    plan = lambda sizes, passed: plans.global_plan(
+        source.samples, sizes, drop=options["uneven"] == "drop", passed=passed
+    )
+    made = MapStyleData(source, plan, [options["batch size"]] * world.size(), order, facts)
+    _need_steps(made, source.samples, options)
     made.measured = per_rank_batch == "auto"
     return made
 
 
-def _split(source: Any, how: dict) -> Planned:
-    facts = {**how, "split": True}
+def _shard_presharded(source: Any, options: dict) -> MapStyleData:
+    facts = {**options, "split": True}
     fix = "call hvd.data.shard with the same arguments on every rank."
     agree("how they share their data", facts, by=streams.SHARD, fix=fix)
     facts["parts"] = exchange.allgather_object(
         source.state(), f"{streams.SHARD}: the samples of each rank"
     )  # of all ranks: a checkpoint keeps what rank 0 knows
-    everyones = [part["samples"] for part in facts["parts"]]
-    _need_samples(sum(everyones))
-    order = source.order(shuffle=how["shuffle"], seeds=(how["seed"], world.rank()))
-    plan = lambda sizes, passed: plans.own(everyones, sizes, drop=how["uneven"] == "drop", passed=passed)
-    made = Planned(source, plan, [how["batch size"]] * world.size(), order, facts)
-    _need_steps(made, min(everyones), how)
+    per_rank = [part["samples"] for part in facts["parts"]]
+    _need_samples(sum(per_rank))
+    order = source.order(shuffle=options["shuffle"], seeds=(options["seed"], world.rank()))
+    plan = lambda sizes, passed: plans.per_rank_plan(per_rank, sizes, drop=options["uneven"] == "drop", passed=passed)
+    made = MapStyleData(source, plan, [options["batch size"]] * world.size(), order, facts)
+    _need_steps(made, min(per_rank), options)
     return made
 
 
@@ -155,11 +171,9 @@ def _flag(shuffle: Any) -> bool | None:
     raise UsageError(f"`shuffle` must be True, False or None. Received: shuffle={shuffle!r}.")
 
 
-def _check(uneven: str, per_rank_batch: str, parse: Any) -> None:
+def _check(per_rank_batch: str, parse: Any) -> None:
     if parse is not None and not callable(parse):
         raise UsageError(f"`parse` must be a function. Received: parse={parse!r}.")
-    if uneven not in ("pad", "drop"):
-        raise UsageError(f'`uneven` must be "pad" or "drop". Received: uneven={uneven!r}.')
     if per_rank_batch not in ("equal", "auto"):
         raise UsageError(f'`per_rank_batch` must be "equal" or "auto". Received: per_rank_batch={per_rank_batch!r}.')
 
@@ -179,10 +193,10 @@ def _need_samples(samples: int) -> None:
         raise UsageError("There are no samples to share out.")
 
 
-def _need_steps(made: Planned, samples: int, how: dict) -> None:
+def _need_steps(made: MapStyleData, samples: int, options: dict) -> None:
     if not made.num_batches:
         raise UsageError(
-            f'With uneven="drop", {samples} samples do not fill one step of {world.size()} ranks with batches of '
-            f"{how['batch size']}.",
-            fix='uneven="pad", or a smaller batch_size.',
+            f"With drop_remainder=True, {samples} samples do not fill one step of {world.size()} ranks with batches of "
+            f"{options['batch size']}.",
+            fix="drop_remainder=False, or a smaller batch_size.",
         )

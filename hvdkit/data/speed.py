@@ -11,13 +11,13 @@ import tensorflow as tf
 
 from hvdkit.comm import exchange, ops, world
 from hvdkit.data.plan import proportional
-from hvdkit.data.sharded import Planned
+from hvdkit.data.sharded import MapStyleData
 from hvdkit.utils.log import get_logger
 
 _ROUNDS = 5
 
 
-def measured_sizes(model: keras.Model, data: Planned) -> list[int]:
+def measured_sizes(model: keras.Model, data: MapStyleData) -> list[int]:
     """The batch size of each rank in proportion to its speed, with the same sum; collective.
 
     Every rank times the forward and backward pass of a batch by itself, all at once, without a reduction: in a real

@@ -17,60 +17,60 @@ from hvdkit.comm.consistency import agree, together
 from hvdkit.data import kinds
 from hvdkit.data.plan import permutation
 from hvdkit.data.reading import LOOK_AHEAD, SHARD, Reading
-from hvdkit.data.sharded import DATA, SHARE_OR_ZERO, Sharded
+from hvdkit.data.sharded import DATA, WEIGHT_OR_ZERO, Sharded
 from hvdkit.errors import UsageError
 
 _LARGEST_BUFFER = 1 << 27  # 3 GiB before there is an element in it
 
 
-def share_out(x: Any, how: dict[str, Any], *, already_split: bool, buffer_size: int) -> Sharded:
+def shard_stream(x: Any, options: dict[str, Any], *, presharded: bool, buffer_size: int) -> Sharded:
     """This rank's batches of a ``tf.data.Dataset`` or a ``PyDataset``.
 
     Args:
         x: the data.
-        how: ``batch size``, ``seed``, ``uneven``, ``shuffle``.
-        already_split: it is this rank's own.
+        options: ``batch size``, ``seed``, ``uneven``, ``shuffle``.
+        presharded: it is this rank's own.
         buffer_size: of a dataset's shuffle, in elements.
     """
     if isinstance(x, keras.utils.PyDataset):
-        source = together("look into its data", lambda: _PyBatches(x, how, already_split), by=SHARD)
+        source = together("look into its data", lambda: _PyBatches(x, options, presharded), by=SHARD)
     else:
-        source = together("look into its data", lambda: _Elements(x, how, already_split, buffer_size), by=SHARD)
-    facts = {**how, "split": already_split, "kind": type(x).__name__, "length": source.length}
+        source = together("look into its data", lambda: _Elements(x, options, presharded, buffer_size), by=SHARD)
+    facts = {**options, "split": presharded, "kind": type(x).__name__, "length": source.length}
     agree(
         "how they share their data", facts, by=SHARD, fix="call hvd.data.shard with the same arguments on every rank."
     )
-    if not already_split and world.size() > 1:
+    if not presharded and world.size() > 1:
         agree(
             "the first element of their data",
             kinds.digest(source.first()),
             by=SHARD,
             fix="the same data in the same order on every rank: not shuffled before, but by hvd.data.shard(..., "
-            "shuffle=True). Where each rank has its own, already_split=True.",
+            "shuffle=True). Where each rank has its own, presharded=True.",
         )
-    return Streamed(source, facts)
+    return IterableData(source, facts)
 
 
 class _Elements:
     """A ``tf.data.Dataset``; each rank reads all of it and keeps its own."""
 
-    def __init__(self, dataset: tf.data.Dataset, how: dict, already_split: bool, buffer_size: int):
+    def __init__(self, dataset: tf.data.Dataset, options: dict, presharded: bool, buffer_size: int):
         cardinality = int(dataset.cardinality())
         if cardinality == tf.data.INFINITE_CARDINALITY:
             raise UsageError(
                 "The dataset never ends, so it has no epochs to share out.", fix="leave out its `.repeat()`."
             )
         kinds.check(dataset.element_spec)
-        self._dataset, self._how = dataset, how
+        self._dataset, self._options = dataset, options
         self._buffer = buffer_size if cardinality < 0 else min(buffer_size, max(cardinality, 1))
-        if self._buffer > _LARGEST_BUFFER and how["shuffle"]:
+        if self._buffer > _LARGEST_BUFFER and options["shuffle"]:
             raise UsageError(
                 f"`buffer_size` is {buffer_size}, and nobody knows the length of the dataset: TensorFlow takes memory "
                 "for as many elements before the first one is read.",
                 fix=f"at most {_LARGEST_BUFFER}, or the length by tf.data.experimental.assert_cardinality.",
             )
-        self._every = 1 if already_split else world.size()
-        self.length = None if cardinality < 0 or already_split else cardinality
+        self._every = 1 if presharded else world.size()
+        self.length = None if cardinality < 0 or presharded else cardinality
         self.spec = self._batched(dataset).element_spec
         kinds.check_samples(self.spec)
 
@@ -85,12 +85,12 @@ class _Elements:
         """A dataset is told nothing of epochs."""
 
     def _batched(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        return dataset if self._how["batch size"] is None else dataset.batch(self._how["batch size"])
+        return dataset if self._options["batch size"] is None else dataset.batch(self._options["batch size"])
 
     def batches(self, epoch: int, passed: int) -> Iterator[Any]:
         dataset = self._dataset
-        if self._how["shuffle"]:
-            seed = int(np.random.SeedSequence([self._how["seed"], epoch]).generate_state(1)[0])
+        if self._options["shuffle"]:
+            seed = int(np.random.SeedSequence([self._options["seed"], epoch]).generate_state(1)[0])
             dataset = dataset.shuffle(self._buffer, seed=seed, reshuffle_each_iteration=False)
         dataset = dataset.skip(passed)
         if self._every > 1:
@@ -99,20 +99,20 @@ class _Elements:
 
     def passed(self, steps: int) -> int:
         """The elements of all ranks that so many steps take."""
-        return steps * self._every * (self._how["batch size"] or 1)
+        return steps * self._every * (self._options["batch size"] or 1)
 
 
 class _PyBatches:
     """A ``PyDataset``, whose batches are asked for by their numbers."""
 
-    def __init__(self, dataset: keras.utils.PyDataset, how: dict, already_split: bool):
-        if how["batch size"] is not None:
+    def __init__(self, dataset: keras.utils.PyDataset, options: dict, presharded: bool):
+        if options["batch size"] is not None:
             raise UsageError("A PyDataset makes its own batches: leave out `batch_size`.")
-        self._dataset, self._how, self._split = dataset, how, already_split
+        self._dataset, self._options, self._split = dataset, options, presharded
         length = self._length()
-        if not length and not already_split:
+        if not length and not presharded:
             raise UsageError("There are no samples to share out.")
-        self.length = None if already_split else length
+        self.length = None if presharded else length
         if not length:
             raise UsageError(
                 "A rank's own PyDataset needs at least one batch, to know its samples by.",
@@ -157,13 +157,13 @@ class _PyBatches:
     def batches(self, epoch: int, passed: int) -> Iterator[Any]:
         n = self._length()
         rank, every = (0, 1) if self._split else (world.rank(), world.size())
-        own = (self._how["seed"], *((world.rank(),) if self._split else ()), epoch)
-        order = np.arange(n) if self._how["shuffle"] is False else permutation(n, *own)
+        own = (self._options["seed"], *((world.rank(),) if self._split else ()), epoch)
+        order = np.arange(n) if self._options["shuffle"] is False else permutation(n, *own)
         for number in order[passed:][rank::every]:
             yield self._batch(int(number))
 
 
-class Streamed(Sharded):
+class IterableData(Sharded):
     """Data whose batches are agreed on while they are read.
 
     Args:
@@ -211,11 +211,11 @@ class Streamed(Sharded):
 
     def get_tf_dataset(self) -> tf.data.Dataset:
         weighed = world.size() > 1
-        spec = {DATA: self._spec, SHARE_OR_ZERO: tf.TensorSpec((None,), tf.float32)} if weighed else self._spec
+        spec = {DATA: self._spec, WEIGHT_OR_ZERO: tf.TensorSpec((None,), tf.float32)} if weighed else self._spec
 
         def generate() -> Iterator:
-            for batch, share in self._reading.shared_batches(self._spec):
-                shares = np.full(kinds.samples(batch), share, np.float32)
-                yield {DATA: batch, SHARE_OR_ZERO: shares} if weighed else batch
+            for batch, weight in self._reading.weighted_batches(self._spec):
+                weights = np.full(kinds.samples(batch), weight, np.float32)
+                yield {DATA: batch, WEIGHT_OR_ZERO: weights} if weighed else batch
 
         return tf.data.Dataset.from_generator(generate, output_signature=spec)

@@ -30,7 +30,7 @@ class EngineInfo:
     name: ClassVar[str]
     """Its name in ``ENGINES``."""
     target: ClassVar[str]
-    """Where the engine itself is: a ``"module:Class"`` that is a ``hvdkit.comm.protocol.Engine``."""
+    """Where the engine itself is: a ``"module:Class"`` that is a ``hvdkit.comm.engine.Engine``."""
     library: ClassVar[str]
     """What moves the bytes, as people know it."""
     install: ClassVar[str]

@@ -1,16 +1,16 @@
 """What this rank's batch weighs: batches of unequal size, and the mean over all their samples.
 
-The mean over N ranks of share * gradient is the gradient of all their samples together, where a rank's share is
+The mean over N ranks of weight * gradient is the gradient of all their samples together, where a rank's weight is
 
     its samples * N / the samples of all ranks
 
-and its gradient that of the mean loss over its own samples. A gradient gets its share where it is made, when a tape is
+and its gradient that of the mean loss over its own samples. A gradient gets its weight where it is made, when a tape is
 asked for it (``weighted_tape.py``). So the gradient of each micro-step of a training that accumulates by itself carries
-the share of its own batch, whatever happens to it before an optimizer applies it. A gradient that was made in another
+the weight of its own batch, whatever happens to it before an optimizer applies it. A gradient that was made in another
 way is multiplied when an optimizer or a distributed tape is given it.
 
 >>> import tensorflow as tf
->>> with of_this_step(Share(tf.constant(1.5))):
+>>> with weigh_by(BatchWeight(tf.constant(1.5))):
 ...     weigh_gradients([tf.constant(2.0)])
 [<tf.Tensor: shape=(), dtype=float32, numpy=3.0>]
 """
@@ -31,8 +31,8 @@ from hvdkit.errors import UsageError
 ZERO_WITHOUT_SAMPLES = "hvdkit_zero_without_samples"
 
 
-class Share:
-    """The share of the step that is being made, or traced.
+class BatchWeight:
+    """The weight of the step that is being made, or traced.
 
     Args:
         value: a scalar ``tf.Tensor``, float32; 0 for a rank without samples.
@@ -41,23 +41,23 @@ class Share:
         keep: also keep the value in a variable, for functions that the step calls.
 
     Attributes:
-        carried: gradients of this step that a tape has given the share.
+        carried: gradients of this step that a tape has given the weight.
         met: whether gradients of this step have come by at all, at a tape or at an optimizer.
         inner: gradients of this step that were taken under another tape, and so are parts of a loss as a rule; they
-            were not given the share.
+            were not given the weight.
     """
 
     def __init__(self, value: Any, may_be_zero: bool = False, *, keep: bool = False):
         self._value, self._may_be_zero = value, may_be_zero
         self._graph = _graph()
-        self._kept = _variable("share") if keep else None
+        self._kept = _variable("weight") if keep else None
         self.met = False
         self.carried: list = []
         self.inner: list = []
 
     @property
     def value(self) -> tf.Tensor:
-        """The share, for the graph that is being traced."""
+        """The weight, for the graph that is being traced."""
         return self._kept.read_value() if self._is_elsewhere() else self._value
 
     @property
@@ -72,10 +72,10 @@ class Share:
             self._kept.assign(self._value)
             _variable("last").assign(self._value)
         try:
-            with of_this_step(self):
+            with weigh_by(self):
                 yield
         finally:
-            if self._kept is not None:  # a step without shares may call the same functions
+            if self._kept is not None:  # a step without weights may call the same functions
                 self._kept.assign(1.0)
 
     def _is_elsewhere(self) -> bool:
@@ -106,48 +106,48 @@ def begin_training() -> None:
 
 
 def of_last_step() -> float:
-    """The share of the last step that was made; 1 where batches have none."""
+    """The weight of the last step that was made; 1 where batches have none."""
     return float(_variable("last").numpy())
 
 
-def current() -> Share | None:
-    """The share of the step that is being made; None where all batches are of one size."""
-    return getattr(_step, "share", None)
+def current() -> BatchWeight | None:
+    """The weight of the step that is being made; None where all batches are of one size."""
+    return getattr(_step, "weight", None)
 
 
 @contextlib.contextmanager
-def of_this_step(share: Share | None) -> Iterator[None]:
+def weigh_by(weight: BatchWeight | None) -> Iterator[None]:
     """Inside, gradients are weighed by this."""
-    before, _step.share = current(), share
+    before, _step.weight = current(), weight
     try:
         yield
     finally:
-        _step.share = before
+        _step.weight = before
 
 
 def weigh_gradients(gradients: list) -> list:
-    """Gradients times the share, where no tape has given it to them; zeros where this rank has no samples."""
-    share = current()
-    if share is None:
+    """Gradients times the weight, where no tape has given it to them; zeros where this rank has no samples."""
+    weight = current()
+    if weight is None:
         return list(gradients)
-    share.met = True
-    chosen = [i for i, g in enumerate(gradients) if g is not None and _lacks_share(g, share)]
-    weighed = or_zeros(times([gradients[i] for i in chosen], share.value), share)
+    weight.met = True
+    chosen = [i for i, g in enumerate(gradients) if g is not None and _lacks_weight(g, weight)]
+    weighed = or_zeros(times([gradients[i] for i in chosen], weight.value), weight)
     found = dict(zip(chosen, weighed, strict=True))
     return [found.get(i, g) for i, g in enumerate(gradients)]
 
 
-def _lacks_share(gradient: Any, share: Share) -> bool:
-    """Whether a gradient that comes to an optimizer has still to be given the share.
+def _lacks_weight(gradient: Any, weight: BatchWeight) -> bool:
+    """Whether a gradient that comes to an optimizer has still to be given the weight.
 
     None has it where no tape gave it. Where tapes did, all have it, also what was added up in earlier steps, but for
     what was made of a gradient that was taken under another tape, and of none that was taken after it.
     """
-    if not share.carried:
+    if not weight.carried:
         return True
-    if not share.inner or any(gradient is g for g in share.carried):
+    if not weight.inner or any(gradient is g for g in weight.carried):
         return False
-    if any(gradient is g for g in share.inner):
+    if any(gradient is g for g in weight.inner):
         return True
     if tf.executing_eagerly():
         raise UsageError(
@@ -157,7 +157,7 @@ def _lacks_share(gradient: Any, share: Share) -> bool:
             "run_eagerly=True.",
         )
     origins = _origins(gradient)
-    carried, inner = ({t.name for g in gradients for t in _tensors(g)} for gradients in (share.carried, share.inner))
+    carried, inner = ({t.name for g in gradients for t in _tensors(g)} for gradients in (weight.carried, weight.inner))
     return not origins & carried and bool(origins & inner)
 
 
@@ -176,14 +176,14 @@ def _origins(gradient: Any) -> set[str]:
     return seen
 
 
-def or_zeros(gradients: list, share: Share) -> list:
+def or_zeros(gradients: list, weight: BatchWeight) -> list:
     """The gradients, or zeros where this rank has no samples.
 
     Not times zero: a stand-in's gradient may be NaN. And by a ``cond``, which copies nothing where all is well. Slices
     become none at all: the rows that a stand-in names are no rows of one process' gradient, and an optimizer with
     momentum would move them.
     """
-    if not share.may_be_zero or all(g is None for g in gradients):
+    if not weight.may_be_zero or all(g is None for g in gradients):
         return list(gradients)
     parts = [[g.values, g.indices] if isinstance(g, tf.IndexedSlices) else [g] for g in gradients]
     there = [tf.convert_to_tensor(p) for part in parts for p in part if p is not None]
@@ -192,7 +192,7 @@ def or_zeros(gradients: list, share: Share) -> list:
     def nothing() -> list:
         return [t[:0] if is_sparse else tf.zeros_like(t) for t, is_sparse in zip(there, sparse, strict=True)]
 
-    chosen = tf.cond(share.value > 0, lambda: list(map(tf.identity, there)), nothing)
+    chosen = tf.cond(weight.value > 0, lambda: list(map(tf.identity, there)), nothing)
     chosen = iter([tf.identity(c, name=ZERO_WITHOUT_SAMPLES) for c in chosen])
     made = []
     for gradient in gradients:
@@ -203,14 +203,14 @@ def or_zeros(gradients: list, share: Share) -> list:
     return made
 
 
-def times(gradients: list, share: Any) -> list:
-    """Gradients times the share."""
-    return [_times(gradient, share) for gradient in gradients]
+def times(gradients: list, weight: Any) -> list:
+    """Gradients times the weight."""
+    return [_times(gradient, weight) for gradient in gradients]
 
 
-def _times(gradient: Any, share: Any) -> Any:
+def _times(gradient: Any, weight: Any) -> Any:
     if gradient is None:
         return None
     if isinstance(gradient, tf.IndexedSlices):
-        return tf.IndexedSlices(_times(gradient.values, share), gradient.indices, gradient.dense_shape)
-    return gradient * tf.cast(share, gradient.dtype)
+        return tf.IndexedSlices(_times(gradient.values, weight), gradient.indices, gradient.dense_shape)
+    return gradient * tf.cast(weight, gradient.dtype)

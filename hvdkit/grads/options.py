@@ -6,8 +6,8 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+from hvdkit.comm.engine import ReduceOp
 from hvdkit.comm.process_sets import ProcessSet, global_process_set
-from hvdkit.comm.protocol import ReduceOp
 from hvdkit.errors import UsageError
 from hvdkit.grads import reducers
 from hvdkit.grads.groups import check_groups
@@ -17,7 +17,7 @@ GRADIENT_OPS = (ReduceOp.AVERAGE, ReduceOp.SUM, ReduceOp.ADASUM)
 
 
 @dataclass(frozen=True)
-class Arguments:
+class ReduceOptions:
     """How gradients are reduced.
 
     Attributes:
@@ -59,8 +59,8 @@ def check(
     device_dense: str = "",
     device_sparse: str = "",
     bucket_bytes: int | None = None,
-) -> Arguments:
-    """Arguments in Horovod's names, as ``Arguments``.
+) -> ReduceOptions:
+    """Arguments in Horovod's names, as ``ReduceOptions``.
 
     Raises:
         UsageError: an argument that cannot be used; it is named.
@@ -84,7 +84,7 @@ def check(
         groups = num_groups if groups is None else groups
     if process_set is not None and not isinstance(process_set, ProcessSet):
         raise UsageError(f"`process_set` must be a hvd.ProcessSet. Received: process_set={process_set!r}.")
-    return Arguments(
+    return ReduceOptions(
         reducer=reducers.get(compression),
         op=op,
         sparse_as_dense=bool(sparse_as_dense),

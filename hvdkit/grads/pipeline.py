@@ -10,16 +10,16 @@ import tensorflow as tf
 
 from hvdkit.comm import world
 from hvdkit.comm.consistency import agree
-from hvdkit.comm.ordering import Turns
+from hvdkit.comm.engine import Engine, ReduceOp
+from hvdkit.comm.ordering import CollectiveOrder
 from hvdkit.comm.process_sets import engine_of
-from hvdkit.comm.protocol import Engine, ReduceOp
 from hvdkit.comm.single import SingleEngine
 from hvdkit.errors import UsageError
 from hvdkit.grads import replicas
+from hvdkit.grads.gradient_norms import GradientNorms
 from hvdkit.grads.groups import partition
 from hvdkit.grads.identity import LocalVariables, name_of
-from hvdkit.grads.norms import Norms
-from hvdkit.grads.options import Arguments
+from hvdkit.grads.options import ReduceOptions
 from hvdkit.grads.transport import Transport
 from hvdkit.utils.training_start import training_begins
 
@@ -37,23 +37,25 @@ class GradientPipeline:
             optimizers may carry a counter that differs, when one rank has built one model more.
     """
 
-    def __init__(self, arguments: Arguments, prefix: str | None = None):
-        self.arguments = arguments
-        self.process_set = arguments.process_set
+    def __init__(self, options: ReduceOptions, prefix: str | None = None):
+        self.options = options
+        self.process_set = options.process_set
         # A rank outside the process set trains by itself.
         outside = self.process_set is not None and self.process_set.included() is False
         self.engine: Engine = SingleEngine() if outside else engine_of(self.process_set)
         self._world = world.engine()
-        self.turns = Turns()
-        self.answers = Turns()  # of the one question, whether the gradients are finite, where it is asked apart
+        self.order = CollectiveOrder()
+        self.finite_order = (
+            CollectiveOrder()
+        )  # of the one question, whether the gradients are finite, where it is asked apart
         self.prefix = prefix or f"hvdkit.{next(_ordinals)}"
-        self.norms: Norms | None = None  # what watches the gradients' lengths, if anything does
+        self.norms: GradientNorms | None = None  # what watches the gradients' lengths, if anything does
         self._agreed: set[frozenset] = set()
 
     @property
     def reductions(self) -> tf.Variable:
         """How often gradients were reduced."""
-        return self.turns.taken
+        return self.order.count
 
     @property
     def is_over(self) -> bool:
@@ -98,7 +100,7 @@ class GradientPipeline:
             )
         if replicas.active():  # their gradients are summed already: one reduction for all of them
             reduce = lambda first: self(first, variables, numbers, local=local, call=call)
-            return replicas.once(reduce, gradients)
+            return replicas.merge_call_once(reduce, gradients)
         numbers = range(len(variables)) if numbers is None else numbers
         names = [f"{self.prefix}{call}.{n}.{name_of(v)}" for n, v in zip(numbers, variables, strict=True)]
         present = [i for i, gradient in enumerate(gradients) if gradient is not None]
@@ -107,12 +109,12 @@ class GradientPipeline:
         self._agree_once(shared, names)
         own_norm = self.norms.squared(shared.values()) if self.norms else None
 
-        with self.turns.turn() as made:
+        with self.order.next() as made:
             reduced = {i: self._gather(g, names[i]) for i, g in shared.items() if _is_sparse(g)}
             dense = [i for i in shared if i not in reduced]
-            if self.arguments.groups is None:  # the last layer's comes first: so the first bucket is soon full
+            if self.options.groups is None:  # the last layer's comes first: so the first bucket is soon full
                 dense.reverse()
-            for group in partition(dense, variables, self.arguments.groups):
+            for group in partition(dense, variables, self.options.groups):
                 reduced |= self._reduce({i: shared[i] for i in group}, names)
             made.extend(reduced.values())
         if self.norms:
@@ -121,33 +123,35 @@ class GradientPipeline:
         return [reduced.get(i) for i in range(len(gradients))]
 
     def _settle(self, gradient: Any) -> Any:
-        if _is_sparse(gradient) and not self.arguments.sparse_as_dense:
+        if _is_sparse(gradient) and not self.options.sparse_as_dense:
             return gradient
         return tf.convert_to_tensor(gradient)
 
     def _reduce(self, dense: dict[int, tf.Tensor], names: list[str]) -> dict[int, tf.Tensor]:
         if not dense:
             return {}
-        how = self.arguments
-        transport = Transport(self.engine, how.bucket_bytes, grouped=how.groups is not None)
-        with _on(how.device_dense):
-            wire = [_sendable(g) if how.predivide == 1 else _sendable(g) / how.predivide for g in dense.values()]
-            received = transport.reduce_by(how.reducer, wire, [names[i] for i in dense], how.op)
-            received = received if how.predivide == 1 else [r * how.predivide for r in received]
+        options = self.options
+        transport = Transport(self.engine, options.bucket_bytes, grouped=options.groups is not None)
+        with _on(options.device_dense):
+            wire = [
+                _sendable(g) if options.predivide == 1 else _sendable(g) / options.predivide for g in dense.values()
+            ]
+            received = transport.reduce_by(options.reducer, wire, [names[i] for i in dense], options.op)
+            received = received if options.predivide == 1 else [r * options.predivide for r in received]
             return {i: tf.cast(r, dense[i].dtype) for i, r in zip(dense, received, strict=True)}
 
     def _gather(self, slices: tf.IndexedSlices, name: str) -> tf.IndexedSlices:
         """Every rank's slices, one after the other: an optimizer adds up what falls on the same row."""
-        with _on(self.arguments.device_sparse):
+        with _on(self.options.device_sparse):
             values = _sendable(slices.values)
-            if self.arguments.op is not ReduceOp.SUM:
+            if self.options.op is not ReduceOp.SUM:
                 values = values / tf.cast(self.engine.size, values.dtype)
             values = self.engine.allgather(values, f"{name}.values")
             indices = self.engine.allgather(slices.indices, f"{name}.indices")
             return tf.IndexedSlices(tf.cast(values, slices.dtype), indices, slices.dense_shape)
 
     def _scale_own(self, gradient: Any) -> Any:
-        if not self.arguments.scale_local:
+        if not self.options.scale_local:
             return gradient
         ranks = tf.cast(self.engine.size, gradient.dtype)
         if _is_sparse(gradient):

@@ -21,7 +21,7 @@ def active() -> bool:
     return tf.distribute.has_strategy() and tf.distribute.get_replica_context() is not None
 
 
-def total(gradients: list) -> list:
+def all_reduce_replicas(gradients: list) -> list:
     """Sum gradients over the replicas of this process; each replica gets the sums.
 
     Keras divides a mean loss by the number of replicas, so the sum is the gradient of the process' whole batch.
@@ -31,7 +31,7 @@ def total(gradients: list) -> list:
 
     Example:
 
-    >>> total([1.0, None])  # without a strategy: what was given
+    >>> all_reduce_replicas([1.0, None])  # without a strategy: what was given
     [1.0, None]
     """
     if not active():
@@ -43,7 +43,7 @@ def total(gradients: list) -> list:
     return [found.get(i) for i in range(len(gradients))]
 
 
-def settled(values: list) -> list:
+def materialized(values: list) -> list:
     """The same values, computed to the end before anything goes on with them; None stays None.
 
     TensorFlow regroups a chain of products, such as gradient * clipping * rate, by the sizes of the factors and, where
@@ -55,7 +55,7 @@ def settled(values: list) -> list:
 
     Example:
 
-    >>> settled([tf.constant(1.0), None])
+    >>> materialized([tf.constant(1.0), None])
     [<tf.Tensor: shape=(), dtype=float32, numpy=1.0>, None]
     """
     return [
@@ -66,7 +66,7 @@ def settled(values: list) -> list:
     ]
 
 
-def once(function: Callable[[list], list], values: list) -> list:
+def merge_call_once(function: Callable[[list], list], values: list) -> list:
     """Call a function once per process, with the first replica's values; every replica gets what it returns.
 
     For values that the replicas have in common, such as sums over them. Only within a replica (see ``active``).

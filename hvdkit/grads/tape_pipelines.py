@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from hvdkit.grads.identity import identity
-from hvdkit.grads.options import Arguments
+from hvdkit.grads.options import ReduceOptions
 from hvdkit.grads.pipeline import GradientPipeline
 from hvdkit.keras_internals.graphs import outermost_graph
 
@@ -18,13 +18,13 @@ _pipelines: dict[Any, GradientPipeline] = {}
 _calls: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def pipeline_for(arguments: Arguments) -> GradientPipeline:
+def pipeline_for(options: ReduceOptions) -> GradientPipeline:
     """The one pipeline for these arguments. Ranks come to new arguments in the same order, so its name is the same."""
     if any(pipeline.is_over for pipeline in _pipelines.values()):
         _pipelines.clear()
-    key = _key(arguments)
+    key = _key(options)
     if key not in _pipelines:
-        _pipelines[key] = GradientPipeline(arguments, f"hvdkit.tape.{len(_pipelines)}")
+        _pipelines[key] = GradientPipeline(options, f"hvdkit.tape.{len(_pipelines)}")
     return _pipelines[key]
 
 
@@ -33,7 +33,7 @@ def reductions() -> int:
     return sum(int(pipeline.reductions.numpy()) for pipeline in _pipelines.values())
 
 
-def this_call(whose: str = "tape") -> str:
+def call_index(counter: str = "tape") -> str:
     """What tells apart the collectives of one ``tf.function``, which may be under way at once: their order in it.
 
     Without a graph they come one after the other, and may have the same name.
@@ -45,26 +45,26 @@ def this_call(whose: str = "tape") -> str:
     if tf.executing_eagerly():
         return ""
     calls = _calls.setdefault(outermost_graph(), collections.Counter())
-    calls[whose] += 1
-    return f".{calls[whose] - 1}"
+    calls[counter] += 1
+    return f".{calls[counter] - 1}"
 
 
-def _key(how: Arguments) -> tuple:
-    groups = how.groups
+def _key(options: ReduceOptions) -> tuple:
+    groups = options.groups
     if isinstance(groups, list):
         groups = tuple(tuple(identity(v) for v in group) for group in groups)
-    reducer = _kind(how.reducer)
-    set_id = 0 if how.process_set is None else how.process_set.process_set_id
-    devices = (how.device_dense, how.device_sparse)
+    reducer = _kind(options.reducer)
+    set_id = 0 if options.process_set is None else options.process_set.process_set_id
+    devices = (options.device_dense, options.device_sparse)
     return (
         reducer,
-        how.op,
-        how.sparse_as_dense,
-        how.predivide,
+        options.op,
+        options.sparse_as_dense,
+        options.predivide,
         groups,
         set_id,
-        how.scale_local,
-        how.bucket_bytes,
+        options.scale_local,
+        options.bucket_bytes,
         *devices,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hvdkit.comm.buckets import BUCKET_BYTES, Packed, pack
-from hvdkit.comm.protocol import Engine, ReduceOp
+from hvdkit.comm.engine import Engine, ReduceOp
 
 
 class Transport:

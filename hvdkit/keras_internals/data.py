@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from keras.src.trainers.data_adapters.array_slicing import (
@@ -20,29 +19,11 @@ __all__ = [
     "distributed_dataset",
     "is_scipy_sparse",
     "iterator_of",
-    "replace_enumeration",
-    "restore_enumeration",
     "scipy_sparse_to_tf_sparse",
     "set_num_batches",
     "slice_tensorflow_sparse_wrapper",
     "to_tensorflow_sparse_wrapper",
 ]
-
-_enumerations: list[Callable] = []
-
-
-def replace_enumeration(wrap: Callable[[Callable], Callable]) -> None:
-    """Let epochs go through their steps by what ``wrap`` makes of Keras' own method, once; it takes the epoch."""
-    if not _enumerations:
-        original = EpochIterator._enumerate_iterator
-        _enumerations.append(original)
-        EpochIterator._enumerate_iterator = functools.wraps(original)(wrap(original))
-
-
-def restore_enumeration() -> None:
-    """Give Keras its own method back."""
-    if _enumerations:
-        EpochIterator._enumerate_iterator = _enumerations.pop()
 
 
 def set_num_batches(epoch: EpochIterator, number: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -73,46 +74,39 @@ def _problem(required: Required, owner: Any) -> str | None:
     return None
 
 
-def _optimizer() -> Any:
-    import keras
+def _keras() -> Any:
+    """Imported late: the doctor is to say why it does not load."""
+    return importlib.import_module("keras")
 
+
+def _new(callback: str) -> Any:
+    return getattr(_keras().callbacks, callback)()
+
+
+def _optimizer() -> Any:
+    keras = _keras()
     optimizer = keras.optimizers.SGD(momentum=0.9, use_ema=True, gradient_accumulation_steps=2)
     optimizer.build([keras.Variable([1.0])])
     return optimizer
 
 
 def _rmsprop() -> Any:
-    import keras
-
+    keras = _keras()
     optimizer = keras.optimizers.RMSprop(momentum=0.9)
     optimizer.build([keras.Variable([1.0])])
     return optimizer
 
 
-def _loss_scale_optimizer() -> Any:
-    import keras
-
-    return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())
-
-
 def _model() -> Any:
-    import keras
-
+    keras = _keras()
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     return model
 
 
 def _functional() -> Any:
-    import keras
-
+    keras = _keras()
     return keras.Model(x := keras.Input((1,)), keras.layers.Dense(1)(x))
-
-
-def _callback_list() -> Any:
-    import keras
-
-    return keras.callbacks.CallbackList([], model=_model())
 
 
 def _epoch() -> Any:
@@ -152,12 +146,14 @@ def _graph() -> Any:
 SAMPLES: dict[str, Callable[[], Any]] = {
     "a built optimizer": _optimizer,
     "a built RMSprop": _rmsprop,
-    "a LossScaleOptimizer": _loss_scale_optimizer,
+    "a LossScaleOptimizer": lambda: _keras().optimizers.LossScaleOptimizer(_keras().optimizers.SGD()),
     "a compiled model": _model,
     "a Functional model": _functional,
     "a built layer": lambda: _model().layers[0],
     "a call of a layer": lambda: _model().layers[0]._inbound_nodes[0],
-    "a list of callbacks": _callback_list,
+    "a list of callbacks": lambda: _keras().callbacks.CallbackList([], model=_model()),
+    "a callback": functools.partial(_new, "Callback"),
+    "a SwapEMAWeights": functools.partial(_new, "SwapEMAWeights"),
     "an epoch": _epoch,
     "a variable": _variable,
     "the handle of a mirrored variable's part": _mirrored_part,

@@ -33,8 +33,10 @@ def build_symbolically(model: Any, spec: Any) -> None:
     model._symbolic_build(data_batch=spec)
 
 
-#: The method by which ``fit`` and ``evaluate`` build a model before its first step, for who wraps it.
-BUILD_BEFORE_FIRST_STEP = "_maybe_symbolic_build"
+#: What a callback is given by ``fit``, as attributes of it.
+GIVEN_TO_CALLBACKS = ("model", "_model", "params")
+#: The attribute of ``SwapEMAWeights`` that says that averages are in the place of the weights.
+AVERAGES_ARE_IN_PLACE = "_ema_weights_in_model"
 
 
 class ModelCheckpoint(keras.callbacks.ModelCheckpoint):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from keras.src.trainers.epoch_iterator import EpochIterator
+
+from hvdkit.keras_internals.data import EpochIterator
 
 # ``fit`` calls it when the first batch's shapes are known, before the train function is made.
 BUILD_FROM_DATA = (keras.Model, "_maybe_symbolic_build")

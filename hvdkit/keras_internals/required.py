@@ -60,7 +60,7 @@ REQUIRED = (
     Required(
         _OPTIMIZER,
         "_backend_update_step",
-        "hvd.strategies.local_sgd",
+        "hvd.optim.LocalSGD",
         ("grads", "trainable_variables", "learning_rate"),
         "override",
     ),
@@ -125,6 +125,8 @@ REQUIRED = (
         f"{_CALLBACK}BestModelCheckpoint",
         ("epoch", "batch", "logs", "filepath"),
     ),
+    Required("a callback", "_model", "checkpoints of callbacks, which leave it out"),
+    Required("a SwapEMAWeights", "_ema_weights_in_model", "checkpoints of the callback SwapEMAWeights"),
     # Data and random numbers.
     Required(_EPOCHS, "_get_iterator", _SHARDED, ()),
     Required("an epoch", "_num_batches", _SHARDED),
@@ -151,6 +153,7 @@ REQUIRED = (
     Required("a strategy's extended", "call_for_each_replica", _REPLICAS, ("fn", "args")),
     Required("the graph of a tf.function", "outer_graph", "hvd.DistributedGradientTape"),
     Required("the graph of a tf.function", "building_function", "hvd.DistributedGradientTape"),
+    Required("the graph of a tf.function", "capture", f"{_SHARDED} with uneven batches", ("tensor",)),
     Required("tensorflow.Operation", "_add_control_input", _ORDER),
     Required("tensorflow.python.framework.op_def_registry", "get", _ORDER, ("name",)),
     Required("tensorflow.raw_ops", "PyFunc", "jit_compile, which finds what XLA cannot compile"),

@@ -11,12 +11,12 @@ import keras
 import tensorflow as tf
 
 from hvdkit.comm import process_sets, world
-from hvdkit.comm.ordering import Turns
+from hvdkit.comm.engine import Engine, ReduceOp
+from hvdkit.comm.ordering import CollectiveOrder
 from hvdkit.comm.process_sets import ProcessSet
-from hvdkit.comm.protocol import Engine, ReduceOp
 from hvdkit.errors import UsageError
 from hvdkit.grads import batch_weight, replicas
-from hvdkit.grads.tape_pipelines import this_call
+from hvdkit.grads.tape_pipelines import call_index
 from hvdkit.keras_internals.layers import BatchNormalization
 
 _ordinals: dict[int, itertools.count] = collections.defaultdict(itertools.count)
@@ -99,7 +99,7 @@ class SyncBatchNormalization(BatchNormalization):
         super().__init__(**kwargs)
         self._ranks = _ranks_of(process_set)  # the set itself is looked up when it is needed, as after loading
         self._collective: str | None = None
-        self._turns: tuple[Turns, Turns] | None = None
+        self._order: tuple[CollectiveOrder, CollectiveOrder] | None = None
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "process_set": self._ranks and list(self._ranks)}
@@ -122,15 +122,15 @@ class SyncBatchNormalization(BatchNormalization):
             # loaded, a model more. Each set counts for itself: a rank outside one never comes here.
             number = process_set.process_set_id
             self._collective = f"hvdkit.syncbn.{number}.{next(_ordinals[number])}"
-            self._turns = Turns(), Turns()
+            self._order = CollectiveOrder(), CollectiveOrder()
         # A layer may be called several times in a graph, and its collectives are then under way at once.
-        name = f"{self._collective}{this_call(self._collective)}"
+        name = f"{self._collective}{call_index(self._collective)}"
         count, centre, first, second = _own_sums(inputs, mask, self.axis)
         weight = batch_weight.current()
         if weight is not None and weight.may_be_zero:  # a stand-in's samples do not count
             here = weight.value > 0
             count, centre, first, second = (tf.where(here, n, tf.zeros_like(n)) for n in (count, centre, first, second))
-        return _joined(engine, name, self._turns, count, centre, weight=weight)(first, second)
+        return _joined(engine, name, self._order, count, centre, weight=weight)(first, second)
 
 
 def _ranks_of(process_set: ProcessSet | Iterable[int] | None) -> tuple[int, ...] | None:
@@ -169,11 +169,11 @@ def _own_sums(inputs: tf.Tensor, mask: Any, axis: int) -> tuple[tf.Tensor, tf.Te
 def _joined(
     engine: Engine,
     name: str,
-    turns: tuple[Turns, Turns],
+    order: tuple[CollectiveOrder, CollectiveOrder],
     count: tf.Tensor,
     centre: tf.Tensor,
     *,
-    weight: batch_weight.Share | None,
+    weight: batch_weight.BatchWeight | None,
 ) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """A function of this rank's two sums of distances: mean and variance over all ranks, [C] each."""
 
@@ -181,7 +181,7 @@ def _joined(
     def joined(first: tf.Tensor, second: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable]:
         own = tf.stack([count, centre, first, second])
         # Gathered, not summed: every rank then does the same arithmetic on the same numbers.
-        with turns[0].turn() as made:
+        with order[0].next() as made:
             made.append(engine.allgather(own[None], name))
         everyone = tf.reshape(made[0], [engine.size, *own.shape])
         counts, centres, firsts, seconds = tf.unstack(everyone, axis=1)
@@ -199,8 +199,8 @@ def _joined(
             backward = f"{name}.grad"
             mine = [tf.stack([of_mean, of_variance])]
             mine = mine if weight is None else batch_weight.or_zeros(mine, weight)
-            with turns[1].turn() as made:
-                made.extend(engine.allreduce(mine, ReduceOp.SUM, [f"{backward}{this_call(backward)}"]))
+            with order[1].next() as made:
+                made.extend(engine.allreduce(mine, ReduceOp.SUM, [f"{backward}{call_index(backward)}"]))
             summed = tf.raw_ops.PreventGradient(
                 input=made[0], message="SyncBatchNormalization has no second derivatives on several ranks."
             )

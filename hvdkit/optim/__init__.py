@@ -1,4 +1,4 @@
-"""The distributed optimizer, LARS, and which weights decay; loaded on first use."""
+"""Distributed optimizers, LARS, and which weights decay; loaded on first use."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from hvdkit.utils.registry import lazy
 
 _HOME = {
     "LARS": "hvdkit.optim.lars:LARS",
+    "LocalSGD": "hvdkit.optim.local_sgd.optimizer:LocalSGD",
     "exclude_bias_and_norm": "hvdkit.optim.exclusion:exclude_bias_and_norm",
     "is_bias_or_norm": "hvdkit.optim.exclusion:is_bias_or_norm",
+    "synchronize": "hvdkit.optim.local_sgd.optimizer:synchronize",
 }
 
 __all__ = list(_HOME)

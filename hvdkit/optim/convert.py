@@ -2,57 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
-from hvdkit.grads.identity import LocalVariables
-from hvdkit.grads.pipeline import GradientPipeline
 from hvdkit.keras_internals import attributes
-from hvdkit.optim.local_sgd.state import Rounds
+from hvdkit.optim.reduction_state import ReductionState
 
 
-@dataclass(eq=False)
-class Distribution:
-    """What a distributed optimizer carries (see ``keras_internals.attributes``).
-
-    ``reduces`` is whether this optimizer runs the pipeline, and ``inside_loss_scale`` whether it is the inner one of a
-    ``LossScaleOptimizer``, which then weighs its gradients and adds up those of a strategy's replicas. ``local`` are
-    the variables whose gradients stay this rank's own. ``sum_of_passes`` is by what an accumulated mean is multiplied
-    to be Horovod's sum. ``rounds`` are those of local SGD, if that is what the optimizer does.
-    Keras does not track it: nothing of it is in a saved model.
-    """
-
-    pipeline: GradientPipeline
-    reduces: bool = True
-    inside_loss_scale: bool = False
-    variables: list = field(default_factory=list)
-    local: LocalVariables = field(default_factory=LocalVariables)
-    sum_of_passes: int = 1
-    rounds: Rounds | None = None
-    _passes_through: bool = False
-
-    def reduce(self, gradients: list, variables: list, numbers: list[int] | None) -> list:
-        """Run the pipeline over the gradients that are not local."""
-        if self._passes_through:
-            return list(gradients)
-        return self.pipeline(list(gradients), list(variables), numbers, local=self.local)
-
-    @contextlib.contextmanager
-    def reduced_already(self) -> Iterator[None]:
-        """Inside, ``reduce`` gives back what it gets: it went through the pipeline before."""
-        self._passes_through = True
-        try:
-            yield
-        finally:
-            self._passes_through = False
-
-
-class Registering:
+class LocalVariableMixin:
     """What Horovod adds to an optimizer's methods."""
 
     def register_local_var(self, var: Any) -> None:
@@ -63,9 +22,9 @@ class Registering:
         attributes.own_distribution(self).local.add(var)
 
 
-def convert(optimizer: Any, mixin: type, distribution: Distribution) -> None:
+def convert(optimizer: Any, mixin: type, state: ReductionState) -> None:
     """Put ``mixin`` before the optimizer's class. The object stays: its slots, its iterations, who else holds it."""
-    attributes.set_distribution(optimizer, distribution)
+    attributes.set_distribution(optimizer, state)
     if not isinstance(optimizer, mixin):  # it is already where it was distributed in a world that is over
         optimizer.__class__ = distributed_class(type(optimizer), mixin)
 

@@ -6,23 +6,20 @@ import itertools
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from hvdkit.comm.compression import Compression
+from hvdkit.comm.engine import ReduceOp
 from hvdkit.comm.process_sets import ProcessSet, global_process_set
-from hvdkit.comm.protocol import ReduceOp
 from hvdkit.errors import UsageError
-from hvdkit.grads import batch_weight, options
+from hvdkit.grads import options as reduce_options
 from hvdkit.grads.identity import variables_of_layers
 from hvdkit.grads.pipeline import GradientPipeline
 from hvdkit.keras_internals import optimizers
-from hvdkit.keras_internals.attributes import own_distribution
 from hvdkit.keras_internals.model_contents import distribution_of
 from hvdkit.optim import loss_scale
-from hvdkit.optim.convert import Distribution, Registering, convert
-from hvdkit.optim.held import check_held
-from hvdkit.optim.local_sgd.state import Rounds
-from hvdkit.optim.replicated import OnReplicas
+from hvdkit.optim.allreduce import AllreduceMixin
+from hvdkit.optim.convert import convert
+from hvdkit.optim.reduction_state import ReductionState
 from hvdkit.schedules.learning_rate import check_accumulation
 from hvdkit.utils.numbers import whole
 
@@ -120,31 +117,36 @@ def distribute(
     optimizer: Any,
     name: str | None = None,
     *,
-    rounds: Rounds | None = None,
+    mixin: type = AllreduceMixin,
+    state: type[ReductionState] = ReductionState,
     backward_passes_per_step: int = 1,
     average_aggregated_gradients: bool = False,
-    **how: Any,
+    **options: Any,
 ) -> Any:
-    """What ``DistributedOptimizer`` does, and ``strategies.local_sgd`` with ``rounds``; ``how`` is the pipeline's."""
+    """What ``DistributedOptimizer`` does.
+
+    Args:
+        optimizer, name, backward_passes_per_step, average_aggregated_gradients: see ``DistributedOptimizer``.
+        mixin: what the optimizer's class gets before it.
+        state: makes what the optimizer carries of a pipeline.
+        options: of the pipeline, by Horovod's names.
+    """
     if isinstance(optimizer, str):
         optimizer = keras.optimizers.get(optimizer)
     _check_type(optimizer)
-    how = options.check(**how)
+    checked = reduce_options.check(**options)
     if is_distributed(optimizer) and not distribution_of(optimizer).pipeline.is_over:
         raise UsageError(f"This {type(optimizer).__name__} is already distributed.", fix="wrap an optimizer only once.")
     inner = optimizers.unwrap(optimizer)
-    distribution = Distribution(GradientPipeline(how, name and f"{name}.{next(_ordinals)}"), rounds=rounds)
+    made = state(GradientPipeline(checked, name and f"{name}.{next(_ordinals)}"))
     backward_passes_per_step = whole(backward_passes_per_step, "backward_passes_per_step", 1)
     if backward_passes_per_step != 1:
         _accumulate(inner, backward_passes_per_step)
-        distribution.sum_of_passes = 1 if average_aggregated_gradients else backward_passes_per_step
+        made.sum_of_passes = 1 if average_aggregated_gradients else backward_passes_per_step
     check_accumulation(inner)
-    convert(inner, _Reducing, distribution)
-    if rounds is not None and inner.built:
-        _check_rounds(inner)
-        rounds.build(optimizers.trainable_variables(inner), distribution.local)
+    convert(inner, mixin, made)
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        loss_scale.adopt(optimizer)
+        loss_scale.wrap_loss_scale_optimizer(optimizer)
     return optimizer
 
 
@@ -241,72 +243,3 @@ def _check_type(optimizer: Any) -> None:
         f"{type(optimizer).__name__}).",
         fix=fix,
     )
-
-
-class _Reducing(Registering, OnReplicas):
-    """Reduces where Keras has unscaled and accumulated, and has not clipped yet."""
-
-    def build(self, variables):
-        ours = own_distribution(self)
-        if not self.built and ours.rounds is not None:
-            _check_rounds(self)
-            ours.rounds.build(variables, ours.local)
-        super().build(variables)
-
-    def apply(self, grads, trainable_variables=None):
-        ours = own_distribution(self)
-        if ours.pipeline.engine.size > 1:
-            check_held(self, trainable_variables)
-        if not ours.inside_loss_scale:
-            grads = batch_weight.weigh_gradients(grads)
-        super().apply(grads, trainable_variables)
-
-    def hook_apply(self, gradients, variables):
-        own_distribution(self).variables = variables  # for hook_clip, which is not told them
-        super().hook_apply(gradients, variables)
-
-    def hook_clip(self, gradients):
-        # Inside Keras' cond on the k-th of k accumulated steps; every rank counts the same steps.
-        ours = own_distribution(self)
-        if ours.reduces:
-            numbers = optimizers.variable_indices(self, ours.variables)
-            reduce = lambda gradients: ours.reduce(gradients, ours.variables, numbers)
-            alone = ours.rounds is None
-            gradients = reduce(gradients) if alone else ours.rounds.reduce(reduce, gradients, self.iterations)
-        if ours.sum_of_passes != 1:
-            gradients = [g * ours.sum_of_passes for g in gradients]
-        return super().hook_clip(gradients)
-
-    def hook_update(self, gradients, variables, rate):
-        ours = own_distribution(self)
-        if ours.rounds is None:
-            super().hook_update(gradients, variables, rate)
-            return
-        ours.rounds.begin(self.iterations)
-        super().hook_update(gradients, variables, rate)
-        ours.rounds.end(ours.pipeline, self.iterations)
-
-    def hook_overwrite(self, gradients, variables):
-        several = own_distribution(self).pipeline.engine.size > 1
-        if several and any(optimizers.overwrites_with_gradient(self, v) for v in variables):
-            raise UsageError(
-                "This model's float8 scales are overwritten by their gradients, which is not supported on several "
-                "ranks: each rank would have its own.",
-                fix="train it in float32, bfloat16 or float16.",
-            )
-        if self.loss_scale_factor is not None:  # Keras is about to divide by it
-            gradients = _dense(gradients)
-        return super().hook_overwrite(gradients, variables)
-
-
-def _check_rounds(optimizer: Any) -> None:
-    if tf.distribute.has_strategy() and tf.distribute.get_strategy().num_replicas_in_sync > 1:
-        raise UsageError(
-            "Local SGD does not train on the replicas of a strategy.",
-            fix="one process for each device, without a strategy.",
-        )
-
-
-def _dense(grads: list) -> list:
-    """Slices made dense; for where Keras raises on them."""
-    return [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in grads]

@@ -12,48 +12,53 @@ from typing import Any
 
 import tensorflow as tf
 
-from hvdkit.comm.protocol import ReduceOp
+from hvdkit.comm.engine import ReduceOp
 from hvdkit.grads import batch_weight, replicas
-from hvdkit.optim.convert import Distribution, Registering, convert
+from hvdkit.keras_internals import optimizers
+from hvdkit.keras_internals.attributes import own_distribution
+from hvdkit.keras_internals.model_contents import distribution_of
+from hvdkit.optim.convert import LocalVariableMixin, convert
+from hvdkit.optim.reduction_state import ReductionState
 
 
-class _ReducingLossScale(Registering):
+class _ReducingLossScale(LocalVariableMixin):
     """Asks for finite gradients after the reduction, or together."""
 
     def apply(self, grads, trainable_variables=None):
-        grads = replicas.total(batch_weight.weigh_gradients(grads))  # a NaN on one replica is then on all
-        if self._hvdkit.reduces:
-            variables = trainable_variables or self._trainable_variables
+        grads = replicas.all_reduce_replicas(batch_weight.weigh_gradients(grads))  # a NaN on one replica is then on all
+        state = own_distribution(self)
+        if state.reduces:
+            variables = trainable_variables or optimizers.trainable_variables(self)
             # Not built yet, it is about to be built with just these variables, in this order.
-            numbers = [self._get_variable_index(v) for v in variables] if self.built else None
-            grads = self._hvdkit.reduce(grads, variables, numbers)
+            indices = optimizers.variable_indices(self, variables) if self.built else None
+            grads = state.reduce(grads, variables, indices)
         super().apply(grads, trainable_variables)
 
     def check_finite(self, grads):
         finite = super().check_finite(grads)
-        engine = self._hvdkit.pipeline.engine
+        state = own_distribution(self)
+        pipeline = state.pipeline
         # What was reduced is the same everywhere; what is local, or not reduced yet, is not.
-        if engine.size == 1 or (self._hvdkit.reduces and not self._hvdkit.local):
+        if pipeline.engine.size == 1 or (state.reduces and not state.local):
             return finite
 
         def exchange(mine):
-            pipeline = self._hvdkit.pipeline
-            with pipeline.answers.turn() as made:
-                made.extend(engine.allreduce(mine, ReduceOp.MIN, [f"{pipeline.prefix}.finite"]))
+            with pipeline.finite_order.next() as made:
+                made.extend(pipeline.engine.allreduce(mine, ReduceOp.MIN, [f"{pipeline.prefix}.finite"]))
             return made
 
         mine = [tf.cast(finite, tf.int32)]
-        (everywhere,) = replicas.once(exchange, mine) if replicas.active() else exchange(mine)
+        (everywhere,) = replicas.merge_call_once(exchange, mine) if replicas.active() else exchange(mine)
         return tf.cast(everywhere, tf.bool)
 
 
-def adopt(outer: Any) -> None:
+def wrap_loss_scale_optimizer(outer: Any) -> None:
     """Make a ``LossScaleOptimizer`` around a distributed optimizer right: it reduces, and asks afterwards."""
-    inner = outer.inner_optimizer
-    inner._hvdkit.reduces = bool(inner.gradient_accumulation_steps) or inner._hvdkit.rounds is not None
-    inner._hvdkit.inside_loss_scale = True
+    inside = own_distribution(outer.inner_optimizer)
+    inside.reduces = bool(outer.inner_optimizer.gradient_accumulation_steps) or not inside.is_synchronous
+    inside.inside_loss_scale = True
     # The same local variables, also those that are registered later, with either of the two.
-    outside = Distribution(inner._hvdkit.pipeline, reduces=not inner._hvdkit.reduces, local=inner._hvdkit.local)
+    outside = ReductionState(inside.pipeline, reduces=not inside.reduces, local=inside.local)
     convert(outer, _ReducingLossScale, outside)
 
 
@@ -65,7 +70,7 @@ def around_init(original):
 
     def __init__(self, *args, **kwargs):
         original(self, *args, **kwargs)
-        adopt_once(self)
+        wrap_once(self)
 
     return __init__
 
@@ -75,7 +80,7 @@ def around_apply(original):
     looked at."""
 
     def apply(self, grads, trainable_variables=None):
-        if adopt_once(self):
+        if wrap_once(self):
             self.apply(grads, trainable_variables)
         else:
             original(self, grads, trainable_variables)
@@ -83,9 +88,9 @@ def around_apply(original):
     return apply
 
 
-def adopt_once(outer: Any) -> bool:
-    """``adopt`` a ``LossScaleOptimizer`` that has not been, around a distributed optimizer; whether it needed it."""
-    needed = hasattr(outer.inner_optimizer, "_hvdkit") and not hasattr(outer, "_hvdkit")
+def wrap_once(outer: Any) -> bool:
+    """Wrap a ``LossScaleOptimizer`` around a distributed optimizer that has not been; whether it needed it."""
+    needed = distribution_of(outer) is not None and not isinstance(outer, _ReducingLossScale)
     if needed:
-        adopt(outer)
+        wrap_loss_scale_optimizer(outer)
     return needed

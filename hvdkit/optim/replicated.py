@@ -15,7 +15,7 @@ from hvdkit.keras_internals.attributes import own_distribution
 from hvdkit.keras_internals.optimizer_hooks import UpdateHooks
 
 
-class OnReplicas(UpdateHooks):
+class ReplicaMixin(UpdateHooks):
     """The order of things on replicas: sum, accumulate, reduce over the ranks, clip, decay, update, average."""
 
     def build(self, variables):
@@ -28,7 +28,7 @@ class OnReplicas(UpdateHooks):
             return
         _check_scope(self)
         if not own_distribution(self).inside_loss_scale:
-            gradients = replicas.total(gradients)
+            gradients = replicas.all_reduce_replicas(gradients)
         _accumulate_or_update(self, gradients, list(variables))
         if self.use_ema:
             _average(self)
@@ -54,7 +54,7 @@ def _accumulate_or_update(optimizer, grads: list, variables: list) -> None:
     def update(grads):
         grads = optimizers.clip(optimizer, grads)
         optimizers.decay(optimizer, variables)
-        *grads, rate = replicas.settled([*grads, optimizer.learning_rate])
+        *grads, rate = replicas.materialized([*grads, optimizer.learning_rate])
         optimizers.update(optimizer, grads, variables, rate)
 
     steps = optimizer.gradient_accumulation_steps

@@ -8,8 +8,8 @@ from typing import Any
 import tensorflow as tf
 
 from hvdkit.comm.compression import Compression
+from hvdkit.comm.engine import ReduceOp
 from hvdkit.comm.process_sets import ProcessSet, global_process_set
-from hvdkit.comm.protocol import ReduceOp
 from hvdkit.errors import UsageError
 from hvdkit.grads import batch_weight, options, replicas, tape_pipelines
 from hvdkit.grads.identity import LocalVariables, variables_of_layers
@@ -148,7 +148,7 @@ class _Reducing:
         own = super().gradient(target, sources, output_gradients, unconnected_gradients)
         variables, gradients = tf.nest.flatten(sources), batch_weight.weigh_gradients(tf.nest.flatten(own))
         reduce = attributes.pipeline_of(self)
-        reduced = reduce(gradients, variables, local=local, call=tape_pipelines.this_call())
+        reduced = reduce(gradients, variables, local=local, call=tape_pipelines.call_index())
         return tf.nest.pack_sequence_as(sources, reduced)
 
     def get_local_and_global_gradients(

@@ -21,10 +21,10 @@ from typing import Any
 from hvdkit.app.choices import STRATEGIES
 from hvdkit.utils.registry import load
 
-# Of an optimizer, and not of devices.
+# Of an optimizer, and not of devices: they are in hvd.optim now.
 _OF_OPTIMIZERS = {
-    "local_sgd": "hvdkit.optim.local_sgd.optimizer:local_sgd",
-    "end_round": "hvdkit.optim.local_sgd.state:end_round",
+    "local_sgd": "hvdkit.optim.local_sgd.old_names:local_sgd",
+    "end_round": "hvdkit.optim.local_sgd.old_names:end_round",
 }
 
 __all__ = ["STRATEGIES", "end_round", "horovod", "hybrid", "local_sgd", "mirrored"]
@@ -45,4 +45,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -13,6 +13,7 @@ user's own ``train_step`` nobody knows that, so it is not cut.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +22,8 @@ import tensorflow as tf
 
 from hvdkit.engines import is_collective
 from hvdkit.grads import batch_weight
+from hvdkit.keras_internals import optimizers
+from hvdkit.keras_internals.attributes import own_distribution
 from hvdkit.keras_internals.model_contents import build_optimizer
 from hvdkit.optim import loss_scale
 from hvdkit.optim.distributed import is_distributed
@@ -39,20 +42,20 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
     build_optimizer(model)  # an unbuilt LossScaleOptimizer would bake its first scale into the first half
     optimizer = model.optimizer
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        loss_scale.adopt_once(optimizer)
+        loss_scale.wrap_once(optimizer)
     plain = model.train_step
 
     variables: list = []  # of the gradients; known when the first half has been traced
 
     def forward_and_backward(data: Any, weight: Any) -> tuple:
-        own = None if weight is None else batch_weight.Share(weight)
-        with _taking_down(optimizer) as taken, batch_weight.of_this_step(own):
+        own = None if weight is None else batch_weight.BatchWeight(weight)
+        with _capture_gradients(optimizer) as taken, batch_weight.weigh_by(own):
             logs = plain(data)
         gradients, variables[:] = taken or ([], [])
         return logs, gradients
 
     def update(gradients: list) -> None:
-        with optimizer._hvdkit.reduced_already():
+        with own_distribution(optimizer).skip_reduction():
             optimizer.apply(gradients, variables)
 
     first = tf.function(forward_and_backward, jit_compile=True, autograph=False)
@@ -65,24 +68,27 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
         if in_the_way:
             get_logger().info(_OFF, f"its forward or backward pass has operations that XLA has not ({in_the_way})")
             return plain(data)
-        if not said:
-            said.append(get_logger().info(_ON))
+        _say_on()
         logs, gradients = first(data, weight)
         if not variables:  # nothing to train
             return logs
         if ours is not None:
             ours.met = True
             gradients = batch_weight.or_zeros(gradients, ours)
-        with batch_weight.of_this_step(None):
+        with batch_weight.weigh_by(None):
             if _has_collectives(optimizer):
                 optimizer.apply(gradients, variables)
             else:
-                numbers = [optimizer._get_variable_index(v) for v in variables]
-                second(optimizer._hvdkit.reduce(gradients, variables, numbers))
+                indices = optimizers.variable_indices(optimizer, variables)
+                second(own_distribution(optimizer).reduce(gradients, variables, indices))
         return logs
 
-    said: list = []  # a step is traced again for each shape of data
     return step
+
+
+@functools.cache  # a step is traced again for each shape of data
+def _say_on() -> None:
+    get_logger().info(_ON)
 
 
 def _why_not(model: keras.Model) -> str | None:
@@ -108,13 +114,13 @@ def _not_for_xla(graph: tf.Graph) -> str:
 
 def _has_collectives(optimizer: Any) -> bool:
     """Whether ``apply`` asks the other ranks in the middle: to reduce, to average, or for what is finite."""
-    outer = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    inner = optimizer.inner_optimizer if outer else optimizer
-    return bool(inner.gradient_accumulation_steps or inner._hvdkit.rounds or (outer and optimizer._hvdkit.local))
+    inner, state = optimizers.unwrap(optimizer), own_distribution(optimizer)
+    asks = inner is not optimizer and bool(state.local)
+    return bool(inner.gradient_accumulation_steps) or not own_distribution(inner).is_synchronous or asks
 
 
 @contextlib.contextmanager
-def _taking_down(optimizer: Any) -> Iterator[list]:
+def _capture_gradients(optimizer: Any) -> Iterator[list]:
     """Inside, ``optimizer.apply`` does nothing but put its gradients and its variables into the list."""
     taken: list = []
     vars(optimizer)["apply"] = lambda grads, variables: taken.extend([list(grads), list(variables)])

@@ -1,4 +1,4 @@
-"""How ``fit`` and ``evaluate`` are fed with sharded data: the epoch, its steps, and the shares of the batches."""
+"""How ``fit`` and ``evaluate`` are fed with sharded data: the epoch, its steps, and the weights of the batches."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.trainers.epoch_iterator import EpochIterator
 
 from hvdkit.comm import world
 from hvdkit.data import sample_dependence
 from hvdkit.data.current import current_data, set_current
-from hvdkit.data.sharded import DATA, SHARE_OR_ZERO, Planned, Sharded, failures_of, parted
+from hvdkit.data.sharded import DATA, WEIGHT_OR_ZERO, MapStyleData, Sharded, failures_of, parted
 from hvdkit.data.speed import measured_sizes
-from hvdkit.data.streams import Streamed
+from hvdkit.data.streams import IterableData
 from hvdkit.errors import UsageError
-from hvdkit.grads.batch_weight import ZERO_WITHOUT_SAMPLES, Share
+from hvdkit.grads.batch_weight import ZERO_WITHOUT_SAMPLES, BatchWeight
+from hvdkit.keras_internals.data import EpochIterator, iterator_of, set_num_batches
 from hvdkit.keras_internals.model_contents import distribution_of, optimizers_of, underlying
+from hvdkit.keras_internals.models import build_symbolically
 from hvdkit.trainer import fit_callbacks
 from hvdkit.utils.log import get_logger
 
@@ -62,7 +63,7 @@ def feeding(model: keras.Model, arguments: dict[str, Any]) -> Iterator[None]:
         return
     if fits and train is not None:
         arguments["shuffle"] = False
-        if isinstance(train, Planned) and train.measured and world.size() > 1:
+        if isinstance(train, MapStyleData) and train.measured and world.size() > 1:
             train.resize(measured_sizes(model, train))
         set_current(model, train)
         if world.size() == 1:  # elsewhere step.py does it
@@ -74,7 +75,7 @@ def feeding(model: keras.Model, arguments: dict[str, Any]) -> Iterator[None]:
     finally:
         set_current(model, before)  # an evaluation within fit leaves the training's in place
         for data in (train, validation):
-            if isinstance(data, Streamed):
+            if isinstance(data, IterableData):
                 data.stop()
 
 
@@ -83,10 +84,10 @@ def _of(x: Any) -> Sharded | None:
 
 
 def _check(model: keras.Model, data: Sharded) -> None:
-    if model.distribute_strategy.num_replicas_in_sync > 1 and not (isinstance(data, Planned) and data.uniform):
+    if model.distribute_strategy.num_replicas_in_sync > 1 and not (isinstance(data, MapStyleData) and data.uniform):
         raise UsageError(
             "The replicas of a strategy can share batches only where every rank has as many samples in every step.",
-            fix='uneven="drop", with arrays or files of equal size.',
+            fix="drop_remainder=True, with arrays or files of equal size.",
         )
 
 
@@ -106,27 +107,27 @@ class _Feed(keras.callbacks.Callback):
             self._test.begin(0)
 
 
-def step_on_shares(model: keras.Model, step: Callable[[Any], Any], *, trains: bool) -> Callable[[Any], Any]:
-    """A train or test step that also takes batches with their shares."""
+def weighted_step(model: keras.Model, step: Callable[[Any], Any], *, trains: bool) -> Callable[[Any], Any]:
+    """A train or test step that also takes batches with their weights."""
 
-    def step_on_share(data: Any) -> Any:
+    def step_with_weight(data: Any) -> Any:
         if not isinstance(data, dict) or DATA not in data:
             return step(data)
-        may_be_zero = SHARE_OR_ZERO in data
+        may_be_zero = WEIGHT_OR_ZERO in data
         batch, value = parted(data)
-        share = Share(value, may_be_zero, keep=not tf.distribute.has_strategy())
+        weight = BatchWeight(value, may_be_zero, keep=not tf.distribute.has_strategy())
         undone = _undone_without_samples(model, batch, value) if may_be_zero else contextlib.nullcontext()
-        with share.in_step(), undone:
+        with weight.in_step(), undone:
             logs = step(batch)
-        if trains and not share.met:
+        if trains and not weight.met:
             _check_functions(model)
         return logs
 
-    return step_on_share
+    return step_with_weight
 
 
 @contextlib.contextmanager
-def _undone_without_samples(model: keras.Model, batch: Any, share: tf.Tensor) -> Iterator[None]:
+def _undone_without_samples(model: keras.Model, batch: Any, weight: tf.Tensor) -> Iterator[None]:
     """Where the rank has no samples and a stand-in for them, what that changed is as before the step."""
     metrics = {id(v): v for v in model.metrics_variables}
     others = [v for v in sample_dependence.candidates(model) if id(v) not in metrics]
@@ -140,11 +141,11 @@ def _undone_without_samples(model: keras.Model, batch: Any, share: tf.Tensor) ->
             if id(variable) in follow:
                 variable.assign(value)
 
-    tf.cond(share > 0, lambda: None, put_back)
+    tf.cond(weight > 0, lambda: None, put_back)
 
 
 def _check_functions(model: keras.Model) -> None:
-    """Refuse a step whose gradients are made in a ``tf.function`` that was traced before batches had shares.
+    """Refuse a step whose gradients are made in a ``tf.function`` that was traced before batches had weights.
 
     Nothing of Python in it runs again, so nothing is weighed; where it was traced in such a step, its graph says so.
     """
@@ -170,7 +171,7 @@ def build(model: keras.Model, spec: Any) -> Exception | None:
         return None
     try:
         with model.distribute_strategy.scope():
-            model._symbolic_build(data_batch=spec[DATA] if isinstance(spec, dict) and DATA in spec else spec)
+            build_symbolically(model, spec[DATA] if isinstance(spec, dict) and DATA in spec else spec)
     except Exception as error:  # noqa: BLE001
         get_logger().debug("why %s could not be built: %s", model.name, error)
         return error
@@ -182,22 +183,22 @@ def around_steps(original: Callable) -> Callable:
 
     def steps_of_epoch(self):
         data = self.data_adapter
-        if isinstance(data, Streamed):
+        if isinstance(data, IterableData):
             return _as_long_as_there_is_data(self, data)
         if isinstance(data, Sharded):  # Keras asks only once, and a resumed epoch is shorter
-            self._num_batches = data.num_batches
+            set_num_batches(self, data.num_batches)
         return original(self)
 
     return steps_of_epoch
 
 
-def _as_long_as_there_is_data(epoch: EpochIterator, data: Streamed) -> Iterator[tuple[int, int, Any]]:
+def _as_long_as_there_is_data(epoch: EpochIterator, data: IterableData) -> Iterator[tuple[int, int, Any]]:
     """The steps of an epoch whose length nobody knows.
 
     Keras itself would begin one step more, which fails for want of data, but not before TensorFlow has counted it as
     one of the optimizer's iterations.
     """
-    iterator, step, at_once = iter(epoch._get_iterator()), 0, epoch.steps_per_execution
+    iterator, step, at_once = iterator_of(epoch), 0, epoch.steps_per_execution
     while data.has_step(step, at_once):
         yield step, step + at_once - 1, iterator
         step += at_once

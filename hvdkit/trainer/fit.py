@@ -1,6 +1,6 @@
 """``fit``, ``evaluate`` and ``predict`` on several ranks, and with sharded data in one process.
 
-- the communication proof is part of every ``fit``, and local SGD's rounds end with the epochs;
+- the communication proof is part of every ``fit``, and averages the weights of local SGD with the epochs;
 - data of ``hvd.data.shard`` are told the epoch, and metrics over them are those of all ranks;
 - seeds of what layers draw are moved apart;
 - ranks other than 0 are silent, unless ``verbose`` says otherwise;
@@ -23,9 +23,10 @@ from hvdkit.data.sharded import Sharded
 from hvdkit.engines import peer_lost
 from hvdkit.errors import UsageError, broken_off
 from hvdkit.keras_internals.model_contents import held
+from hvdkit.keras_internals.models import flatten_metrics
 from hvdkit.keras_internals.patch_points import is_called_by_fit
 from hvdkit.metrics import aggregation
-from hvdkit.optim.local_sgd.state import rounds_of
+from hvdkit.optim.reduction_state import reduction_states
 from hvdkit.random import seeds
 from hvdkit.trainer import fit_callbacks
 from hvdkit.trainer.feed import feeding
@@ -64,7 +65,6 @@ def around_fit(original, *, proof: bool):
     signature = inspect.signature(original)
 
     from hvdkit.callbacks.communication_proof import CommunicationProof, refuse_backups
-    from hvdkit.optim.local_sgd.callback import LocalRounds
 
     def fit(self, *args, **kwargs):
         bound = signature.bind(self, *args, **kwargs)
@@ -86,8 +86,8 @@ def around_fit(original, *, proof: bool):
         else:
             checks.watch(fit_callbacks.of(bound.arguments), bound.arguments["initial_epoch"])
         seeds.separate([g for g in held(model) if isinstance(g, keras.random.SeedGenerator)], world.rank())
-        if rounds_of(model):
-            _with(model, bound.arguments, LocalRounds, make=True, first=True)
+        for kind in {state.fit_callback for state in reduction_states(model)} - {None}:
+            _with(model, bound.arguments, kind, make=True, first=True)
         world.engine().failure = None
         try:
             with feeding(model, bound.arguments):
@@ -126,7 +126,7 @@ def around_evaluate(original):
             wants_dict, bound.arguments["return_dict"] = bound.arguments["return_dict"], True
             own = original(*bound.args, **bound.kwargs)
         everyones = aggregation.exchanged(self, own)
-        return everyones if wants_dict else self._flatten_metrics_in_order(everyones)
+        return everyones if wants_dict else flatten_metrics(self, everyones)
 
     return evaluate
 

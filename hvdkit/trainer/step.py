@@ -15,8 +15,10 @@ import keras
 
 from hvdkit.comm import world
 from hvdkit.data.sharded import Sharded
+from hvdkit.keras_internals.data import distributed_dataset
+from hvdkit.keras_internals.models import strategy_given
 from hvdkit.optim.held import step_of
-from hvdkit.trainer.feed import build, step_on_shares
+from hvdkit.trainer.feed import build, weighted_step
 from hvdkit.trainer.fit import on_all_ranks
 from hvdkit.utils.log import get_logger
 from hvdkit.utils.training_start import training_begins
@@ -34,7 +36,7 @@ def around_train_function(original):
 
             step = compiled_step.train_step(self)
         self.jit_compile = bool(wanted and not on_all_ranks())
-        step = step_on_shares(self, step or self.train_step, trains=True)
+        step = weighted_step(self, step or self.train_step, trains=True)
         try:
             with _in_place_of(self, "train_step", _of_model(self, step)):
                 return original(self, force=force)
@@ -57,7 +59,7 @@ def around_test_function(original):
     """``make_test_function`` that makes it of a step which takes sharded data."""
 
     def make_test_function(self, force=False):
-        with _in_place_of(self, "test_step", step_on_shares(self, self.test_step, trains=False)):
+        with _in_place_of(self, "test_step", weighted_step(self, self.test_step, trains=False)):
             return original(self, force=force)
 
     return make_test_function
@@ -80,9 +82,9 @@ def around_build(original):
     """Build a model that has no shapes yet from the data's, as Keras itself does under a distribution strategy."""
 
     def build_from_data(self, iterator=None, data_batch=None):
-        dataset = getattr(iterator, "_distributed_dataset", None)
+        dataset = distributed_dataset(iterator)
         sharded = isinstance(getattr(iterator, "data_adapter", None), Sharded)
-        wanted = sharded or (self._distribute_strategy is None and not self.built)
+        wanted = sharded or (strategy_given(self) is None and not self.built)
         if wanted and dataset is not None and on_all_ranks():
             spec = iterator.data_adapter.get_tf_dataset().element_spec if sharded else dataset.element_spec
             why_not = build(self, spec)

@@ -1,6 +1,6 @@
-"""Gradients that carry the share of their batch from where they are made: ``tf.GradientTape`` on several ranks.
+"""Gradients that carry the weight of their batch from where they are made: ``tf.GradientTape`` on several ranks.
 
-In a step on batches of unequal size a tape's ``gradient`` with respect to variables begins with the share instead of
+In a step on batches of unequal size a tape's ``gradient`` with respect to variables begins with the weight instead of
 with 1. That costs one multiplication, and is right for every train step, whether it scales its loss, accumulates
 gradients by itself or has several optimizers. Without such a step a tape does what TensorFlow's own does.
 
@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from hvdkit.grads import batch_weight as shares
+from hvdkit.grads import batch_weight as weights
 from hvdkit.utils.patching import Patches
 
 _thread = threading.local()
@@ -65,25 +65,25 @@ def _exit(original):
 def _gradient(original):
     @_not_within_a_backward_pass(original)
     def gradient(self, target, sources, output_gradients, unconnected_gradients):
-        share = shares.current()
-        if share is None or not any(isinstance(s, tf.Variable | keras.Variable) for s in tf.nest.flatten(sources)):
+        weight = weights.current()
+        if weight is None or not any(isinstance(s, tf.Variable | keras.Variable) for s in tf.nest.flatten(sources)):
             return original(self, target, sources, output_gradients, unconnected_gradients)
-        share.met = True
+        weight.met = True
         if any(tape is not self for tape in _recording()):
             made = original(self, target, sources, output_gradients, unconnected_gradients)
-            share.inner.extend(g for g in tf.nest.flatten(made) if g is not None)
+            weight.inner.extend(g for g in tf.nest.flatten(made) if g is not None)
             return made
         targets = tf.nest.flatten(target)
         if all(isinstance(t, tf.Tensor) for t in targets):
             given = [None] * len(targets) if output_gradients is None else tf.nest.flatten(output_gradients)
-            begin = [_begin(t, g, share.value) for t, g in zip(targets, given, strict=True)]
+            begin = [_begin(t, g, weight.value) for t, g in zip(targets, given, strict=True)]
             made = original(self, target, sources, tf.nest.pack_sequence_as(target, begin), unconnected_gradients)
             flat = tf.nest.flatten(made)
         else:  # a ragged tensor, a variable: the backward pass begins with something else than a number for each
             made = original(self, target, sources, output_gradients, unconnected_gradients)
-            flat = shares.times(tf.nest.flatten(made), share.value)
-        flat = shares.or_zeros(flat, share)
-        share.carried.extend(g for g in flat if g is not None)
+            flat = weights.times(tf.nest.flatten(made), weight.value)
+        flat = weights.or_zeros(flat, weight)
+        weight.carried.extend(g for g in flat if g is not None)
         return tf.nest.pack_sequence_as(made, flat)
 
     return gradient
@@ -91,7 +91,7 @@ def _gradient(original):
 
 def _not_within_a_backward_pass(original):
     """Layers that compute again what they need (``keras.RematScope``) ask a tape of their own, within the backward pass
-    of the step's: what they are given has the share already."""
+    of the step's: what they are given has the weight already."""
 
     def decorate(gradient):
         def outermost(self, target, sources, output_gradients=None, unconnected_gradients=tf.UnconnectedGradients.NONE):
@@ -108,7 +108,7 @@ def _not_within_a_backward_pass(original):
     return decorate
 
 
-def _begin(target: tf.Tensor, given: Any, share: tf.Tensor) -> tf.Tensor:
+def _begin(target: tf.Tensor, given: Any, weight: tf.Tensor) -> tf.Tensor:
     """What the backward pass begins with at a target."""
-    weight = tf.cast(share, target.dtype)
+    weight = tf.cast(weight, target.dtype)
     return tf.fill(tf.shape(target), weight) if given is None else given * weight

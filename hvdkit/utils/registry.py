@@ -52,7 +52,7 @@ def lazy(module: dict[str, Any], home: dict[str, str]) -> tuple[Callable[[str], 
         module[name] = load(home[name])
         return module[name]
 
-    return __getattr__, lambda: sorted({*module, *module["__all__"]})
+    return __getattr__, lambda: sorted({*module["__all__"], *(name for name in module if name.startswith("__"))})
 
 
 class Registry:

@@ -66,7 +66,9 @@ def test_the_model_is_not_built_where_only_the_data_of_the_user_know_its_shape(c
     assert code == 1 and "filterz" in err
 
 
-@pytest.mark.parametrize("override", ["epochs=7", "local_sgd={k: 4}", "strategy=mirrored", "batch_size={global: 34}"])
+@pytest.mark.parametrize(
+    "override", ["epochs=7", "local_sgd={sync_period: 4}", "strategy=mirrored", "batch_size={global: 34}"]
+)
 def test_what_is_fine_is_shown(capsys, override):
     code, out, err = dry_run(capsys, "-np", "2", "--set", override)
     assert (code, err) == (0, "")

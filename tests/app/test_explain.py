@@ -46,7 +46,7 @@ def test_the_batch_of_each_rank(tmp_path):
         ("lr: {base: 0.1, scal: linear}", "unknown key `lr.scal`"),
         ("lr: {base: -1}", "lr.base"),
         ("label_smoothing: 1.0", "label_smoothing"),
-        ("local_sgd: {k: 0}", "local_sgd.k"),
+        ("local_sgd: {sync_period: 0}", "local_sgd.sync_period"),
     ],
 )
 def test_bad_configurations(tmp_path, text, says):
@@ -112,7 +112,7 @@ def test_training_has_the_rates_that_are_explained(tmp_path, name, k):
     [
         ("optimizer: {name: sgd, learning_rate: 0.1}\nlr: {base: 0.1}", "both"),
         ("loss: mse\nlabel_smoothing: 0.1", "label_smoothing"),
-        ("local_sgd: {k: 4}\ncompression: fp16", "leave out `compression`"),
+        ("local_sgd: {sync_period: 4}\ncompression: fp16", "leave out `compression`"),
         ("optimizer: {name: lars, momentun: 0.1}", "momentun"),
     ],
 )
@@ -176,3 +176,14 @@ def test_absurd_numbers_of_ranks(ranks, capsys):
         main(["config", "explain", f"{ROOT}/configs/large_batch_512.yaml", f"--ranks={ranks}"])
     assert ended.value.code == 2
     assert "whole numbers from 1 to 999,999,999, such as 1,8,64" in capsys.readouterr().err
+
+
+def test_old_names_work_and_say_what_they_are_called_now(tmp_path):
+    path = tmp_path / "old.yaml"
+    path.write_text("local_sgd: {k: 4, start: 10}\n")
+    with pytest.warns(DeprecationWarning, match="use `sync_period`"):
+        loaded = config.load(path)
+    assert (loaded.local_sgd.sync_period, loaded.local_sgd.start_step) == (4, 10)
+    path.write_text("local_sgd: {k: 4, sync_period: 4}\n")
+    with pytest.raises(ConfigError, match="`k` is the old name of `sync_period`"):
+        config.load(path)

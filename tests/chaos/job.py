@@ -107,7 +107,7 @@ def sharded(x: np.ndarray, y: np.ndarray, out: Path, how: dict):
     arguments = {"batch_size": how["batch"], "seed": 3}
     if how["data"] == "split":
         mine = slice(0, 40) if hvd.rank() == 0 else slice(40, None)
-        return hvd.data.shard(x[mine], y[mine], already_split=True, **arguments)
+        return hvd.data.shard(x[mine], y[mine], presharded=True, **arguments)
     if how["data"] == "files":
         if hvd.rank() == 0:
             for i, begin in enumerate((0, 9, 30, 41)):

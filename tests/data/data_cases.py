@@ -121,7 +121,7 @@ def own_parts(counts: list, batch: int) -> dict:
     begin = sum(counts[: hvd.rank()])
     mine = slice(begin, begin + counts[hvd.rank()])
     made = model("log")
-    data = hvd.data.shard(x[mine], np.eye(3, dtype="float32")[y[mine]], batch_size=batch, seed=1, already_split=True)
+    data = hvd.data.shard(x[mine], np.eye(3, dtype="float32")[y[mine]], batch_size=batch, seed=1, presharded=True)
     history = made.fit(data, epochs=1, verbose=0, callbacks=[hvd.callbacks.MetricAverageCallback()]).history
     return {
         "weights": [w.numpy() for w in made.weights],
@@ -201,7 +201,7 @@ def streams(n: int) -> dict:
 
 def _seen(data) -> list:
     """The first feature of each sample, step by step: of these data it is the sample's number."""
-    return [[int(v) for v in batch[0][:, 0]] if share else [] for batch, share in data.batches(0)]
+    return [[int(v) for v in batch[0][:, 0]] if weight else [] for batch, weight in data.batches(0)]
 
 
 def parse(records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -227,7 +227,7 @@ def files(folder: str) -> dict:
         "records": _seen(records),
         "disk": _seen(disk),
         "held": _seen(held),
-        "weights": {str(k): v for k, v in hvd.data.class_weights(y, already_split=True).items()},
+        "weights": {str(k): v for k, v in hvd.data.class_weights(y, presharded=True).items()},
         "errors": [_error(call) for call in _mistakes(folder, made, npz)],
     }
 
@@ -238,7 +238,7 @@ def _mistakes(folder: str, made: keras.Model, data) -> list:
     return [
         lambda: hvd.data.shard(x, batch_size=2),
         lambda: hvd.data.shard(missing, batch_size=2),
-        lambda: hvd.data.shard(x[:3], batch_size=8, uneven="drop"),
+        lambda: hvd.data.shard(x[:3], batch_size=8, drop_remainder=True),
         lambda: hvd.data.shard(x[:0], batch_size=2),
         lambda: hvd.data.shard(x[:3], x[:2], batch_size=2),
         lambda: hvd.data.shard(x[:3]),
@@ -302,7 +302,7 @@ def on_replicas(devices: list | None) -> dict:
         made.compile(
             hvd.DistributedOptimizer(keras.optimizers.SGD(0.2)), "sparse_categorical_crossentropy", metrics=["accuracy"]
         )
-    data = hvd.data.shard(x, y, batch_size=16 // hvd.size(), uneven="drop", seed=4)
+    data = hvd.data.shard(x, y, batch_size=16 // hvd.size(), drop_remainder=True, seed=4)
     history = made.fit(data, epochs=2, verbose=0, callbacks=hvd.callbacks.defaults()).history
     return {
         "weights": [w.numpy() for w in made.weights],

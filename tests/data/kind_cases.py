@@ -91,7 +91,7 @@ def train_on(kind: str, n: int, each: int) -> dict:
     return {
         "weights": [w.numpy() for w in made.weights],
         "loss": [float(v) for v in history["loss"]],
-        "digests": [kinds.digest(batch) for batch, share in data.batches(0) if share],
+        "digests": [kinds.digest(batch) for batch, weight in data.batches(0) if weight],
     }
 
 

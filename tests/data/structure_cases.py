@@ -144,7 +144,7 @@ def of_keras(x: Any, y: Any, weight: Any, batch: int) -> list[list[str]]:
 def delivered(x: Any, y: Any, weight: Any, batch: int, **how: Any) -> list[list[str]]:
     """What this rank is given, step by step."""
     data = hvd.data.shard(x, y, sample_weight=weight, batch_size=batch, shuffle=False, **how)
-    return [texts(each) if share else [] for each, share in data.batches(0)]
+    return [texts(each) if weight else [] for each, weight in data.batches(0)]
 
 
 def part(leaf: Any, ranks: int, rank: int) -> Any:
@@ -174,7 +174,7 @@ def together(examples: int) -> dict:
             steps = [[text for rank in mine for text in rank[step]] for step in range(len(wanted))]
             assert steps == wanted and all(len(rank) == len(steps) for rank in mine)
             own = keras.tree.map_structure(lambda leaf: part(leaf, hvd.size(), hvd.rank()), (x, y, weight))
-            mine = everyones(delivered(*own, 2, already_split=True))
+            mine = everyones(delivered(*own, 2, presharded=True))
             seen = [text for rank in mine for step in rank for text in step]
             assert sorted(seen) == sorted(text for step in wanted for text in step)
             found["examples"] += 1
@@ -188,12 +188,12 @@ def classes() -> dict:
     """Weights by classes of which each rank has others, and what is wrong with them on some rank."""
     rank, size = hvd.rank(), hvd.size()
     y = np.full(4 + rank, rank)
-    own = {"batch_size": 2, "already_split": True, "shuffle": False}
+    own = {"batch_size": 2, "presharded": True, "shuffle": False}
 
     def weights(class_weight: Any, y: Any = y) -> Any:
         try:
             data = hvd.data.shard(np.zeros(len(y)), y, class_weight=class_weight, **own)
-            return sorted({w for (*_, weight), share in data.batches(0) if share for w in weight.numpy().tolist()})
+            return sorted({w for (*_, weight), weight in data.batches(0) if weight for w in weight.numpy().tolist()})
         except (hvd.errors.UsageError, hvd.errors.CommunicationError) as error:
             return f"{type(error).__name__} {error}"
 
@@ -214,7 +214,7 @@ def damaged(folder: str) -> dict:
     np.savez(mine, x=np.zeros((4, 2), "f4" if hvd.rank() else "f8"))
     found = {}
     try:
-        hvd.data.shard(str(mine), batch_size=2, already_split=True)
+        hvd.data.shard(str(mine), batch_size=2, presharded=True)
     except hvd.errors.CommunicationError as error:
         found["own files"] = str(error)
     path = Path(folder) / f"record-{hvd.rank()}.tfrecord"
@@ -226,7 +226,7 @@ def damaged(folder: str) -> dict:
     if not hvd.rank():
         path.write_bytes(whole)
     try:
-        hvd.data.shard(str(path), batch_size=2, already_split=True, parse=tf.identity)
+        hvd.data.shard(str(path), batch_size=2, presharded=True, parse=tf.identity)
     except hvd.errors.UsageError as error:
         found["damaged on rank 0"] = str(error)
     return found

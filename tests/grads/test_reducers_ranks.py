@@ -26,8 +26,8 @@ def _gradients(rank: int) -> dict[str, np.ndarray]:
 def reduce_all(names: list) -> dict:
     import tensorflow as tf
 
-    from hvdkit.comm.protocol import ReduceOp
-    from hvdkit.grads.options import Arguments
+    from hvdkit.comm.engine import ReduceOp
+    from hvdkit.grads.options import ReduceOptions
     from hvdkit.grads.pipeline import GradientPipeline
     from hvdkit.grads.reducers import get
 
@@ -35,7 +35,7 @@ def reduce_all(names: list) -> dict:
     for name in names:
         for op in (ReduceOp.AVERAGE, ReduceOp.SUM):
             for graph in (False, True):
-                pipeline = GradientPipeline(Arguments(get(name), op))
+                pipeline = GradientPipeline(ReduceOptions(get(name), op))
                 mine = _gradients(hvd.rank())
                 variables = [tf.Variable(g) for g in mine.values()]
                 others = [tf.Variable(0.0), tf.Variable(tf.zeros([4, 3]))]

@@ -12,6 +12,8 @@ _MODULES = ("keras.src", "keras._tf_keras", "tensorflow.python", "tensorflow._ap
 _WAYS_IN = ("__internal__", "src", "_tf_keras", "extended")
 # What Python itself gives to named tuples.
 _OF_PYTHON = ("_asdict", "_fields", "_make", "_replace")
+# How the attributes begin that hvdkit puts on objects of others.
+_OF_HVDKIT = "_hvdkit"
 _BY_NAME = ("getattr", "setattr", "hasattr", "delattr")
 
 
@@ -71,15 +73,14 @@ def _touched(node: ast.AST, foreign: set[str]) -> str | None:
     if isinstance(node, ast.Import | ast.ImportFrom):
         modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
         return next((m for m in modules if m.startswith(_MODULES)), None)
-    if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(_MODULES):
-        return node.value
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        text = node.value
+        return text if text in foreign or text.startswith((*_MODULES, _OF_HVDKIT)) else None
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _BY_NAME:
         return _private_text(node.args[1]) if len(node.args) > 1 else None
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Call):
         called = node.value.func
         return _private_text(node.slice) if isinstance(called, ast.Name) and called.id == "vars" else None
-    if isinstance(node, ast.Dict):  # a table of methods to be wrapped
-        return next((name for key in node.keys if key and (name := _private_text(key)) in foreign), None)
     return None
 
 

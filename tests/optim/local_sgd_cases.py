@@ -27,8 +27,10 @@ def made(how: dict):
         "adam": lambda: keras.optimizers.Adam(0.01),
         "loss scale": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05), initial_scale=8.0),
     }[how["inner"]]()
-    arguments = {k: v for k, v in how.items() if k in ("k", "start", "outer_lr", "outer_momentum", "nesterov")}
-    return hvd.strategies.local_sgd(inner, **arguments) if arguments else hvd.DistributedOptimizer(inner)
+    arguments = {
+        k: v for k, v in how.items() if k in ("sync_period", "start_step", "outer_lr", "outer_momentum", "nesterov")
+    }
+    return hvd.optim.LocalSGD(inner, **arguments) if arguments else hvd.DistributedOptimizer(inner)
 
 
 class Watch(keras.callbacks.Callback):
@@ -51,7 +53,9 @@ def train(how: dict) -> dict:
     inner = how.get("built") and keras.optimizers.SGD(0.05)
     if inner:  # as keras.models.load_model leaves it
         inner.build(net.trainable_variables)
-    net.compile(hvd.strategies.local_sgd(inner, k=4) if inner else made(how), "mse", jit_compile=how.get("jit", False))
+    net.compile(
+        hvd.optim.LocalSGD(inner, sync_period=4) if inner else made(how), "mse", jit_compile=how.get("jit", False)
+    )
     data = hvd.data.shard(x, y, batch_size=4, shuffle=False)
     validation = (x[:8], y[:8]) if how.get("validation") else None
     history = net.fit(data, epochs=how["epochs"], verbose=0, callbacks=[watch], validation_data=validation).history
@@ -98,7 +102,7 @@ def go_on(folder: str, how: dict, straight: bool) -> dict:
 
     net = build()
     mine = slice(hvd.rank(), None, hvd.size())
-    data = lambda rows: hvd.data.shard(x[mine][rows], y[mine][rows], batch_size=2, shuffle=False, already_split=True)
+    data = lambda rows: hvd.data.shard(x[mine][rows], y[mine][rows], batch_size=2, shuffle=False, presharded=True)
     if straight:
         net.fit(data(slice(None)), epochs=1, verbose=0)
         return {"weights": [w.numpy() for w in net.weights]}

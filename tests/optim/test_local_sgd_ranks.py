@@ -12,6 +12,7 @@ import hvdkit as hvd
 from hvdkit.checkpoint.exporting import model_of
 from hvdkit.checkpoint.storage.store import Store
 from hvdkit.errors import UsageError
+from hvdkit.keras_internals.model_contents import distribution_of
 from hvdkit.testing import run_ranks
 from tests.chaos.common import count
 from tests.machine import world
@@ -20,19 +21,21 @@ from tests.optim import local_sgd_cases as cases
 pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 
 PLAIN = {"n": 53, "epochs": 2}  # a last step that is not full, and one that leaves a rank empty
+INNERS = ("sgd", "momentum", "accumulate", "loss scale")
 HOWS = {
-    **{f"{inner} 1": {"inner": inner, "k": 1, **PLAIN} for inner in ("sgd", "momentum", "accumulate", "loss scale")},
-    **{f"{inner} sync": {"inner": inner, **PLAIN} for inner in ("sgd", "momentum", "accumulate", "loss scale")},
-    "sgd 4": {"inner": "sgd", "k": 4, "n": 80, "epochs": 2, "validation": True},
-    "built": {"inner": "sgd", "k": 4, "n": 80, "epochs": 2, "built": True},
-    "adam 4": {"inner": "adam", "k": 4, "n": 80, "epochs": 1},
-    "late": {"inner": "momentum", "k": 3, "start": 5, "n": 80, "epochs": 1},
+    **{f"{inner} 1": {"inner": inner, "sync_period": 1, **PLAIN} for inner in INNERS},
+    **{f"{inner} sync": {"inner": inner, **PLAIN} for inner in INNERS},
+    "sgd 4": {"inner": "sgd", "sync_period": 4, "n": 80, "epochs": 2, "validation": True},
+    "built": {"inner": "sgd", "sync_period": 4, "n": 80, "epochs": 2, "built": True},
+    "adam 4": {"inner": "adam", "sync_period": 4, "n": 80, "epochs": 1},
+    "late": {"inner": "momentum", "sync_period": 3, "start_step": 5, "n": 80, "epochs": 1},
     "late sync": {"inner": "momentum", "n": 80, "epochs": 1},
-    "outer": {"inner": "sgd", "k": 4, "outer_lr": 0.7, "outer_momentum": 0.9, "n": 80, "epochs": 1},
+    "outer": {"inner": "sgd", "sync_period": 4, "outer_lr": 0.7, "outer_momentum": 0.9, "n": 80, "epochs": 1},
     "outer plain": {
-        "inner": "sgd", "k": 4, "outer_lr": 0.7, "outer_momentum": 0.9, "nesterov": False, "n": 80, "epochs": 1,
+        "inner": "sgd", "sync_period": 4, "outer_lr": 0.7, "outer_momentum": 0.9, "nesterov": False,
+        "n": 80, "epochs": 1,
     },
-    "jit 4": {"inner": "sgd", "k": 4, "n": 80, "epochs": 2, "jit": True},
+    "jit 4": {"inner": "sgd", "sync_period": 4, "n": 80, "epochs": 2, "jit": True},
 }  # fmt: skip
 ENGINES = ["gloo", "mpi"]
 # Over Gloo those in which another order of collectives could be another result, or a hang.
@@ -47,7 +50,7 @@ def _ranks(engine: str) -> list[dict]:
 
 
 @pytest.mark.parametrize(("engine", "inner"), [(e, name[:-2]) for e, name in CASES if name.endswith(" 1")])
-def test_one_step_rounds_are_synchronous_training(engine, inner):
+def test_a_period_of_one_step_is_synchronous_training(engine, inner):
     for mine in _ranks(engine):
         for a, b in zip(mine[f"{inner} 1"]["weights"], mine[f"{inner} sync"]["weights"], strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
@@ -149,7 +152,7 @@ def test_an_optimizer_that_has_its_slots_already():
 
 
 def test_a_second_fit_goes_on_with_each_ranks_own_slots():
-    how = {"inner": "momentum", "k": 4}
+    how = {"inner": "momentum", "sync_period": 4}
     one, two = (run_ranks(2, cases.twice, how, fits, **world("mpi")).values for fits in (1, 2))
     for a, b in zip(one[0], two[0], strict=True):
         assert a.tobytes() == b.tobytes()
@@ -158,7 +161,7 @@ def test_a_second_fit_goes_on_with_each_ranks_own_slots():
 @pytest.mark.parametrize("inner", ["adam", "momentum"])
 def test_a_checkpoint_in_the_middle_of_a_round(tmp_path, inner):
     """To the last bit, with weights and slots that differ between the ranks."""
-    how = {"inner": inner, "k": 5, "outer_momentum": 0.5, "n": 48}
+    how = {"inner": inner, "sync_period": 5, "outer_momentum": 0.5, "n": 48}
     straight = run_ranks(2, cases.go_on, str(tmp_path), how, True, **world("mpi")).values
     broken = run_ranks(2, cases.go_on, str(tmp_path), how, False, **world("mpi")).values
     assert broken[0]["apart"].tobytes() != broken[1]["apart"].tobytes()
@@ -173,15 +176,33 @@ def test_a_checkpoint_in_the_middle_of_a_round(tmp_path, inner):
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
-    [({"k": 0}, "`k`"), ({"start": -1}, "`start`"), ({"outer_lr": 0}, "outer_lr"), ({"outer_momentum": 1}, "outer_mo")],
+    [
+        ({"sync_period": 0}, "`sync_period`"),
+        ({"start_step": -1}, "`start_step`"),
+        ({"outer_lr": 0}, "outer_lr"),
+        ({"outer_momentum": 1}, "outer_mo"),
+    ],
 )
 def test_numbers_out_of_range(wrong, says):
     hvd.init()
     with pytest.raises(UsageError, match=says):
-        hvd.strategies.local_sgd("sgd", **wrong)
+        hvd.optim.LocalSGD("sgd", **wrong)
 
 
 def test_no_moving_average_of_weights():
     hvd.init()
     with pytest.raises(UsageError, match="use_ema"):
-        hvd.strategies.local_sgd(keras.optimizers.SGD(0.1, use_ema=True))
+        hvd.optim.LocalSGD(keras.optimizers.SGD(0.1, use_ema=True))
+
+
+def test_the_old_names_work_and_warn():
+    hvd.init()
+    with pytest.warns(
+        DeprecationWarning, match=r"hvd\.strategies\.local_sgd is deprecated .* use hvd\.optim\.LocalSGD"
+    ):
+        optimizer = hvd.strategies.local_sgd("sgd", k=4, start=2)
+    averaging = distribution_of(optimizer).averaging
+    assert (averaging.k, averaging.start) == (4, 2)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    with pytest.warns(DeprecationWarning, match=r"hvd\.optim\.synchronize"):
+        hvd.strategies.end_round(model)

@@ -1,4 +1,4 @@
-"""Gradients that carry the share of their batch, in the ways in which scripts take them."""
+"""Gradients that carry the weight of their batch, in the ways in which scripts take them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 
 from hvdkit.errors import UsageError
-from hvdkit.grads.batch_weight import Share, of_this_step, weigh_gradients
+from hvdkit.grads.batch_weight import BatchWeight, weigh_by, weigh_gradients
 from hvdkit.trainer import weighted_tape
 from hvdkit.utils.patching import Patches
 
-SHARE = 1.5
+WEIGHT = 1.5
 
 
 @pytest.fixture(autouse=True)
@@ -24,11 +24,11 @@ def installed():
     weighted_tape.forget()
 
 
-def _taken(take, *, graph: bool, share: float = SHARE, may_be_zero: bool = False):
-    """What ``take()`` returns in a step with this share."""
+def _taken(take, *, graph: bool, weight: float = WEIGHT, may_be_zero: bool = False):
+    """What ``take()`` returns in a step with this weight."""
 
     def step():
-        with of_this_step(Share(tf.constant(share), may_be_zero)):
+        with weigh_by(BatchWeight(tf.constant(weight), may_be_zero)):
             return take()
 
     return tf.nest.map_structure(np.asarray, (tf.function(step, autograph=False) if graph else step)())
@@ -49,7 +49,7 @@ def test_a_layer_that_computes_again_is_weighed_once(graph):
         return tape.gradient(loss, [layer.kernel.value, layer.bias.value])
 
     kernel, bias = _taken(take, graph=graph)
-    assert kernel.ravel().tolist() == [SHARE, SHARE] and bias.tolist() == [SHARE]
+    assert kernel.ravel().tolist() == [WEIGHT, WEIGHT] and bias.tolist() == [WEIGHT]
 
 
 @both
@@ -70,7 +70,7 @@ def test_targets_of_every_kind(graph):
 
     wanted = [[2, 4], [5, 7], [3, 30], [2, 4], [1, 1]]
     for got, want in zip(_taken(take, graph=graph), wanted, strict=True):
-        np.testing.assert_allclose(got, np.asarray(want) * SHARE)
+        np.testing.assert_allclose(got, np.asarray(want) * WEIGHT)
 
 
 @pytest.mark.parametrize("clipped", [False, True])
@@ -97,7 +97,7 @@ def test_a_gradient_taken_under_another_tape_is_weighed_when_it_is_applied(clipp
 
 
 def test_a_penalty_and_an_inner_step_are_weighed_once():
-    """Of meta-learning: the outer gradient carries the share, also when it is clipped by hand afterwards."""
+    """Of meta-learning: the outer gradient carries the weight, also when it is clipped by hand afterwards."""
     w = tf.Variable(2.0)
 
     def take():
@@ -110,13 +110,13 @@ def test_a_penalty_and_an_inner_step_are_weighed_once():
         return weigh_gradients(gradients)
 
     (got,) = _taken(take, graph=True)
-    assert float(got) == pytest.approx(SHARE * 2 * 0.8 * 1.6)
+    assert float(got) == pytest.approx(WEIGHT * 2 * 0.8 * 1.6)
 
 
 def test_gradients_of_no_tape_are_weighed_when_they_are_applied():
     v = tf.Variable(3.0)
     take = lambda: weigh_gradients(tf.gradients(v * v, [v]))
-    assert [float(x) for x in _taken(take, graph=True)] == [6.0 * SHARE]
+    assert [float(x) for x in _taken(take, graph=True)] == [6.0 * WEIGHT]
 
 
 @both
@@ -129,5 +129,5 @@ def test_a_rank_without_samples_brings_zeros_and_no_slices(graph):
         of_v, of_table = tape.gradient(loss, [v, table])
         return of_v, of_table.values, of_table.indices
 
-    of_v, values, indices = _taken(take, graph=graph, share=0.0, may_be_zero=True)
+    of_v, values, indices = _taken(take, graph=graph, weight=0.0, may_be_zero=True)
     assert of_v.tolist() == [0.0] and len(values) == len(indices) == 0

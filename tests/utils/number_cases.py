@@ -31,7 +31,7 @@ def _local_sgd(state: Any) -> str:
 
 
 def _sgd(**how: Any) -> Any:
-    return hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), **how)._hvdkit.pipeline.arguments
+    return hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), **how)._hvdkit.pipeline.options
 
 
 def _dataset(v: Callable) -> list:
@@ -74,7 +74,7 @@ TAKEN: dict[str, Callable[[Callable], Any]] = {
         hvd.DistributedOptimizer(keras.optimizers.SGD(), backward_passes_per_step=v(2)).gradient_accumulation_steps
     ),
     "local_sgd": lambda v: _local_sgd(
-        hvd.strategies.local_sgd("sgd", v(4), start=v(2), outer_lr=v(0.5), outer_momentum=v(0.5))._hvdkit.rounds
+        hvd.optim.LocalSGD("sgd", v(4), start_step=v(2), outer_lr=v(0.5), outer_momentum=v(0.5))._hvdkit.averaging
     ),
     "LARS": lambda v: {
         k: repr(n)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from hvdkit.comm.protocol import Engine, ReduceOp
+from hvdkit.comm.engine import Engine, ReduceOp
 from hvdkit.comm.single import SingleEngine
 from hvdkit.engines import peer_lost
 from hvdkit.errors import ConfigError, HvdkitError, LaunchError, UsageError

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from hvdkit.comm import bits
+from hvdkit.comm import bitcast
+from hvdkit.comm.engine import Engine, ReduceOp, check_reducible, name_of
 from hvdkit.comm.gradients import gradient_at_root, gradient_of_own_rows, gradient_of_scattered
-from hvdkit.comm.mpi import graph_order, in_graph
+from hvdkit.comm.mpi import graph_ops, graph_order
+from hvdkit.comm.mpi.communicator import Communicator
 from hvdkit.comm.mpi.library import load
-from hvdkit.comm.mpi.patience import Patience
-from hvdkit.comm.mpi.ranks import MpiRanks
 from hvdkit.comm.mpi.timeline import Timeline
-from hvdkit.comm.protocol import Engine, ReduceOp, check_reducible, name_of
+from hvdkit.comm.mpi.timeout import Timeout
 from hvdkit.comm.values import own_rows
 from hvdkit.engines.mpi import COLLECTIVE
 from hvdkit.errors import HvdkitError, UsageError
@@ -58,13 +58,13 @@ class MpiEngine(Engine):
         chosen = mpi.COMM_WORLD if comm is None else comm
         if not hasattr(chosen, "Get_rank"):
             chosen = mpi.COMM_WORLD.Create_group(mpi.COMM_WORLD.group.Incl(sorted(chosen)))
-        self._ranks = MpiRanks(chosen, Patience(chosen.rank, deadline))
+        self._comm = Communicator(chosen, Timeout(chosen.rank, deadline))
         self.failure: HvdkitError | None = None
         self._world, self._timeline = self, Timeline()
         self._left = False
-        self._sets: dict[int, tuple[list[int], MpiRanks | None]] = {}
+        self._sets: dict[int, tuple[list[int], Communicator | None]] = {}
         self._dynamic, self._made = isinstance(process_sets, str), 0
-        self._adopt(self._ranks)
+        self._adopt(self._comm)
         for process_set in () if self._dynamic else process_sets or ():
             if process_set.ranks is None:
                 process_set.ranks = self._ranks_of(process_set.mpi_comm)
@@ -72,8 +72,8 @@ class MpiEngine(Engine):
         atexit.register(self._leave)
         graph_order.install(COLLECTIVE)
 
-    def _adopt(self, ranks: MpiRanks) -> None:
-        self._ranks = ranks
+    def _adopt(self, ranks: Communicator) -> None:
+        self._comm = ranks
         self.rank, self.size = ranks.rank, ranks.size
         self.local_rank, self.local_size = ranks.local_rank, ranks.local_size
         self.cross_rank, self.cross_size = ranks.cross_rank, ranks.cross_size
@@ -102,15 +102,15 @@ class MpiEngine(Engine):
         self, tensor: Any, op: ReduceOp, name: str | None = None, scales: tuple = (1.0, 1.0), *, reusable: bool = False
     ) -> Any:
         if name_of(tensor.dtype) == "float16":  # summed in float32, which holds what the sum of halves may lose
-            wide = self._allreduce(bits.cast(tensor, "float32"), op, name, scales, reusable=True)
-            return bits.cast(wide, "float16")
-        kind, eager = f"allreduce {op.value}", in_graph.eager()
+            wide = self._allreduce(bitcast.cast(tensor, "float32"), op, name, scales, reusable=True)
+            return bitcast.cast(wide, "float16")
+        kind, eager = f"allreduce {op.value}", graph_ops.eager()
 
         def collective(x: np.ndarray) -> list:
             what = _what(kind, name, x, x.shape)
             if eager:  # a graph is the same on every rank, as the pipeline has made sure
-                self._ranks.same_on_hosts(what)
-            return [self._ranks.allreduce(x, op, *scales, in_place=reusable, what=what)]
+                self._comm.check_same_between_hosts(what)
+            return [self._comm.allreduce(x, op, *scales, in_place=reusable, what=what)]
 
         def backward(upstream: Any) -> Any:
             return self._allreduce(upstream, op, None, scales)
@@ -118,7 +118,7 @@ class MpiEngine(Engine):
         return self._run(kind, collective, [tensor], [tensor], backward)[0]
 
     def _check_adasum(self) -> None:
-        if self._ranks is not self._world._ranks:
+        if self._comm is not self._world._comm:
             raise UsageError("Adasum works among all ranks, not in a process set.", fix="op=hvd.Average.")
         if self.size & (self.size - 1):
             raise UsageError(f"Adasum needs a power of two of ranks. There are {self.size}.", fix="op=hvd.Average.")
@@ -128,19 +128,19 @@ class MpiEngine(Engine):
 
         def collective(x: np.ndarray) -> list:
             what = _what("allgather", name, x, ("rows", *x.shape[1:]))
-            self._ranks.same(what)
-            return [self._ranks.allgather(x, what)]
+            self._comm.check_same(what)
+            return [self._comm.allgather(x, what)]
 
         backward = functools.partial(gradient_of_own_rows, self, tensor)
         return self._run("allgather", collective, [tensor], [_any_rows(tensor)], backward)[0]
 
     def broadcast(self, tensor: Any, root_rank: int, name: str | None) -> Any:
-        root = self._ranks.names.index(root_rank)
+        root = self._comm.world_ranks.index(root_rank)
 
         def collective(x: np.ndarray) -> list:
             what = _what(f"broadcast from {root_rank}", name, x, x.shape)
-            self._ranks.same(what)
-            return [self._ranks.broadcast(x, root, what)]
+            self._comm.check_same(what)
+            return [self._comm.broadcast(x, root, what)]
 
         backward = functools.partial(gradient_at_root, self, self.rank == root)
         return self._run("broadcast", collective, [tensor], [tensor], backward)[0]
@@ -148,15 +148,15 @@ class MpiEngine(Engine):
     def alltoall(self, tensor: Any, splits: Any, name: str | None) -> tuple[Any, Any]:
         def collective(x: np.ndarray, *given: np.ndarray) -> list:
             what = _what("alltoall", name, x, ("rows", *x.shape[1:]))
-            self._ranks.same(what)
-            return list(self._ranks.alltoall(x, given[0] if given else _even(len(x), self.size), what))
+            self._comm.check_same(what)
+            return list(self._comm.alltoall(x, given[0] if given else _even(len(x), self.size), what))
 
         def backward(upstream: Any, _rows: Any) -> Any:
             return self.alltoall(upstream, received[1], None)[0]
 
         if splits is None and tensor.shape[0] is not None:
             _even(tensor.shape[0], self.size)  # a rest is an error now, not when the graph runs
-        given = [] if splits is None else [bits.cast(splits, "int32")]
+        given = [] if splits is None else [bitcast.cast(splits, "int32")]
         like = [_any_rows(tensor), np.empty(self.size, np.int32)]
         received = self._run("alltoall", collective, [tensor, *given], like, backward)
         return received[0], received[1]
@@ -171,15 +171,15 @@ class MpiEngine(Engine):
         return tf.custom_gradient(lambda x: (reduce(x), backward))(tensor)
 
     def barrier(self) -> None:
-        self._ranks.same("barrier")
-        self._ranks.barrier()
+        self._comm.check_same("barrier")
+        self._comm.barrier()
 
     def subgroup(self, process_set_id: int, ranks: list[int]) -> MpiEngine:
         if process_set_id not in self._world._sets:
             raise UsageError(f"There is no process set {process_set_id}.", fix="hvd.add_process_set(ranks).")
-        part = copy.copy(self)
-        part._adopt(self._world._sets[process_set_id][1])
-        return part
+        engine = copy.copy(self)
+        engine._adopt(self._world._sets[process_set_id][1])
+        return engine
 
     def add_process_set(self, ranks: list[int]) -> int:
         if not self._dynamic:
@@ -193,12 +193,12 @@ class MpiEngine(Engine):
         if any(ranks == known for known, _ in self._sets.values()):
             raise UsageError(f"The process set {ranks} cannot be made: there is one with these ranks.", fix="use it.")
         self._made += 1
-        mine = self._ranks.part(ranks) if self.rank in ranks else None
+        mine = self._comm.subgroup(ranks) if self.rank in ranks else None
         self._sets[self._made] = (list(ranks), mine)
         return self._made
 
     def _ranks_of(self, comm: Any) -> list[int]:
-        return sorted(comm.group.Translate_ranks(None, self._ranks.comm.group))
+        return sorted(comm.group.Translate_ranks(None, self._comm.comm.group))
 
     def remove_process_set(self, process_set_id: int) -> bool:
         return self._sets.pop(process_set_id, None) is not None
@@ -223,9 +223,9 @@ class MpiEngine(Engine):
 
     def _leave(self) -> None:
         self._left = True
-        for _, part in [*self._sets.values(), (None, self._ranks)]:
-            if part is not None:
-                part.leave()
+        for _, communicator in [*self._sets.values(), (None, self._comm)]:
+            if communicator is not None:
+                communicator.leave()
 
     def _run(self, kind: str, collective: Callable, inputs: list, like: list, backward: Callable) -> list:
         """A collective, now or in the graph; ``like`` tells the results' dtypes and shapes."""
@@ -247,14 +247,14 @@ class MpiEngine(Engine):
             return watched(*inputs)
         import tensorflow as tf
 
-        bitcast = bits.NAMES.get(inputs[0].dtype.name)
+        wire_dtype = bitcast.NAMES.get(inputs[0].dtype.name)
 
         @tf.custom_gradient
         def differentiable(*tensors: Any) -> tuple:
-            sent = [tf.bitcast(tensors[0], bitcast) if bitcast else tensors[0], *tensors[1:]]
+            sent = [tf.bitcast(tensors[0], wire_dtype) if wire_dtype else tensors[0], *tensors[1:]]
             dtypes = [sent[0].dtype, *(tf.as_dtype(other.dtype.name) for other in like[1:])]
-            made = in_graph.call(watched, sent, dtypes)
-            made[0] = tf.bitcast(made[0], tensors[0].dtype) if bitcast else made[0]
+            made = graph_ops.call(watched, sent, dtypes)
+            made[0] = tf.bitcast(made[0], tensors[0].dtype) if wire_dtype else made[0]
             for out, known in zip(made, like, strict=True):
                 if hasattr(out, "set_shape") and not tf.executing_eagerly():
                     out.set_shape(known.shape)

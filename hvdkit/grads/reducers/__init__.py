@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 from hvdkit.comm.compression import Compression
-from hvdkit.comm.protocol import Engine, ReduceOp
+from hvdkit.comm.engine import Engine, ReduceOp
 from hvdkit.errors import UsageError
 from hvdkit.grads.reducers.horovod_style import HorovodStyle
 from hvdkit.utils.registry import Registry

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 
+from hvdkit.comm.engine import Engine, ReduceOp
 from hvdkit.comm.mean import sum_of_divided
-from hvdkit.comm.protocol import Engine, ReduceOp
 from hvdkit.utils.log import get_logger
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hvdkit.comm.protocol import Engine, ReduceOp
+from hvdkit.comm.engine import Engine, ReduceOp
 
 
 class HorovodStyle:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvdkit.comm.protocol import Engine, ReduceOp
+from hvdkit.comm.engine import Engine, ReduceOp
 
 
 class NoCompression:

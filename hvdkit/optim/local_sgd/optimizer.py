@@ -1,47 +1,55 @@
-"""``hvd.strategies.local_sgd``: ranks that train by themselves for some steps, then average their weights."""
+"""``hvd.optim.LocalSGD``: ranks that train by themselves for some steps, then average their weights."""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import keras
+import tensorflow as tf
 
 from hvdkit.comm.process_sets import ProcessSet, global_process_set
 from hvdkit.errors import UsageError
-from hvdkit.keras_internals.optimizers import unwrap
+from hvdkit.keras_internals.attributes import own_distribution
+from hvdkit.keras_internals.optimizers import trainable_variables, unwrap
+from hvdkit.optim.allreduce import AllreduceMixin
 from hvdkit.optim.distributed import distribute
+from hvdkit.optim.local_sgd.callback import LocalSGDCallback
 from hvdkit.optim.local_sgd.state import Rounds
+from hvdkit.optim.reduction_state import ReductionState
 from hvdkit.utils.numbers import real, whole
 
 
-def local_sgd(
+def LocalSGD(
     optimizer: Any,
-    k: int = 8,
+    sync_period: int = 8,
     *,
-    start: int = 0,
+    start_step: int = 0,
     outer_lr: float = 1.0,
     outer_momentum: float = 0.0,
     nesterov: bool = True,
     name: str | None = None,
     process_set: ProcessSet = global_process_set,
 ) -> Any:
-    """Make a Keras optimizer train by itself for ``k`` steps and then average the weights over the ranks.
+    """Make a Keras optimizer train by itself for some steps and then average the weights over the ranks.
 
-    In the place of ``hvd.DistributedOptimizer``, with one exchange in ``k`` steps, for links that are slow. What it
-    learns is not the same: the larger ``k``, the further the ranks part. With ``k=1`` and SGD, with or without
-    momentum, it is synchronous training. Slots (momenta) stay each rank's own.
+    It takes the place of ``hvd.DistributedOptimizer`` where links are slow: the ranks exchange their weights once in
+    ``sync_period`` steps instead of their gradients in each. What it learns is not the same: the larger the period, the
+    further the ranks drift apart. With ``sync_period=1`` and SGD, with or without momentum, it is synchronous training.
+    Slots (momenta) stay each rank's own.
 
-    On several ranks ``fit`` also ends a round with the epoch, so that validation, callbacks and saved models have the
-    mean weights; in a loop of one's own ``hvd.strategies.end_round(model)`` does. A checkpoint in the middle of a round
-    holds each rank's weights. With ``mixed_float16`` the ranks also exchange one number in each step, whether all
-    gradients are finite; ``mixed_bfloat16`` needs none.
+    On several ranks ``fit`` also averages at the end of each epoch, so that validation, callbacks and saved models have
+    the mean weights; in a training loop of one's own ``hvd.optim.synchronize(model)`` does. A checkpoint between two
+    averages holds each rank's weights. With ``mixed_float16`` the ranks also exchange one number in each step: whether
+    all gradients are finite. ``mixed_bfloat16`` needs none.
 
     Args:
         optimizer: a Keras optimizer, or its name.
-        k: updates in a round.
-        start: updates with reduced gradients before the first round (post-local SGD): some epochs.
-        outer_lr, outer_momentum: of an outer SGD on the mean of what the ranks moved in a round; 1 and 0 take the mean
-            itself. DiLoCo has an AdamW inside, 0.7 and 0.9, and ``k`` in the hundreds.
+        sync_period: updates between two averages (the H of the papers).
+        start_step: updates with reduced gradients before that begins (post-local SGD), worth some epochs.
+        outer_lr, outer_momentum: of an outer SGD on the mean of what the ranks moved in a period; 1 and 0 take the
+            mean itself. DiLoCo has an AdamW inside, 0.7 and 0.9, and a period in the hundreds.
         nesterov: of the outer momentum.
         name, process_set: as for ``hvd.DistributedOptimizer``.
 
@@ -59,9 +67,9 @@ def local_sgd(
 
     >>> import hvdkit as hvd
     >>> hvd.init()
-    >>> optimizer = hvd.strategies.local_sgd(keras.optimizers.SGD(0.1, momentum=0.9), k=8, start=1000)
+    >>> optimizer = hvd.optim.LocalSGD(keras.optimizers.SGD(0.1, momentum=0.9), sync_period=8, start_step=1000)
     """
-    k, start = whole(k, "k", 1), whole(start, "start", 0)
+    sync_period, start_step = whole(sync_period, "sync_period", 1), whole(start_step, "start_step", 0)
     outer_lr, outer_momentum = real(outer_lr, "outer_lr"), real(outer_momentum, "outer_momentum")
     if not outer_lr > 0 or not 0 <= outer_momentum < 1:
         raise UsageError(
@@ -74,5 +82,82 @@ def local_sgd(
             "Local SGD has no moving average of the weights: between two means each rank has its own weights.",
             fix="use_ema=False.",
         )
-    rounds = Rounds(k, start, outer_lr, outer_momentum, nesterov)
-    return distribute(optimizer, name, rounds=rounds, process_set=process_set)
+    make = functools.partial(
+        LocalSGDState, averaging=Rounds(sync_period, start_step, outer_lr, outer_momentum, nesterov)
+    )
+    optimizer = distribute(optimizer, name, mixin=LocalSGDMixin, state=make, process_set=process_set)
+    inner = unwrap(optimizer)
+    if inner.built:
+        _begin(inner, trainable_variables(inner))
+    return optimizer
+
+
+def synchronize(model: keras.Model) -> None:
+    """Average the weights of ``LocalSGD`` now, in a training loop of one's own: before a test or a save; collective.
+
+    ``fit`` does it at the end of each epoch.
+
+    Args:
+        model: whose optimizers are those of ``hvd.optim.LocalSGD``; nothing is done for others.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile(hvd.optim.LocalSGD(keras.optimizers.SGD(0.1)), "mse")
+    >>> hvd.optim.synchronize(model)
+    """
+    LocalSGDCallback.synchronize(model)
+
+
+@dataclass(eq=False)
+class LocalSGDState(ReductionState):
+    """What an optimizer of ``LocalSGD`` carries.
+
+    Attributes:
+        averaging: when the weights are averaged, and what is done with their mean.
+    """
+
+    averaging: Rounds = field(kw_only=True)
+
+    is_synchronous: ClassVar[bool] = False
+    fit_callback: ClassVar[type[keras.callbacks.Callback] | None] = LocalSGDCallback
+
+    def expected_reductions(self, before: int, after: int) -> int:
+        return self.averaging.reductions(before, after)
+
+    def steps_since_sync(self) -> int:
+        return int(self.averaging.since.numpy())
+
+    def per_rank_variables(self) -> list:
+        return self.averaging.variables
+
+
+class LocalSGDMixin(AllreduceMixin):
+    """Applies this rank's own gradients, and averages the weights after some updates."""
+
+    def build(self, variables):
+        if not self.built:
+            _begin(self, variables)
+        super().build(variables)
+
+    def reduce_gradients(self, gradients, variables):
+        reduce = lambda given: super(LocalSGDMixin, self).reduce_gradients(given, variables)
+        return own_distribution(self).averaging.reduce(reduce, gradients, self.iterations)
+
+    def hook_update(self, gradients, variables, rate):
+        state = own_distribution(self)
+        state.averaging.begin(self.iterations)
+        super().hook_update(gradients, variables, rate)
+        state.averaging.end(state.pipeline, self.iterations)
+
+
+def _begin(optimizer: Any, variables: list) -> None:
+    if tf.distribute.has_strategy() and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        raise UsageError(
+            "Local SGD does not train on the replicas of a strategy.",
+            fix="one process for each device, without a strategy.",
+        )
+    state = own_distribution(optimizer)
+    state.averaging.build(variables, state.local)

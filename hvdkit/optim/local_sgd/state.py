@@ -121,21 +121,4 @@ class Rounds:
 
 def rounds_of(model: Any) -> list[Rounds]:
     """Those of a model's optimizers that do local SGD."""
-    return [ours.rounds for ours in _distributions(model)]
-
-
-def end_round(model: Any) -> None:
-    """Average the weights of local SGD now, in a training loop of one's own: before a test, before saving; collective.
-
-    ``fit`` does it at the end of each epoch.
-
-    Args:
-        model: whose optimizers are of ``hvd.strategies.local_sgd``; nothing is done for others.
-    """
-    for ours in _distributions(model):
-        ours.rounds.settle(ours.pipeline)
-
-
-def _distributions(model: Any) -> list:
-    found = map(distribution_of, optimizers_of(model))
-    return [ours for ours in found if getattr(ours, "rounds", None) is not None]
+    return [state.averaging for state in map(distribution_of, optimizers_of(model)) if hasattr(state, "averaging")]

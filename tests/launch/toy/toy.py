@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hvdkit.comm.protocol import ReduceOp
+from hvdkit.comm.engine import ReduceOp
 from hvdkit.comm.single import SingleEngine
 from hvdkit.engines import EngineInfo
 from hvdkit.launch.identity import launch_info

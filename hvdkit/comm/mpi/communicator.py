@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from hvdkit.comm.bits import scaled
+from hvdkit.comm.bitcast import scaled
+from hvdkit.comm.engine import ReduceOp
 from hvdkit.comm.mean import factors
 from hvdkit.comm.mpi.adasum import adasum
 from hvdkit.comm.mpi.buffers import Buffers
-from hvdkit.comm.mpi.host_memory import HostMemory, How
-from hvdkit.comm.mpi.patience import Patience, differ
-from hvdkit.comm.protocol import ReduceOp
+from hvdkit.comm.mpi.host_memory import Combination, HostMemory
+from hvdkit.comm.mpi.timeout import Timeout, mismatch
 
 _JOIN = {
     ReduceOp.AVERAGE: np.add,
@@ -28,7 +28,7 @@ _ROLL_CALL_SECONDS = 3.0
 _HERE = 1  # the tag of "I am in this collective too"
 
 
-class MpiRanks:
+class Communicator:
     """Some ranks, and what they exchange.
 
     Every rank makes the same calls in the same order.
@@ -39,24 +39,24 @@ class MpiRanks:
         names: the ranks of the communicator in the world.
     """
 
-    def __init__(self, comm: Any, patience: Patience, names: list[int] | None = None):
+    def __init__(self, comm: Any, timeout: Timeout, world_ranks: list[int] | None = None):
         from mpi4py import MPI
 
         self._mpi = MPI
-        self.comm, self._patience = comm.Dup(), patience
+        self.comm, self._timeout = comm.Dup(), timeout
         self.rank, self.size = comm.rank, comm.size
-        self.names = names or list(range(comm.size))
+        self.world_ranks = world_ranks or list(range(comm.size))
         host = host_of(comm)
         self.local_rank, self.local_size = host.rank, host.size
         self._across = comm.Split(self.local_rank)
         self.cross_rank, self.cross_size = self._across.rank, self._across.size
-        owners, largest = comm.allreduce(host.size, MPI.MIN), comm.allreduce(host.size, MPI.MAX)
+        leaders, largest = comm.allreduce(host.size, MPI.MIN), comm.allreduce(host.size, MPI.MAX)
         self.hosts = comm.allreduce(int(host.rank == 0))
-        here = host.allgather(self.names[self.rank])
-        self._memory = HostMemory.shared(host, here, owners, patience) if largest > 1 else None
+        here = host.allgather(self.world_ranks[self.rank])
+        self._memory = HostMemory.shared(host, here, leaders, timeout) if largest > 1 else None
         if not comm.allreduce(int(self._memory is not None or largest == 1), MPI.MIN):
             self._memory = None  # on every host or on none
-        self._across_names = self._across.allgather(self.names[self.rank])
+        self._across_world_ranks = self._across.allgather(self.world_ranks[self.rank])
         self._buffers = Buffers()
         host.Free()
 
@@ -90,7 +90,7 @@ class MpiRanks:
         before, divisor = scales
         if self._memory and op is not ReduceOp.ADASUM:
             across = functools.partial(self._join_across, op=op, what=what) if self.hosts > 1 else None
-            self._memory.allreduce(x, out, How(_JOIN[op], before, across, divisor), what)
+            self._memory.allreduce(x, out, Combination(_JOIN[op], before, across, divisor), what)
             return out
         if before != 1.0:
             np.multiply(x, x.dtype.type(before), out=out)
@@ -100,12 +100,12 @@ class MpiRanks:
             adasum(out, self.rank, self.size, self._swap)
         else:
             request = self.comm.Iallreduce(self._mpi.IN_PLACE, out, self._native(op))
-            self._wait(request, what, self.comm, self.names)
+            self._wait(request, what, self.comm, self.world_ranks)
         return out if divisor == 1.0 else np.divide(out, out.dtype.type(divisor), out=out)
 
     def _join_across(self, part: np.ndarray, op: ReduceOp, what: str) -> None:
         request = self._across.Iallreduce(self._mpi.IN_PLACE, part, self._native(op))
-        self._wait(request, what, self._across, self._across_names)
+        self._wait(request, what, self._across, self._across_world_ranks)
 
     def _native(self, op: ReduceOp) -> Any:
         return {ReduceOp.MIN: self._mpi.MIN, ReduceOp.MAX: self._mpi.MAX, ReduceOp.PRODUCT: self._mpi.PROD}.get(
@@ -116,40 +116,40 @@ class MpiRanks:
         theirs = np.empty_like(mine)
         requests = [self.comm.Isend(mine, other), self.comm.Irecv(theirs, other)]
         for request in requests:
-            self._wait(request, "Adasum", self.comm, self.names)
+            self._wait(request, "Adasum", self.comm, self.world_ranks)
         return theirs
 
     def allgather(self, x: np.ndarray, what: str) -> np.ndarray:
         """The ranks' rows, one after the other."""
         x = np.ascontiguousarray(x)
         rows = np.empty(self.size, np.int64)
-        self._wait(self.comm.Iallgather(np.array([len(x)], np.int64), rows), what, self.comm, self.names)
+        self._wait(self.comm.Iallgather(np.array([len(x)], np.int64), rows), what, self.comm, self.world_ranks)
         out = np.empty((int(rows.sum()), *x.shape[1:]), x.dtype)
         counts = (rows * _row_bytes(x)).tolist()
-        self._wait(self.comm.Iallgatherv(_bytes(x), [_bytes(out), counts]), what, self.comm, self.names)
+        self._wait(self.comm.Iallgatherv(_bytes(x), [_bytes(out), counts]), what, self.comm, self.world_ranks)
         return out
 
     def broadcast(self, x: np.ndarray, root: int, what: str) -> np.ndarray:
         """The root's array."""
         out = np.array(x, copy=True, order="C")
-        self._wait(self.comm.Ibcast(_bytes(out), root), what, self.comm, self.names)
+        self._wait(self.comm.Ibcast(_bytes(out), root), what, self.comm, self.world_ranks)
         return out
 
     def alltoall(self, x: np.ndarray, splits: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
         """Send ``splits[r]`` rows to rank r; the received rows and how many came from each rank."""
         x, splits = np.ascontiguousarray(x), np.ascontiguousarray(splits, np.int32)
         received = np.empty(self.size, np.int32)
-        self._wait(self.comm.Ialltoall(splits, received), what, self.comm, self.names)
+        self._wait(self.comm.Ialltoall(splits, received), what, self.comm, self.world_ranks)
         out = np.empty((int(received.sum()), *x.shape[1:]), x.dtype)
         sent, taken = ((rows.astype(np.int64) * _row_bytes(x)).tolist() for rows in (splits, received))
-        self._wait(self.comm.Ialltoallv([_bytes(x), sent], [_bytes(out), taken]), what, self.comm, self.names)
+        self._wait(self.comm.Ialltoallv([_bytes(x), sent], [_bytes(out), taken]), what, self.comm, self.world_ranks)
         return out, received
 
     def barrier(self) -> None:
         """Return when every rank is here."""
-        self._wait(self.comm.Ibarrier(), "a barrier", self.comm, self.names)
+        self._wait(self.comm.Ibarrier(), "a barrier", self.comm, self.world_ranks)
 
-    def same(self, what: str) -> None:
+    def check_same(self, what: str) -> None:
         """Check that every rank is about to make the same collective.
 
         Args:
@@ -159,38 +159,38 @@ class MpiRanks:
             CommunicationError: on every rank, with what each is about to do.
         """
         if self._memory and self.hosts == 1:
-            self._memory.agree(what)
+            self._memory.check_same(what)
             return
         marks = np.empty(self.size, np.uint32)
         mine = np.array([zlib.crc32(what.encode())], np.uint32)
-        self._wait(self.comm.Iallgather(mine, marks), what, self.comm, self.names)
+        self._wait(self.comm.Iallgather(mine, marks), what, self.comm, self.world_ranks)
         if (marks != marks[0]).any():
             texts = self.allgather(np.frombuffer(f"{what}\n".encode(), np.uint8), what).tobytes().decode().splitlines()
-            raise differ(dict(zip(self.names, texts, strict=True)), self._patience.rank)
+            raise mismatch(dict(zip(self.world_ranks, texts, strict=True)), self._timeout.rank)
 
-    def same_on_hosts(self, what: str) -> None:
-        """``same``, of what the ranks of one host find out by themselves in their memory."""
+    def check_same_between_hosts(self, what: str) -> None:
+        """``check_same``, of what the ranks of one host find out by themselves in their memory."""
         if not self._memory or self.hosts > 1:
-            self.same(what)
+            self.check_same(what)
 
-    def part(self, members: list[int]) -> MpiRanks:
+    def subgroup(self, members: list[int]) -> Communicator:
         """Some of the world's ranks; called by them alone."""
         group = self.comm.group.Incl(members)
-        return MpiRanks(self.comm.Create_group(group), self._patience, members)
+        return Communicator(self.comm.Create_group(group), self._timeout, members)
 
     def leave(self) -> None:
         """Say that this rank will come to no other collective."""
         if self._memory:
             self._memory.leave()
 
-    def _wait(self, request: Any, what: str, comm: Any, names: list[int]) -> None:
+    def _wait(self, request: Any, what: str, comm: Any, world_ranks: list[int]) -> None:
         def ready() -> bool:
-            return request.Test() or bool(self._memory and self._memory.check_gone(what))
+            return request.Test() or bool(self._memory and self._memory.check_peer_exit(what))
 
-        self._patience.wait(ready, lambda: self._missing(comm, names), what)
+        self._timeout.wait(ready, lambda: self._missing(comm, world_ranks), what)
 
-    def _missing(self, comm: Any, names: list[int]) -> str:
-        """A roll call, at the end of patience: the ranks from which nothing is heard, or which wait for others."""
+    def _missing(self, comm: Any, world_ranks: list[int]) -> str:
+        """A roll call, when the time is over: the ranks from which nothing is heard, or which wait for others."""
         token = np.zeros(1, np.uint8)
         others = [rank for rank in range(comm.size) if rank != comm.rank]
         sent = [comm.Isend(token, rank, _HERE) for rank in others]  # noqa: F841  kept alive until all have answered
@@ -198,7 +198,7 @@ class MpiRanks:
         while missing and time.monotonic() < until:
             missing -= {rank for rank in missing if comm.Iprobe(rank, _HERE)}
             time.sleep(0.01)
-        return ", ".join(str(names[rank]) for rank in sorted(missing)) or "none of those asked, but they wait too"
+        return ", ".join(str(world_ranks[rank]) for rank in sorted(missing)) or "none of those asked, but they wait too"
 
 
 def _bytes(x: np.ndarray) -> np.ndarray:

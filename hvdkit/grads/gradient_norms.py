@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 
-class Norms:
+class GradientNorms:
     """Adds up the squared lengths of this rank's gradient and of the reduced one, while ``active``.
 
     Attributes:
@@ -26,7 +26,7 @@ class Norms:
     def squared(self, gradients: Iterable) -> tf.Tensor:
         """The squared length of all gradients together; a float64 scalar, 0 while not active.
 
-        >>> norms = Norms()
+        >>> norms = GradientNorms()
         >>> norms.active.assign(True) is not None
         True
         >>> float(norms.squared([tf.constant([3.0, 4.0]), tf.constant(1.0)]))

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from hvdkit.comm import objects
+from hvdkit.comm import serialization
 
 Point = collections.namedtuple("Point", ["x", "y"])
 
@@ -89,11 +89,11 @@ ANYTHING = st.recursive(
 @given(ANYTHING)
 def test_what_is_sent_comes_back_equal_and_of_its_own_type(value):
     try:
-        data = objects.encode(value)
+        data = serialization.encode(value)
     except TypeError as error:
         assert "does not travel" in str(error)  # a dtype that NumPy's own file format changes
         return
-    assert same(objects.decode(data), value)
+    assert same(serialization.decode(data), value)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_what_is_sent_comes_back_equal_and_of_its_own_type(value):
     ],
 )
 def test_kinds_that_are_easily_changed_on_the_way(value):
-    assert same(objects.decode(objects.encode([value])), [value])
+    assert same(serialization.decode(serialization.encode([value])), [value])
 
 
 def test_a_class_that_the_other_rank_does_not_have():
@@ -141,13 +141,15 @@ def test_a_class_that_the_other_rank_does_not_have():
         with pytest.raises(
             TypeError, match=r"object is a (Local|Other), a class that is not found as .*top of a module"
         ):
-            objects.encode(value)
+            serialization.encode(value)
     for value, other in ((Colour.RED, b'"Shades"'), (Best(1, {}), b'"Test"')):
-        data = objects.encode(value)
-        assert objects.has_classes(data)
+        data = serialization.encode(value)
+        assert serialization.has_classes(data)
         with pytest.raises(TypeError, match=f"import {__name__}"):
-            objects.decode(data.replace(b'"%b"' % type(value).__name__.encode(), other))
-    assert not objects.has_classes(objects.encode({"__hvdkit_kind__": "enum", "a": '"__hvdkit_kind__": "enum"'}))
+            serialization.decode(data.replace(b'"%b"' % type(value).__name__.encode(), other))
+    assert not serialization.has_classes(
+        serialization.encode({"__hvdkit_kind__": "enum", "a": '"__hvdkit_kind__": "enum"'})
+    )
 
 
 class Mapping(dict):
@@ -174,7 +176,7 @@ REFUSED = {
 @pytest.mark.parametrize("bad", REFUSED.values(), ids=REFUSED.keys())
 def test_what_cannot_be_sent_is_refused_by_name(bad):
     with pytest.raises(TypeError, match=r"object\['here'\].* is an? .*(never pickled|Python objects|does not travel)"):
-        objects.encode({"here": bad})
+        serialization.encode({"here": bad})
 
 
 def test_nothing_is_unpickled():
@@ -182,4 +184,4 @@ def test_nothing_is_unpickled():
     np.save(buffer, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     text = json.dumps({"__hvdkit_kind__": "array", "of": [0, None]}).encode()
     with pytest.raises((ValueError, pickle.UnpicklingError), match=r"allow_pickle|Object arrays"):
-        objects.decode(b"".join(struct.pack("<Q", len(part)) + part for part in (text, buffer.getvalue())))
+        serialization.decode(b"".join(struct.pack("<Q", len(part)) + part for part in (text, buffer.getvalue())))

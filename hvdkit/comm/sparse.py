@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hvdkit.comm.bits import scaled
-from hvdkit.comm.protocol import Engine, ReduceOp
+from hvdkit.comm.bitcast import scaled
+from hvdkit.comm.engine import Engine, ReduceOp
 from hvdkit.errors import UsageError
 
 

@@ -16,7 +16,7 @@ _SPIN_SECONDS = 0.01
 _SHORTEST_SLEEP, _LONGEST_SLEEP = 0.00005, 0.002
 
 
-class Patience:
+class Timeout:
     """How long this rank waits for the others.
 
     Args:
@@ -57,9 +57,9 @@ class Patience:
             time.sleep(min(_LONGEST_SLEEP, max(_SHORTEST_SLEEP, waited / 50)))
 
 
-def differ(everyones: dict[int, str], rank: int) -> CommunicationError:
+def mismatch(per_rank: dict[int, str], rank: int) -> CommunicationError:
     """The error of ranks that make different collectives: what each is about to do, by its number in the world."""
-    said = "; ".join(f"rank {name}: {text}" for name, text in everyones.items())
+    said = "; ".join(f"rank {name}: {text}" for name, text in per_rank.items())
     return CommunicationError(
         f"The ranks do not make the same collective: {said}.",
         fix="make the same calls in the same order, with the same shapes and dtypes, on every rank.",
