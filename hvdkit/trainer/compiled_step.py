@@ -20,6 +20,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from hvdkit.engines import is_collective
 from hvdkit.grads import batch_weight
 from hvdkit.keras_internals import optimizers
 from hvdkit.keras_internals.attributes import own_distribution
@@ -108,7 +109,7 @@ def _not_for_xla(graph: tf.Graph) -> str:
     """The collectives and Python functions in a graph and the functions it calls, by the names of their operations."""
     definition = graph.as_graph_def()
     nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
-    return ", ".join(sorted({n.op for n in nodes if n.op.startswith("Horovod") or n.op in ("PyFunc", "EagerPyFunc")}))
+    return ", ".join(sorted({n.op for n in nodes if is_collective(n.op) or n.op in ("PyFunc", "EagerPyFunc")}))
 
 
 def _has_collectives(optimizer: Any) -> bool:
