@@ -92,6 +92,8 @@ def train(name: str) -> dict:
     if name.startswith("adam-lossscale-outside"):
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(optimizer, "mse", steps_per_execution=5 if "together" in name else 1)
+    if hvd.size() == 1:
+        optimizer.build(model.trainable_variables)  # else the step is traced a second time, once they are there
     mine = np.arange(len(x)).reshape(STEPS, hvd.size(), -1)[:, hvd.rank()].ravel()
     model.fit(x[mine], y[mine], batch_size=GLOBAL_BATCH // hvd.size(), epochs=1, shuffle=False, verbose=0)
     distribution = distribution_of(optimizer)
