@@ -7,7 +7,7 @@ import os
 import keras
 import numpy as np
 
-from hvdkit.checkpoint.callback_state import give, take, with_state
+from hvdkit.checkpoint.callback_state import give, with_state
 from hvdkit.checkpoint.pace import Pace
 from hvdkit.checkpoint.preemption import Preempted, Preemption
 from hvdkit.checkpoint.restoring import Restored, restore
@@ -20,6 +20,7 @@ from hvdkit.comm import exchange, ops, world
 from hvdkit.data import current
 from hvdkit.errors import UsageError
 from hvdkit.keras_internals.model_contents import build_optimizer, optimizers_of, unwrap
+from hvdkit.keras_internals.training_state import set_initial_epoch
 from hvdkit.schedules.learning_rate import rates_of, set_rates
 from hvdkit.utils.log import get_logger
 from hvdkit.utils.numbers import plain, seconds_of
@@ -145,7 +146,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._give_state()
         set_rates(self.model, facts.get("rates", {}).get("before", []))
         self._before, self._epoch, self._metrics = restored.step, restored.epoch, facts.get("metrics", {})
-        self.model._initial_epoch = self.params["epochs"] if facts.get("stopped") else restored.epoch
+        set_initial_epoch(self.model, self.params["epochs"] if facts.get("stopped") else restored.epoch)
         if world.rank() == 0:
             where = f"step {restored.step}, epoch {restored.epoch + 1}, of {self.directory}"
             get_logger().info("Going on from %s.", where)
@@ -154,7 +155,7 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     def _give_state(self) -> None:
         """To the other callbacks. Again before their first epoch, and their first step: some begin anew in between."""
-        give(self._others, self._given.of_callbacks, of_another_rank=self._given.of_another_rank)
+        give(self._others, self._given.callbacks)
 
     def on_epoch_begin(self, epoch, logs=None):
         if not self._led:
@@ -255,16 +256,7 @@ class CheckpointCallback(keras.callbacks.Callback):
             "stopped": ended and bool(self.model.stop_training),
         }
         self._saved_step = step
-        self._pace.saved(
-            self._saver.save(
-                self.model,
-                step,
-                epoch,
-                facts,
-                own=self._own,
-                of_callbacks=take(self._others, own_weights=bool(self._own)),
-            )
-        )
+        self._pace.saved(self._saver.save(self.model, step, epoch, facts, own=self._own, callbacks=self._others))
 
     def _end(self, why: str) -> None:
         self._preemption.end()
@@ -282,7 +274,7 @@ class CheckpointCallback(keras.callbacks.Callback):
     def finish(self) -> None:
         """Save what was trained, before other callbacks do what they do at the end of training."""
         self._save(ended=True)
-        self.model._initial_epoch = None
+        set_initial_epoch(self.model, None)
         told = self._ask(now=True)
         if told:  # what comes after the training is not made in what time is left; started again, it comes at once
             self._end(told)

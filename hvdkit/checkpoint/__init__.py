@@ -10,6 +10,8 @@ _HOME = {
     "export": "hvdkit.checkpoint.exporting:export",
     "Keep": "hvdkit.checkpoint.storage.retention:Keep",
     "Store": "hvdkit.checkpoint.storage.store:Store",
+    "Stateful": "hvdkit.utils.stateful:Stateful",
+    "Entry": "hvdkit.utils.stateful:Entry",
     "Preempted": "hvdkit.checkpoint.preemption:Preempted",
 }
 

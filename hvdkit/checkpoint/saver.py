@@ -21,8 +21,7 @@ from hvdkit.checkpoint.storage.lock import Owner
 from hvdkit.checkpoint.storage.store import CheckpointWriteError, Keep, Store
 from hvdkit.comm import exchange, world
 from hvdkit.comm.consistency import together
-from hvdkit.keras_internals.model_contents import optimizers_of, underlying
-from hvdkit.schedules.learning_rate import schedule_positions
+from hvdkit.keras_internals.model_contents import underlying
 from hvdkit.utils.log import get_logger
 from hvdkit.version import __version__
 
@@ -97,7 +96,7 @@ class Saver:
         facts: dict[str, Any],
         *,
         own: dict[int, np.ndarray] | None = None,
-        of_callbacks: state.Tensors | None = None,
+        callbacks: list | None = None,
     ) -> float:
         """Save a model's training; every rank calls it at the same step.
 
@@ -107,7 +106,7 @@ class Saver:
             epoch: the epoch to go on with.
             facts: JSON-like data to keep beside the tensors, rank 0's.
             own: values to save in the place of those that variables have now, as ``state.own_weights`` found them.
-            of_callbacks: tensors of this rank's callbacks.
+            callbacks: of this process, whose state is saved too.
 
         Returns:
             The seconds that training waited.
@@ -118,11 +117,14 @@ class Saver:
         if step == self._last:
             return time.perf_counter() - begin
         self._last = step
-        parts = self._copy(model, own or {})
-        parts[f"rank-{world.rank():05d}"] |= of_callbacks or {}
-        names = _part_names(model)
-        facts = {**facts, "versions": _versions(), "model": self._config(model), "trained": state.trained(model)}
-        facts["schedules"] = schedule_positions(optimizers_of(model))
+        training = state.TrainingState(model)
+        if world.rank() == 0:
+            training.tell_what_is_not_held()
+        shares = _shared_out(training.common, world.size())
+        parts = self._copy(training, shares, callbacks or [], own or {})
+        common = ["common"] if len(shares) == 1 else [f"common-{rank:05d}" for rank in range(len(shares))]
+        names = [*common, *(f"rank-{rank:05d}" for rank in range(world.size()))]
+        facts = {**facts, "versions": _versions(), "model": self._config(model), "trained": training.trained}
 
         def write() -> None:
             try:
@@ -152,16 +154,16 @@ class Saver:
             self._made = text if len(text) < _LARGEST_CONFIG else ""
         return self._made or None
 
-    def _copy(self, model: keras.Model, own: dict[int, np.ndarray]) -> dict[str, state.Tensors]:
+    def _copy(
+        self, training: state.TrainingState, shares: list[list[str]], callbacks: list, own: dict[int, np.ndarray]
+    ) -> dict[str, state.Tensors]:
         """This rank's parts, in memory."""
-        rank, size = world.rank(), world.size()
-        common = state.common_variables(model)
-        shares = _shared_out(common, size)
-        parts = {f"rank-{rank:05d}": {**state.copied(state.own_variables(model), own), **state.randoms()}}
-        if len(shares) == 1 and rank == 0:
-            parts["common"] = self._copied(common, own)
-        elif len(shares) > 1:
+        rank, common = world.rank(), training.common
+        parts = {f"rank-{rank:05d}": training.tensors(rank, callbacks, own)}
+        if len(shares) > 1:
             parts[f"common-{rank:05d}"] = self._copied({name: common[name] for name in shares[rank]}, own)
+        elif rank == 0:
+            parts["common"] = self._copied(common, own)
         return parts
 
     def _copied(self, variables: dict[str, Any], own: dict[int, np.ndarray]) -> state.Tensors:
@@ -239,13 +241,6 @@ def _shared_out(common: dict[str, Any], size: int) -> list[list[str]]:
         load[rank] += _bytes(common[name])
         shares[rank].append(name)
     return shares
-
-
-def _part_names(model: keras.Model) -> list[str]:
-    size = world.size()
-    shares = _shared_out(state.common_variables(model), size)
-    common = ["common"] if len(shares) == 1 else [f"common-{rank:05d}" for rank in range(size)]
-    return [*common, *(f"rank-{rank:05d}" for rank in range(size))]
 
 
 def _versions() -> dict[str, str]:

@@ -5,15 +5,16 @@ Looked at before anything is restored, so that an older checkpoint can be taken 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
-from hvdkit.checkpoint import callback_state
+from hvdkit.checkpoint import callback_state, object_state
+from hvdkit.checkpoint.state import ATTACHED, OF_PROCESS
 from hvdkit.checkpoint.storage.format import DamagedCheckpointError
 from hvdkit.checkpoint.storage.reader import Checkpoint
 from hvdkit.errors import UsageError
-from hvdkit.random import state
 
 
 class _Facts(BaseModel):
@@ -104,11 +105,12 @@ def check(checkpoint: Checkpoint) -> Checkpoint:
             continue
         names = checkpoint.names(part)
         try:
-            random = {n.removeprefix("random/"): checkpoint.get(part, n) for n in names if n.startswith("random/")}
-            if random:
-                state.check(random)
-            if callback_state.STATE in names:
-                callback_state.check(checkpoint.get(part, callback_state.STATE), names)
+            for process, thing in OF_PROCESS.items():
+                kept = {n.partition("/")[2]: checkpoint.get(part, n) for n in names if n.startswith(f"{process}/")}
+                if kept:
+                    thing.check(kept)
+            for group in (callback_state.GROUP, ATTACHED):
+                object_state.check(group, functools.partial(checkpoint.get, part), names)
         except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
             text = f"its {part} makes no sense: {type(error).__name__}: {str(error)[:200]}"
             raise DamagedCheckpointError(checkpoint.path, text) from error

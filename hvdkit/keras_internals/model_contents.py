@@ -16,10 +16,10 @@ import numpy as np
 import tensorflow as tf
 
 
-def optimizers_of(model: keras.Model) -> list:
+def optimizers_of(model: keras.Model, things: list | None = None) -> list:
     """The optimizers that make steps: ``model.optimizer``, those the model holds (a GAN's), however it holds them, and
-    for a ``MultiOptimizer`` those inside it."""
-    found = [getattr(model, "optimizer", None), *held(model)]
+    for a ``MultiOptimizer`` those inside it. ``things`` is what ``held`` has found, where that is known."""
+    found = [getattr(model, "optimizer", None), *(held(model) if things is None else things)]
     found = [o for o in found if isinstance(o, keras.optimizers.Optimizer)]
     found = [inner for o in found for inner in getattr(o, "optimizers", [o])]
     inside = {id(o.inner_optimizer) for o in found if isinstance(o, keras.optimizers.LossScaleOptimizer)}
@@ -31,10 +31,10 @@ def layers_of(model: keras.Model) -> list:
     return [layer for layer in held(model) if isinstance(layer, keras.layers.Layer)]
 
 
-def weights_of(model: keras.Model) -> list:
+def weights_of(model: keras.Model, things: list | None = None) -> list:
     """A model's weights, each once: Keras' own list, then those of layers and the TensorFlow variables that the model
-    holds and Keras does not track."""
-    things = held(model)
+    holds and Keras does not track. ``things`` is what ``held`` has found, where that is known."""
+    things = held(model) if things is None else things
     layers = [layer for layer in things if isinstance(layer, keras.layers.Layer)]
     weights = [*model.weights, *(v for layer in layers for v in layer.weights)]
     weights = list({id(v): v for v in weights}.values())
@@ -120,14 +120,14 @@ def underlying(variable: Any) -> Any:
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
-def slots_of(model: keras.Model, variables: list) -> list:
+def slots_of(model: keras.Model, variables: list, optimizers: list | None = None) -> list:
     """What the model's optimizers keep for these variables: momenta, accumulated gradients, moving averages.
 
     Keras keeps each kind of slot as a list parallel to the variables the optimizer was built with.
     """
     wanted = {id(underlying(v)) for v in variables}
     slots = []
-    for optimizer in optimizers_of(model):
+    for optimizer in optimizers_of(model) if optimizers is None else optimizers:
         state = vars(getattr(optimizer, "inner_optimizer", optimizer))
         trained = state["_trainable_variables"]
         kinds = [v for name, v in state.items() if isinstance(v, list) and name not in _NO_SLOTS]
@@ -145,11 +145,14 @@ def keep_local(variable: Any) -> None:
     underlying(variable)._hvdkit_local = True
 
 
-def parameters_of(model: Any) -> list:
+def parameters_of(model: Any, things: list | None = None) -> list:
     """The weights that ranks must have in common: trainable ones, frozen ones too, but no batch statistics and none
-    that is kept local. Layers and TensorFlow variables that Keras does not track are among them."""
-    own = [v for layer in layers_of(model) for v in getattr(layer, "_trainable_variables", ())]
-    raw = [v for v in weights_of(model) if isinstance(v, tf.Variable) and v.trainable]
+    that is kept local. Layers and TensorFlow variables that Keras does not track are among them. ``things`` is what
+    ``held`` has found, where that is known."""
+    things = held(model) if things is None else things
+    layers = [layer for layer in things if isinstance(layer, keras.layers.Layer)]
+    own = [v for layer in layers for v in getattr(layer, "_trainable_variables", ())]
+    raw = [v for v in weights_of(model, things) if isinstance(v, tf.Variable) and v.trainable]
     weights = list({id(v): v for v in [*model.trainable_variables, *own, *raw]}.values())
     return [v for v in weights if not getattr(underlying(v), "_hvdkit_local", False)]
 

@@ -12,6 +12,7 @@ import keras
 
 from hvdkit.grads.identity import LocalVariables
 from hvdkit.grads.pipeline import GradientPipeline
+from hvdkit.keras_internals.training_state import note_distributed
 from hvdkit.optim.local_sgd.state import Rounds
 
 
@@ -34,6 +35,10 @@ class Distribution:
     sum_of_passes: int = 1
     rounds: Rounds | None = None
     _passes_through: bool = False
+
+    def stateful(self) -> dict[str, Any]:
+        """What decides how gradients are reduced, and may be ``Stateful``, by its name in a checkpoint."""
+        return {"reducers": self.pipeline.arguments.reducer, "local_sgd": self.rounds}
 
     def reduce(self, gradients: list, variables: list, numbers: list[int] | None) -> list:
         """Run the pipeline over the gradients that are not local."""
@@ -65,6 +70,7 @@ class Registering:
 def convert(optimizer: Any, mixin: type, distribution: Distribution) -> None:
     """Put ``mixin`` before the optimizer's class. The object stays: its slots, its iterations, who else holds it."""
     optimizer._hvdkit = distribution
+    note_distributed(optimizer)
     if not isinstance(optimizer, mixin):  # it is already where it was distributed in a world that is over
         optimizer.__class__ = distributed_class(type(optimizer), mixin)
 

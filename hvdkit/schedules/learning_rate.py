@@ -129,18 +129,3 @@ def check_steps(optimizers: list, steps: int | None) -> None:
                 steps,
                 steps,
             )
-
-
-def schedule_positions(optimizers: list) -> list:
-    """Where the schedules stand that say it (``position()``), to be kept in a checkpoint; None for the others."""
-    schedules = [schedule_of(optimizer) for optimizer in optimizers]
-    return [s.position() if hasattr(s, "position") else None for s in schedules]
-
-
-def go_on_with_schedules(optimizers: list, positions: list) -> None:
-    """Let schedules go on from a checkpoint, whose epochs may have had another number of steps."""
-    for optimizer, position in zip(optimizers, positions, strict=False):
-        schedule = schedule_of(optimizer)
-        if position is not None and hasattr(schedule, "go_on"):
-            inner = getattr(optimizer, "inner_optimizer", optimizer)
-            schedule.go_on(position, int(inner._iterations.numpy()))
