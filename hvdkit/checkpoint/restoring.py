@@ -18,6 +18,7 @@ from hvdkit.comm.consistency import together
 from hvdkit.comm.variables import broadcast_variables
 from hvdkit.errors import UsageError
 from hvdkit.keras_internals.model_contents import build_optimizer, renew_adapted
+from hvdkit.utils.deprecation import warn_deprecated
 from hvdkit.utils.log import get_logger
 from hvdkit.utils.numbers import whole
 from hvdkit.utils.stateful import Kind, combine
@@ -33,14 +34,20 @@ class Restored:
     Attributes:
         step: how many steps it has made, over all epochs.
         epoch: the epoch to go on with, 0 first.
-        facts: what was saved beside the tensors.
+        metadata: what was saved beside the tensors.
         callbacks: what this rank's callbacks kept, or, where it is a new one, rank 0's.
     """
 
     step: int
     epoch: int
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     callbacks: SavedObjects = field(repr=False)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """``metadata``; deprecated."""
+        warn_deprecated("Restored.facts", "Restored.metadata")
+        return self.metadata
 
 
 def restore(model: keras.Model, directory: str | os.PathLike, step: int | None = None) -> Restored | None:

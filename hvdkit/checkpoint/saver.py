@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from hvdkit.checkpoint import state
-from hvdkit.checkpoint.storage.lock import Owner
-from hvdkit.checkpoint.storage.store import CheckpointWriteError, Keep, Store
+from hvdkit.checkpoint.storage.lock import DirectoryLock
+from hvdkit.checkpoint.storage.store import CheckpointWriteError, RetentionPolicy, Store
 from hvdkit.comm import exchange, world
 from hvdkit.comm.consistency import together
 from hvdkit.keras_internals.model_contents import underlying
@@ -52,14 +52,16 @@ class Saver:
         CheckpointWriteError: the directory cannot be written.
     """
 
-    def __init__(self, directory: str | os.PathLike, keep: Keep | int | None = None, *, background: bool = True):
+    def __init__(
+        self, directory: str | os.PathLike, keep: RetentionPolicy | int | None = None, *, background: bool = True
+    ):
         self.store = Store(directory)
         earlier = _savers.get(self.store.directory)  # of a fit that was left by an exception
         if earlier is not None:
             earlier.wait()
             earlier.release()
-        self._owner = Owner(directory)
-        self._keep, self._background = Keep.of(keep), background
+        self._lock = DirectoryLock(directory)
+        self._keep, self._background = RetentionPolicy.of(keep), background
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._stopped = threading.Event()
@@ -74,7 +76,7 @@ class Saver:
         atexit.register(self._at_exit)
 
     def _take(self) -> None:
-        self._owner.acquire()
+        self._lock.acquire()
         self.store.clean(self.run_id)
 
     @property
@@ -93,7 +95,7 @@ class Saver:
         model: keras.Model,
         step: int,
         epoch: int,
-        facts: dict[str, Any],
+        metadata: dict[str, Any],
         *,
         own: dict[int, np.ndarray] | None = None,
         callbacks: list | None = None,
@@ -104,7 +106,7 @@ class Saver:
             model: with its optimizer built.
             step: the training step, counted over all epochs; a step is saved once.
             epoch: the epoch to go on with.
-            facts: JSON-like data to keep beside the tensors, rank 0's.
+            metadata: JSON-like data to keep beside the tensors, rank 0's.
             own: values to save in the place of those that variables have now, as ``state.own_weights`` found them.
             callbacks: of this process, whose state is saved too.
 
@@ -124,11 +126,11 @@ class Saver:
         parts = self._copy(training, shares, callbacks or [], own or {})
         common = ["common"] if len(shares) == 1 else [f"common-{rank:05d}" for rank in range(len(shares))]
         names = [*common, *(f"rank-{rank:05d}" for rank in range(world.size()))]
-        facts = {**facts, "versions": _versions(), "model": self._config(model), "trained": training.trained}
+        metadata = {**metadata, "versions": _versions(), "model": self._config(model), "trained": training.trained}
 
         def write() -> None:
             try:
-                self._write(step, epoch, parts, names, facts)
+                self._write(step, epoch, parts, names, metadata)
             except CheckpointWriteError as error:  # training is worth more than a checkpoint
                 get_logger().warning("%s Training goes on.", error)
             except BaseException as error:  # noqa: BLE001  raised in the main thread, by check()
@@ -178,14 +180,14 @@ class Saver:
         return {name: self._memory[name] for name in variables}
 
     def _write(
-        self, step: int, epoch: int, parts: dict[str, state.Tensors], names: list[str], facts: dict[str, Any]
+        self, step: int, epoch: int, parts: dict[str, state.Tensors], names: list[str], metadata: dict[str, Any]
     ) -> None:
-        draft = self.store.draft(step, self.run_id)
+        writer = self.store.writer(step, self.run_id)
         for name, tensors in parts.items():
-            draft.write(name, tensors)
+            writer.write(name, tensors)
         if world.rank() == 0:
-            draft.commit(names, epoch=epoch, world_size=world.size(), state=facts, poll=self._poll)
-            self._owner.touch()
+            writer.commit(names, epoch=epoch, world_size=world.size(), state=metadata, poll=self._poll)
+            self._lock.touch()
             self.store.prune(self._keep, valid=step)
 
     def _poll(self) -> None:
@@ -206,7 +208,7 @@ class Saver:
 
     def release(self) -> None:
         """Give the directory back."""
-        self._owner.release()
+        self._lock.release()
         atexit.unregister(self._at_exit)
         _savers.pop(self.store.directory, None)
 

@@ -82,7 +82,7 @@ def test_other_data_are_refused_in_the_middle_of_an_epoch(tmp_path):
 
 def test_a_damaged_checkpoint_is_left_out_and_an_older_one_taken(tmp_path, caplog):
     model = _model()
-    kept = hvd.checkpoint.Keep(last=5)
+    kept = hvd.checkpoint.RetentionPolicy(last=5)
     for step in (1, 2):
         hvd.checkpoint.save(model, tmp_path, step=step, keep=kept)
     file = tmp_path / "step-000000002" / "common.safetensors"
