@@ -15,6 +15,9 @@ _HOME = {
     "Store": "hvdkit.checkpoint.storage.store:Store",
     "Stateful": "hvdkit.utils.stateful:Stateful",
     "Entry": "hvdkit.utils.stateful:Entry",
+    "CheckpointInUseError": "hvdkit.checkpoint.storage.lock:CheckpointInUseError",
+    "CheckpointWriteError": "hvdkit.checkpoint.storage.writer:CheckpointWriteError",
+    "DamagedCheckpointError": "hvdkit.checkpoint.storage.format:DamagedCheckpointError",
     "Preempted": "hvdkit.checkpoint.preemption:Preempted",
 }
 

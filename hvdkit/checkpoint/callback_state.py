@@ -11,6 +11,7 @@ import numpy as np
 
 from hvdkit.checkpoint import plain_data
 from hvdkit.checkpoint.object_state import SavedObjects, Tensors, encode_entries, pack
+from hvdkit.keras_internals.training_state import says_averages_are_in_the_weights
 from hvdkit.utils.stateful import Stateful, entries_of
 
 GROUP = "callbacks"
@@ -51,7 +52,7 @@ def take(callbacks: list, *, own_weights: bool = False, rank: int = 0) -> Tensor
     >>> stopping, other = keras.callbacks.EarlyStopping("loss"), keras.callbacks.EarlyStopping("loss")
     >>> stopping.wait = 2
     >>> saved = take([stopping])
-    >>> give([other], SavedObjects("callbacks", [lambda: saved], rank=0, size=1))
+    >>> give([other], SavedObjects("callbacks", [saved], rank=0, size=1))
     >>> other.wait
     2
     """
@@ -73,7 +74,7 @@ def _attributes(callback: Any, arrays: list[np.ndarray], own_weights: bool) -> d
         # EarlyStopping turns the sign of its min_delta round when it begins, each time.
         if name in made_with or name in _NOT_STATE or name.startswith("_hvdkit"):
             continue
-        swapped = name == "_ema_weights_in_model" and isinstance(callback, keras.callbacks.SwapEMAWeights)
+        swapped = says_averages_are_in_the_weights(callback, name)
         begin = len(arrays)
         try:
             attributes[name] = False if own_weights and swapped else plain_data.encode(value, arrays)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -70,7 +70,7 @@ class SavedObjects:
 
     Args:
         group: the name before the tensors' names.
-        parts: for each rank that saved, what reads the group's tensors of its part.
+        parts: for each rank that saved, the group's tensors of its part, which may be read when they are needed.
         rank, size: of the ranks that go on.
 
     Attributes:
@@ -78,38 +78,39 @@ class SavedObjects:
         count: how many objects of each name there are.
     """
 
-    def __init__(self, group: str, parts: list[Callable[[], Tensors]], rank: int, size: int):
+    def __init__(self, group: str, parts: list[Mapping[str, np.ndarray]], rank: int, size: int):
         self._group = group
         self.of_another_rank = rank >= len(parts)
         home = 0 if self.of_another_rank else rank
-        self._tensors = parts[home]()
+        self._tensors = dict(parts[home])
         self._states = self._read(self._tensors)
         kinds = {kind for state in self._states.values() for kind in state.get("kinds", {}).values()}
         moved = size != len(parts) and bool(kinds & {Kind.MEAN, Kind.SUM})
-        needed = range(len(parts)) if moved else [0]
-        others = [self._tensors if i == home else parts[i]() for i in needed] if self._states else []
+        others = [] if not self._states else parts if moved else parts[:1]
         self._values = self._joined(others, {Kind.COMMON, Kind.MEAN, Kind.SUM} if moved else {Kind.COMMON}, rank)
         self.count = Counter(name for name, _ in {**self._states, **self._values})
 
-    def _read(self, tensors: Tensors) -> dict[tuple[str, int], dict]:
+    def _read(self, tensors: Mapping[str, np.ndarray]) -> dict[tuple[str, int], dict]:
         state = tensors.get(_name(self._group))
         return {} if state is None else _numbered((s.get("class", ""), s) for s in json.loads(bytes(state)))
 
-    def _joined(self, parts: list[Tensors], wanted: set, rank: int) -> dict[tuple[str, int], dict[str, Any]]:
+    def _joined(
+        self, parts: list[Mapping[str, np.ndarray]], wanted: set, rank: int
+    ) -> dict[tuple[str, int], dict[str, Any]]:
         """What follows from all ranks' parts: what is common, and on another number of ranks means and sums."""
         joined: dict[tuple[str, int], dict[str, Any]] = {}
         found: dict[tuple, list] = {}
         for tensors in parts:
             for key, state in self._read(tensors).items():
                 for name, kind in state.get("kinds", {}).items():
-                    value = state["attributes"][name]
                     if kind in wanted:
-                        found.setdefault((key, name, kind), []).append(self._decode(value, tensors))
+                        value = self._decode(state["attributes"][name], tensors)
+                        found.setdefault((key, name, kind), []).append(value)
         for (key, name, kind), values in found.items():
             joined.setdefault(key, {})[name] = combine(kind, values, rank)
         return joined
 
-    def _decode(self, stored: Any, tensors: Tensors, current: Any = None) -> Any:
+    def _decode(self, stored: Any, tensors: Mapping[str, np.ndarray], current: Any = None) -> Any:
         return plain_data.decode(stored, lambda number: tensors[_name(self._group, number)], current)
 
     def give(self, objects: Iterable[tuple[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,9 +164,24 @@ def _restore_own(training: state.TrainingState, checkpoint: Checkpoint) -> Saved
 
 def _objects(group: str, checkpoint: Checkpoint) -> SavedObjects:
     """A group of tensors, as this rank gets it."""
+    ranks = [f"rank-{rank:05d}" for rank in range(checkpoint.manifest.world_size)]
+    return SavedObjects(group, [_Group(checkpoint, part, group) for part in ranks], world.rank(), world.size())
 
-    def read(part: str) -> dict[str, np.ndarray]:
-        return {name: checkpoint.get(part, name) for name in checkpoint.names(part) if name.startswith(f"{group}/")}
 
-    parts = [functools.partial(read, f"rank-{rank:05d}") for rank in range(checkpoint.manifest.world_size)]
-    return SavedObjects(group, parts, world.rank(), world.size())
+class _Group(Mapping):
+    """The tensors of a group in a part of a checkpoint, each read when it is asked for."""
+
+    def __init__(self, checkpoint: Checkpoint, part: str, group: str):
+        self._get = functools.partial(checkpoint.get, part)
+        self._names = [name for name in checkpoint.names(part) if name.startswith(f"{group}/")]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._get(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

@@ -33,7 +33,7 @@ import tensorflow as tf
 from hvdkit.checkpoint import callback_state, plain_data
 from hvdkit.checkpoint.object_state import SavedObjects, Tensors, encode_entries, pack
 from hvdkit.errors import UsageError
-from hvdkit.keras_internals.model_contents import optimizers_of, slots_of, underlying, weights_of
+from hvdkit.keras_internals.model_contents import optimizers_of, slots_of, underlying
 from hvdkit.keras_internals.training_state import (
     ModelContents,
     accumulated_gradients,
@@ -73,7 +73,7 @@ class TrainingState:
         self._entries = [entries_of(thing) for _, thing in self._attached]
         weights = _those(contents.weights, among=contents.parameters)
         of_optimizers = contents.optimizer_variables()
-        self._in_model = _identities([*weights, *of_optimizers])
+        self._in_model = _identities([*contents.weights, *of_optimizers])
         # What belongs to an optimizer may say that weights differ between the ranks: their slots then do too.
         apart = _those(weights, among=self._said_to_be(Kind.MEAN))
         accumulated = [v for o in contents.optimizers for v in accumulated_gradients(o)]
@@ -169,8 +169,9 @@ class TrainingState:
 
 def build_optimizers(model: keras.Model, places: list[list[int]]) -> None:
     """Make the slots of optimizers that only their first step would make: a GAN's, which ``compile`` does not know."""
-    weights = weights_of(model)
-    for optimizer, numbers in zip(optimizers_of(model), places, strict=False):
+    contents = ModelContents(model)
+    weights = contents.weights
+    for optimizer, numbers in zip(contents.optimizers, places, strict=False):
         if not optimizer.built and numbers and all(0 <= n < len(weights) for n in numbers):
             optimizer.build([weights[n] for n in numbers])
 

@@ -53,9 +53,11 @@ class ModelContents:
         return [v for v in self.weights if getattr(underlying(v), "_hvdkit_local", False)]
 
     def not_found(self) -> list:
-        """The distributed optimizers that train weights of this model and are not held by it."""
+        """The distributed optimizers that the model does not hold, and that train weights of it that none of its own
+        does: one that was compiled before may be alive still."""
         known = {id(unwrap(optimizer)) for optimizer in self.optimizers}
-        weights = {id(underlying(v)) for v in self.weights}
+        trained = {id(underlying(v)) for o in self.optimizers for v in trained_variables(o)}
+        weights = {id(underlying(v)) for v in self.weights} - trained
         others = {id(o): o for o in map(unwrap, list(_distributed)) if id(o) not in known}.values()
         return [o for o in others if any(id(underlying(v)) in weights for v in trained_variables(o))]
 
@@ -113,6 +115,11 @@ class _ScheduleOf:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._schedule.load_state_dict({**state, "iterations": steps_of(self._optimizer)})
+
+
+def says_averages_are_in_the_weights(callback: Any, attribute: str) -> bool:
+    """Whether this is where ``SwapEMAWeights`` notes that averages stand in the place of the weights."""
+    return attribute == "_ema_weights_in_model" and isinstance(callback, keras.callbacks.SwapEMAWeights)
 
 
 def global_seed_generator(*, make: bool = False) -> Any:

@@ -154,7 +154,7 @@ def test_the_state_of_a_callback_comes_back():
     before.itself.append(before.itself)
     tensors = callback_state.take([before])
     assert len(tensors) < 12, "a tensor for each number of a list"
-    callback_state.give([after], SavedObjects("callbacks", [lambda: tensors], rank=0, size=1))
+    callback_state.give([after], SavedObjects("callbacks", [tensors], rank=0, size=1))
     assert after.history == before.history and after.halves == before.halves
     assert isinstance(after.history[0], float) and after.halves[0].dtype == np.float32
     assert not hasattr(after, "itself")
@@ -166,7 +166,7 @@ def test_the_state_of_a_callback_comes_back():
     assert isinstance(after.nested["list"][1], tuple) and after.nested["list"][2] is None
     assert after.variable is held and held.numpy().tolist() == [3.0, 4.0]
     other = _Stateful()
-    callback_state.give([other], SavedObjects("callbacks", [lambda: tensors], rank=1, size=2))
+    callback_state.give([other], SavedObjects("callbacks", [tensors], rank=1, size=2))
     assert other.number == 0.5, "a new rank is given what may be another rank's own"
     assert after.made_with == 7 and after.words is words and after.file is not before.file
 

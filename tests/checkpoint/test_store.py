@@ -271,8 +271,8 @@ def test_memory_is_bounded_while_writing_and_verifying(tmp_path):
     code = (
         "import resource, sys, numpy as np\nfrom hvdkit.checkpoint.storage.store import Store\n"
         "store = Store(sys.argv[1])\nused = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
-        "one = np.ones(25 * 2**18, 'float32')\ndraft = store.writer(1, 'run')\nbefore = used()\n"
-        "writer.write('common', {f'x{i}': one for i in range(16)})\ndraft.commit(['common'], epoch=1, world_size=1)\n"
+        "one = np.ones(25 * 2**18, 'float32')\nwriter = store.writer(1, 'run')\nbefore = used()\n"
+        "writer.write('common', {f'x{i}': one for i in range(16)})\nwriter.commit(['common'], epoch=1, world_size=1)\n"
         "written = used()\nstore.verify(1)\nverified = used()\ncheckpoint = store.open(1)\n"
         "for i in range(16): checkpoint.get('common', f'x{i}')\n"
         "print(written - before, verified - before, used() - before)"
