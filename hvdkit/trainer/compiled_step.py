@@ -23,7 +23,7 @@ import tensorflow as tf
 from hvdkit.engines import is_collective
 from hvdkit.grads import batch_weight
 from hvdkit.keras_internals import optimizers
-from hvdkit.keras_internals.attributes import own_distribution
+from hvdkit.keras_internals.attributes import own_reduction_state
 from hvdkit.keras_internals.model_contents import build_optimizer
 from hvdkit.optim import loss_scale
 from hvdkit.optim.distributed import is_distributed
@@ -55,7 +55,7 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
         return logs, gradients
 
     def update(gradients: list) -> None:
-        with own_distribution(optimizer).skip_reduction():
+        with own_reduction_state(optimizer).skip_reduction():
             optimizer.apply(gradients, variables)
 
     first = tf.function(forward_and_backward, jit_compile=True, autograph=False)
@@ -80,7 +80,7 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
                 optimizer.apply(gradients, variables)
             else:
                 indices = optimizers.variable_indices(optimizer, variables)
-                second(own_distribution(optimizer).reduce(gradients, variables, indices))
+                second(own_reduction_state(optimizer).reduce(gradients, variables, indices))
         return logs
 
     return step
@@ -114,9 +114,9 @@ def _not_for_xla(graph: tf.Graph) -> str:
 
 def _has_collectives(optimizer: Any) -> bool:
     """Whether ``apply`` asks the other ranks in the middle: to reduce, to average, or for what is finite."""
-    inner, state = optimizers.unwrap(optimizer), own_distribution(optimizer)
+    inner, state = optimizers.unwrap(optimizer), own_reduction_state(optimizer)
     asks = inner is not optimizer and bool(state.local)
-    return bool(inner.gradient_accumulation_steps) or not own_distribution(inner).is_synchronous or asks
+    return bool(inner.gradient_accumulation_steps) or not own_reduction_state(inner).is_synchronous or asks
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ class Tested:
     def warning(self, version: str) -> str | None:
         """What to say about a version that was not tested; None of one that was.
 
-        >>> print(KERAS.warning("3.16.0"))
+        >>> print(KERAS.warning("3.16.0"))  # doctest: +NORMALIZE_WHITESPACE
         Keras 3.16.0 is newer than any that hvdkit is tested with (3.13.2 to 3.15): what it changed inside may fail in a
         training step. `hvdkit doctor` compares. For a tested one: pip install 'keras>=3.13.2,<3.16'
         """
