@@ -62,9 +62,17 @@ class CommunicationError(HvdkitError, RuntimeError):
     """The ranks did not communicate, disagree, or drifted apart."""
 
 
-BROKEN_OFF_FIX = (
-    "look for the rank whose own traceback comes first. If every rank says only this, one of them made fewer steps "
-    "than the others or stopped by itself, and none failed; or it alone called fit or a collective: a model that one "
-    "rank trains alone belongs in `with hvd.local_training():`."
-)
-"""What to do when other ranks ended or did not come."""
+def broken_off(said: str, rank: int) -> CommunicationError:
+    """The error of a rank whose peers are gone or did not come.
+
+    Args:
+        said: what is known of it.
+        rank: the rank that notices it.
+    """
+    return CommunicationError(
+        f"A collective was broken off: another rank ended or did not come in time ({said}).",
+        fix="look for the rank whose own traceback comes first. If every rank says only this, one of them made fewer "
+        "steps than the others or stopped by itself, and none failed; or it alone called fit or a collective: a model "
+        "that one rank trains alone belongs in `with hvd.local_training():`.",
+        rank=rank,
+    )

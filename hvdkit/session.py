@@ -10,6 +10,7 @@ from typing import Any
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
 from hvdkit.horovod_build import framework
+from hvdkit.launch.identity import launch_info
 from hvdkit.utils import env, tested_versions
 from hvdkit.utils.log import get_logger
 from hvdkit.utils.numbers import real
@@ -45,7 +46,7 @@ def init(
             ``"auto"``, or what ``HVDKIT_ENGINE`` says; the same on every rank.
 
     Raises:
-        HorovodMissingError: launched on several ranks, but there is no Horovod that loads.
+        HorovodMissingError: launched on several ranks that need Horovod, but there is none that loads.
         LaunchError: the world that came up is not the one that was launched, or there are more ranks than GPUs.
 
     Example:
@@ -90,7 +91,7 @@ def shutdown() -> None:
 @functools.cache
 def _warn_of_untested_versions() -> None:
     """Say once, on rank 0, that this Keras or TensorFlow was not tested: what it changed shows in a step only."""
-    if env.launch_info().rank == 0:
+    if launch_info().rank == 0:
         for text in tested_versions.warnings(_installed()):
             get_logger().warning("%s", text)
 

@@ -38,7 +38,7 @@ def run_ranks(
     n: int,
     function: Callable[..., Any],
     *args: Any,
-    launcher: str = "horovodrun",
+    launcher: str = "auto",
     check: bool = True,
     timeout: float = 300.0,
     environ: dict[str, str] | None = None,
@@ -50,7 +50,7 @@ def run_ranks(
         n: the number of ranks, all on this host.
         function: a function at the top of a file; the file is imported anew on each rank.
         args: JSON-like data and NumPy arrays, as are the values that come back.
-        launcher: ``"horovodrun"`` or ``"mpirun"``.
+        launcher: ``"auto"``, ``"horovodrun"`` or ``"mpirun"``: see ``hvdkit run --help``.
         check: raise when the run fails; else look at ``returncode`` and ``output``.
         timeout: seconds after which everything is killed.
         environ: variables laid over this process' environment.

@@ -73,7 +73,7 @@ def stall(directory: str, rounds: int, optimizer: str) -> None:
 
 def write(directory: str, rounds: int) -> None:
     """A part of 1 GB, committed, beside as many bytes by dd."""
-    from hvdkit.checkpoint.storage.store import Keep, Store
+    from hvdkit.checkpoint.storage.store import RetentionPolicy, Store
 
     arrays = {f"weights/{i}": np.random.default_rng(i).random((64, 2**18)).astype("float32") for i in range(15)}
     size = sum(a.nbytes for a in arrays.values())
@@ -89,11 +89,11 @@ def write(directory: str, rounds: int) -> None:
             theirs = time.perf_counter() - begin
             target.unlink()
             begin = time.perf_counter()
-            draft = store.draft(step, "bench")
-            draft.write("common", arrays)
-            draft.commit(["common"], epoch=0, world_size=1)
+            writer = store.writer(step, "bench")
+            writer.write("common", arrays)
+            writer.commit(["common"], epoch=0, world_size=1)
             ours = time.perf_counter() - begin
-            store.prune(Keep(last=1))
+            store.prune(RetentionPolicy(last=1))
             ratios.append(theirs / ours)
             speeds.append((size / ours / 1e6, size / theirs / 1e6))
     finally:

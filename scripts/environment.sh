@@ -1,6 +1,7 @@
 # Sourced by the other scripts.
 #
-#   prepare EXTRAS [--with mpi]             e.g. prepare cpu,examples: makes .venv with hvdkit, TensorFlow and Horovod, or
+#   prepare EXTRAS [--with mpi | --without-horovod]
+#                                           e.g. prepare cpu,examples: makes .venv with hvdkit, TensorFlow and Horovod, or
 #                                           reuses it
 #   environment FOLDER PYTHON PACKAGE...    any other virtual environment with these packages, made or brought up to date
 
@@ -45,5 +46,5 @@ prepare() {
       die "pip could not install hvdkit[$extras]; its own message is above."
     printf '%s' "$want" >"$stamp"
   fi
-  .venv/bin/hvdkit install-horovod "$@"
+  [ "${1:-}" = --without-horovod ] || .venv/bin/hvdkit install-horovod "$@"
 }

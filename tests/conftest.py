@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -10,6 +11,15 @@ from hvdkit.utils import env
 from tests.forkserver.servers import ForkServers
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def pytest_collection_finish():
+    """TensorFlow and Keras are there to stay: no garbage collection need look at their million objects.
+
+    Each ``clear_session`` asks for one, and the tests call it hundreds of times.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

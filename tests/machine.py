@@ -6,32 +6,32 @@ import functools
 
 import pytest
 
+from hvdkit.errors import HvdkitError
+from hvdkit.launch import discovery
+from hvdkit.launch.plan import Request, make_plan
+
 
 @functools.cache
-def _why_no_mpi() -> str | None:
-    from hvdkit.comm.horovod import library_built
-    from hvdkit.launch import run
-
-    if not library_built("mpi"):
-        return "Horovod was built without MPI: hvdkit install-horovod --with mpi"
+def why_not(launcher: str, engine: str = "auto") -> str | None:
+    """Why ranks cannot be started here by a launcher, with an engine; None where they can."""
+    request = Request(("train.py",), 2, launcher, engine)
     try:
-        run(["-c", "pass"], 2, launcher="mpirun", module="this", dry_run=True)
-    except Exception as error:
-        return str(error)
+        make_plan(request, discovery.detect(request))
+    except HvdkitError as error:
+        return f"{launcher}, engine {engine}: {error.what}"
     return None
 
 
-def needs_mpi() -> None:
-    """Skip where no MPI can start ranks."""
-    reason = _why_no_mpi()
+def needs(launcher: str, engine: str = "auto") -> None:
+    """Skip where a launcher cannot start ranks, or none that the engine could use."""
+    reason = why_not(launcher, engine)
     if reason:
         pytest.skip(reason)
 
 
-def launcher_of(name: str) -> str:
-    """``"mpirun"`` skips a test where no MPI can start ranks, ``"horovodrun"`` never."""
-    if name == "mpirun":
-        needs_mpi()
+def launcher_of(name: str, engine: str = "auto") -> str:
+    """The launcher's name; skips a test where it cannot start ranks that the engine could use."""
+    needs(name, engine)
     return name
 
 
@@ -44,11 +44,11 @@ def needs_multi_optimizer() -> None:
 
 
 # How the tests enter a world: the launcher, and what moves the bytes.
-WORLDS = ("gloo", "horovod-mpi", "mpi")
+_WORLDS = {"gloo": ("horovodrun", "horovod"), "horovod-mpi": ("mpirun", "horovod"), "mpi": ("mpirun", "mpi")}
+WORLDS = tuple(_WORLDS)
 
 
 def world(name: str) -> dict:
-    """The arguments of ``run_ranks`` for one of ``WORLDS``; skips a test where no MPI can start ranks."""
-    if name == "gloo":
-        return {"launcher": "horovodrun"}
-    return {"launcher": launcher_of("mpirun"), "environ": {"HVDKIT_ENGINE": "mpi" if name == "mpi" else "horovod"}}
+    """The arguments of ``run_ranks`` for one of ``WORLDS``; skips a test where it cannot be entered."""
+    launcher, engine = _WORLDS[name]
+    return {"launcher": launcher_of(launcher, engine), "environ": {"HVDKIT_ENGINE": engine}}

@@ -11,7 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from hvdkit.app import strict_yaml
 from hvdkit.app.choices import DATA, MODELS, STRATEGIES
 from hvdkit.app.strict_yaml import shown
+from hvdkit.engines import ENGINES
 from hvdkit.errors import ConfigError, UsageError
+from hvdkit.launch.launcher import LAUNCHERS, starters
 from hvdkit.utils.deprecation import warn_deprecated
 from hvdkit.utils.numbers import seconds_of
 from hvdkit.utils.registry import suggestion
@@ -124,7 +126,7 @@ class Launch(_Section):
     """How to start the ranks, when `hvdkit train` was not itself started by a launcher."""
 
     np: _Count = Field(1, description="The number of ranks.")
-    launcher: Literal["auto", "horovodrun", "mpirun"] = Field("auto", description="What starts them.")
+    launcher: str = Field("auto", description=f"What starts them: auto, {', '.join(starters())}.")
 
 
 class Config(_Section):
@@ -138,7 +140,7 @@ class Config(_Section):
     optimizer: Named = Field(Named(name="adam"), description="Any Keras optimizer, and its arguments.")
     compression: str | Named = Field("none", description="How gradients travel: none, fp16.")
     local_sgd: LocalSGD | None = Field(None, description="Exchange weights every few steps instead of gradients.")
-    engine: Literal["auto", "horovod", "mpi"] = Field("auto", description="What moves the bytes between ranks.")
+    engine: str = Field("auto", description=f"What moves the bytes: auto, {', '.join(ENGINES.names())}.")
     strategy: str | Named = Field("horovod", description="A process' devices: horovod, mirrored, hybrid.")
     lr: LearningRate | None = Field(None, description="Scales the rate with the batch, instead of a learning_rate.")
     weight_decay_on: Literal["kernels", "all"] = Field("kernels", description="kernels: not bias and batch norm.")
@@ -219,12 +221,15 @@ def _check_choices(config: Config, path: Path) -> None:
     """Refuse names of nothing before any rank starts; optimizers, losses and metrics only Keras knows."""
     strategy = config.strategy if isinstance(config.strategy, str) else config.strategy.name
     chosen = {"data.name": (config.data.name, DATA), "model.name": (config.model.name, MODELS)}
-    for key, (name, choice) in {**chosen, "strategy": (strategy, STRATEGIES)}.items():
-        if ":" not in name:  # else it is the user's own
-            try:
-                choice.check(name)
-            except UsageError as error:
-                raise ConfigError(f"{path}: `{key}`: {error.what}", fix=error.fix) from None
+    chosen |= {"strategy": (strategy, STRATEGIES)}
+    chosen = {key: each for key, each in chosen.items() if ":" not in each[0]}  # else it is the user's own
+    asked = {"engine": (config.engine, ENGINES), "launch.launcher": (config.launch.launcher, LAUNCHERS)}
+    chosen |= {key: each for key, each in asked.items() if each[0] != "auto"}
+    for key, (name, choice) in chosen.items():
+        try:
+            choice.check(name)
+        except UsageError as error:
+            raise ConfigError(f"{path}: `{key}`: {error.what}", fix=error.fix) from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import importlib.util
-
+from hvdkit import engines
+from hvdkit.engines import ENGINES, info
 from hvdkit.errors import LaunchError
-from hvdkit.launch.found import executable, horovod_build
+from hvdkit.launch import discovery
+from hvdkit.launch.launcher import launcher
 
 
 def here(wanted: str = "") -> dict[str, tuple[str, str]]:
     """A name for each, with its launcher and engine; the fastest first.
 
     Args:
-        wanted: names, with commas between; "" is all there are.
+        wanted: names, with commas between; "" is each engine's first way, where it is there.
 
     Raises:
         LaunchError: there is none of those wanted.
     """
-    horovod, mpirun = horovod_build(), executable("mpirun")
+    known = [info(name) for name in ENGINES.names()]
+    ways = [list(engine.ways.values()) for engine in known]
+    every, first = [name for names in ways for name in names], [names[0] for names in ways]
     there = {
-        "mpi": ("mpirun", "mpi") if mpirun and importlib.util.find_spec("mpi4py") else None,
-        "gloo": ("horovodrun", "horovod") if horovod and horovod.gloo else None,
-        "horovod-mpi": ("mpirun", "horovod") if horovod and horovod.mpi and mpirun else None,
+        info(engine).ways[launcher(by).rendezvous]: (by, engine)
+        for by, engine in reversed(discovery.pairs(discovery.tools(), engines.installed()))
+        if launcher(by).starts_ranks
     }
-    names = [name.strip() for name in wanted.split(",") if name.strip()] or ["mpi", "gloo"]
-    found = {name: by for name in names if (by := there.get(name))}
+    names = [name.strip() for name in wanted.split(",") if name.strip()] or first
+    found = {name: there[name] for name in names if name in there}
     if not found or (wanted and len(found) < len(names)):
         raise LaunchError(
-            f"Ranks cannot be started here with {wanted or 'mpi or gloo'}. What there may be: {', '.join(there)}.",
-            fix="hvdkit install-horovod (Gloo) or pip install 'hvdkit[mpi]' (MPI); hvdkit doctor says what is missing.",
+            f"Ranks cannot be started here with {wanted or ' or '.join(first)}. What there may be: {', '.join(every)}.",
+            fix=f"{' or '.join(engine.install for engine in known)}; hvdkit doctor says what is missing.",
         )
     return found

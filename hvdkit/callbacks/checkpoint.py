@@ -7,19 +7,20 @@ import os
 import keras
 import numpy as np
 
-from hvdkit.checkpoint.callback_state import give, take, with_state
-from hvdkit.checkpoint.pace import Pace
+from hvdkit.checkpoint.auto_save import AutoSaveInterval
+from hvdkit.checkpoint.callback_state import give, with_state
 from hvdkit.checkpoint.preemption import Preempted, Preemption
 from hvdkit.checkpoint.restoring import Restored, restore
 from hvdkit.checkpoint.saver import Saver
 from hvdkit.checkpoint.state import own_weights
 from hvdkit.checkpoint.state_schema import of_callback
-from hvdkit.checkpoint.storage.retention import Keep
+from hvdkit.checkpoint.storage.retention import RetentionPolicy
 from hvdkit.checkpoint.storage.store import absolute
 from hvdkit.comm import exchange, ops, world
 from hvdkit.data.current import current_data
 from hvdkit.errors import UsageError
 from hvdkit.keras_internals.model_contents import build_optimizer, optimizers_of, unwrap
+from hvdkit.keras_internals.models import set_initial_epoch
 from hvdkit.schedules.learning_rate import rates_of, set_rates
 from hvdkit.utils.log import get_logger
 from hvdkit.utils.numbers import plain, seconds_of
@@ -41,7 +42,8 @@ class CheckpointCallback(keras.callbacks.Callback):
     Args:
         directory: where, on a file system that all ranks share. No other job can write there meanwhile.
         every: steps between two checkpoints; ``"epoch"``; or ``"auto"``: as often as costs 3 % of the time.
-        keep: how many of the newest stay, or ``hvd.checkpoint.Keep(last=3, every=1000, best=1, monitor="val_loss")``.
+        keep: how many of the newest stay, or
+            ``hvd.checkpoint.RetentionPolicy(last=3, every=1000, best=1, monitor="val_loss")``.
         background: write in a thread, while training goes on. A disk that is full is one line in the log, and
             training goes on; another error is raised at the next step.
         resume: ``"auto"`` goes on from the newest valid checkpoint, if there is one; ``"never"`` begins
@@ -49,7 +51,8 @@ class CheckpointCallback(keras.callbacks.Callback):
         max_time: end after so many seconds, or ``"3:50:00"``, since training began.
         with_callbacks: the callbacks whose own state (the best value so far, the best weights, how long they have
             waited) is saved too, each rank's. None means all that have any: Keras' ``EarlyStopping``,
-            ``ReduceLROnPlateau``, ``ModelCheckpoint`` and ``SwapEMAWeights``, and those of classes of your own.
+            ``ReduceLROnPlateau``, ``ModelCheckpoint`` and ``SwapEMAWeights``, those that are
+            ``hvd.checkpoint.Stateful``, and those of classes of your own: of these what attributes can be saved.
 
     Raises:
         CheckpointInUseError: when training begins: another job writes there.
@@ -67,7 +70,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         directory: str | os.PathLike,
         every: int | str = "auto",
         *,
-        keep: int | Keep = 3,
+        keep: int | RetentionPolicy = 3,
         background: bool = True,
         resume: str = "auto",
         max_time: float | str | None = None,
@@ -85,7 +88,7 @@ class CheckpointCallback(keras.callbacks.Callback):
             raise UsageError(f"`with_callbacks` must be a list of callbacks. Received: {with_callbacks!r}.")
         absolute(directory)
         self.directory, self.every, self.resume = directory, every, resume
-        self._keep, self._background, self._max_time = Keep.of(keep), background, seconds_of(max_time)
+        self._keep, self._background, self._max_time = RetentionPolicy.of(keep), background, seconds_of(max_time)
         self._with_callbacks = None if with_callbacks is None else list(with_callbacks)
         self._others: list = self._with_callbacks or []  # whose state is saved, of the fit that runs
         self._led = False
@@ -102,7 +105,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._preemption = Preemption(self.model, self._max_time)
         self._preemption.watch()
         self._saver = Saver(self.directory, self._keep, background=self._background)
-        self._pace = Pace()
+        self._interval = AutoSaveInterval()
         self._epoch, self._metrics = 0, {}
         self._before = self._steps = 0  # steps before the running epoch, and in it
         self._began = False  # whether the running epoch has made a step
@@ -129,8 +132,8 @@ class CheckpointCallback(keras.callbacks.Callback):
     def _go_on(self, restored: Restored | None) -> None:
         if restored is None:
             return
-        facts, data = of_callback(restored.facts), current_data(self.model)
-        place = facts.get("place", {})
+        metadata, data = of_callback(restored.metadata), current_data(self.model)
+        place = metadata.get("place", {})
         if data is not None:
             data.seek(restored.epoch, place)
         if place.get("passed"):
@@ -143,18 +146,18 @@ class CheckpointCallback(keras.callbacks.Callback):
                 self._counted = [np.array(v.numpy()) for v in self.model.metrics_variables]
         self._given = restored
         self._give_state()
-        set_rates(self.model, facts.get("rates", {}).get("before", []))
-        self._before, self._epoch, self._metrics = restored.step, restored.epoch, facts.get("metrics", {})
-        self.model._initial_epoch = self.params["epochs"] if facts.get("stopped") else restored.epoch
+        set_rates(self.model, metadata.get("rates", {}).get("before", []))
+        self._before, self._epoch, self._metrics = restored.step, restored.epoch, metadata.get("metrics", {})
+        set_initial_epoch(self.model, self.params["epochs"] if metadata.get("stopped") else restored.epoch)
         if world.rank() == 0:
             where = f"step {restored.step}, epoch {restored.epoch + 1}, of {self.directory}"
             get_logger().info("Going on from %s.", where)
-            if facts.get("stopped") or restored.epoch >= self.params["epochs"]:
+            if metadata.get("stopped") or restored.epoch >= self.params["epochs"]:
                 get_logger().info("That training is over: nothing is left to train.")
 
     def _give_state(self) -> None:
         """To the other callbacks. Again before their first epoch, and their first step: some begin anew in between."""
-        give(self._others, self._given.of_callbacks, of_another_rank=self._given.of_another_rank)
+        give(self._others, self._given.callbacks)
 
     def on_epoch_begin(self, epoch, logs=None):
         if not self._led:
@@ -185,7 +188,7 @@ class CheckpointCallback(keras.callbacks.Callback):
             self._rates_after = rates_of(self.model)
         if self._given is not None:
             self._give_state()
-            rates = of_callback(self._given.facts).get("rates", {})
+            rates = of_callback(self._given.metadata).get("rates", {})
             if rates and self._rates_after == rates["after"]:  # else a callback has another schedule now
                 set_rates(self.model, rates["now"])
             self._given = None
@@ -209,7 +212,7 @@ class CheckpointCallback(keras.callbacks.Callback):
     def _between(self) -> None:
         """Between two steps: save where it is time, end where a rank was told to."""
         self._saver.check()
-        self._pace.step(self._before + self._steps, busy=self._saver.busy, took=self._saver.seconds)
+        self._interval.step(self._before + self._steps, busy=self._saver.busy, took=self._saver.seconds)
         told = self._ask()
         if told or self._is_due():
             self._save()
@@ -218,12 +221,12 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     def _ask(self, *, now: bool = False) -> str | None:
         """About once a second: was a rank told to end? The answer is the same on every rank."""
-        if not now and world.size() > 1 and not self._pace.is_time_to_ask:
+        if not now and world.size() > 1 and not self._interval.should_exchange:
             return None
         everyones = exchange.allgather_object(
-            {"why": self._preemption.why, "pace": self._pace.mine()}, "CheckpointCallback: whether to end"
+            {"why": self._preemption.why, "interval": self._interval.measured()}, "CheckpointCallback: whether to end"
         )
-        self._pace.agreed([rank["pace"] for rank in everyones])
+        self._interval.update([rank["interval"] for rank in everyones])
         told = [(rank, answer["why"]) for rank, answer in enumerate(everyones) if answer["why"]]
         if not told:
             return None
@@ -231,7 +234,7 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     def _is_due(self) -> bool:
         if self.every == "auto":
-            return self._pace.is_due
+            return self._interval.is_due
         if self.every == "epoch":
             return not self._began and self._before > self._saved_step
         return (self._before + self._steps) // self.every > self._saved_step // self.every
@@ -248,23 +251,14 @@ class CheckpointCallback(keras.callbacks.Callback):
         if self._logs:
             numbers = {k: float(v) for k, v in self._logs.items() if np.ndim(v) == 0}
             self._metrics, self._logs = {k: v for k, v in numbers.items() if np.isfinite(v)}, {}
-        facts = {
+        metadata = {
             "place": place,
             "metrics": self._metrics,
             "rates": rates,
             "stopped": ended and bool(self.model.stop_training),
         }
         self._saved_step = step
-        self._pace.saved(
-            self._saver.save(
-                self.model,
-                step,
-                epoch,
-                facts,
-                own=self._own,
-                of_callbacks=take(self._others, own_weights=bool(self._own)),
-            )
-        )
+        self._interval.saved(self._saver.save(self.model, step, epoch, metadata, own=self._own, callbacks=self._others))
 
     def _end(self, why: str) -> None:
         self._preemption.end()
@@ -282,7 +276,7 @@ class CheckpointCallback(keras.callbacks.Callback):
     def finish(self) -> None:
         """Save what was trained, before other callbacks do what they do at the end of training."""
         self._save(ended=True)
-        self.model._initial_epoch = None
+        set_initial_epoch(self.model, None)
         told = self._ask(now=True)
         if told:  # what comes after the training is not made in what time is left; started again, it comes at once
             self._end(told)

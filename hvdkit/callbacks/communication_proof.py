@@ -12,7 +12,7 @@ from hvdkit.comm.process_sets import ProcessSet
 from hvdkit.data.current import current_data
 from hvdkit.errors import CommunicationError, UsageError
 from hvdkit.grads import tape_pipelines
-from hvdkit.keras_internals.model_contents import adapted_of, distribution_of, optimizers_of
+from hvdkit.keras_internals.model_contents import adapted_of, optimizers_of, reduction_state_of
 from hvdkit.optim.reduction_state import reduction_states
 from hvdkit.schedules.learning_rate import check_steps
 from hvdkit.utils.numbers import whole
@@ -161,14 +161,14 @@ class CommunicationProof(keras.callbacks.Callback):
         stepped = steps - steps_before
         if stepped <= 0:
             return None
-        if distribution_of(optimizer) is None:
+        if reduction_state_of(optimizer) is None:
             if by_tapes >= stepped:
                 return None
             return f"{name} made {stepped} steps and is not distributed: {world.size()} ranks train different models."
         # A step that a LossScaleOptimizer skipped was reduced too, so there may be more reductions than steps. And
         # where nobody knows how many batches there are, TensorFlow counts one that fails for want of data.
         reduced = reductions - reductions_before
-        wanted = distribution_of(optimizer).expected_reductions(steps_before, steps)
+        wanted = reduction_state_of(optimizer).expected_reductions(steps_before, steps)
         if reduced < wanted - ((self.params or {}).get("steps") is None):
             return f"{name} made {stepped} steps, but reduced its gradients only {reduced} times."
         return None
@@ -197,12 +197,12 @@ _FIX = (
 
 def _process_set_of(model: keras.Model) -> ProcessSet | None:
     """The ranks that train this model together; None means all."""
-    sets = [d.pipeline.process_set for d in map(distribution_of, optimizers_of(model)) if d]
+    sets = [d.pipeline.process_set for d in map(reduction_state_of, optimizers_of(model)) if d]
     return sets[0] if sets else None
 
 
 def _counts(optimizer: keras.optimizers.Optimizer) -> tuple[int, int]:
     """How many updates an optimizer has made, and how many reductions."""
-    distribution = distribution_of(optimizer)
+    distribution = reduction_state_of(optimizer)
     # .numpy(), because under a strategy both are mirrored, which int() does not take.
     return int(optimizer.iterations.numpy()), int(distribution.pipeline.reductions.numpy()) if distribution else 0

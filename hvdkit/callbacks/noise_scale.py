@@ -12,7 +12,7 @@ from hvdkit.data.current import current_data
 from hvdkit.errors import UsageError
 from hvdkit.grads.gradient_norms import GradientNorms
 from hvdkit.keras_internals.layers import flatten_layers
-from hvdkit.keras_internals.model_contents import distribution_of, optimizers_of
+from hvdkit.keras_internals.model_contents import optimizers_of, reduction_state_of
 from hvdkit.keras_internals.optimizers import steps_taken, unwrap
 from hvdkit.layers.sync_batch_norm import SyncBatchNormalization
 from hvdkit.utils.log import get_logger
@@ -79,7 +79,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
         self._norms = ours.pipeline.norms
 
     def _distribution(self) -> Any:
-        found = [distribution_of(optimizer) for optimizer in optimizers_of(self.model)]
+        found = [reduction_state_of(optimizer) for optimizer in optimizers_of(self.model)]
         why_not = None
         if len(found) != 1 or found[0] is None:
             why_not = "its model has one hvd.DistributedOptimizer, and no other"

@@ -16,6 +16,7 @@ from hvdkit.checkpoint.storage.writer import writing
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
 from hvdkit.keras_internals.model_contents import renew_adapted
+from hvdkit.utils.stateful import Kind, combine
 
 ENDINGS = (".weights.h5", ".keras", ".h5")
 
@@ -98,8 +99,9 @@ def model_of(checkpoint: Checkpoint, modules: tuple[str, ...] = ()) -> keras.Mod
         n: p for p in checkpoint.manifest.parts if p == "rank-00000" or p[:6] == "common" for n in checkpoint.names(p)
     }
     read = lambda name: checkpoint.get(homes[name], name)
-    together = _with_means(checkpoint, state.common_variables(model))
-    for kind, variables in (("weights/", together), ("own/", state.own_variables(model))):
+    training = state.TrainingState(model)
+    together = _with_means(checkpoint, training.common)
+    for kind, variables in (("weights/", together), ("own/", training.per_rank)):
         wanted = {name: v for name, v in variables.items() if name.startswith(kind)}
         # Behind them there may be slots of variables that were kept local.
         state.assign(wanted, read, sorted(n for n in homes if n.startswith(kind))[: len(wanted)], where)
@@ -114,6 +116,6 @@ def _with_means(checkpoint: Checkpoint, variables: dict[str, Any]) -> dict[str, 
     weights = [v for name, v in variables.items() if name.startswith("weights/")]
     for place in parts[ranks[0]]:
         values = [checkpoint.get(part, parts[part][place]) for part in ranks]
-        weights[place].assign(state.joined("apart", values, 0))
+        weights[place].assign(combine(Kind.MEAN, values, 0))
     rest = [v for i, v in enumerate(weights) if i not in parts[ranks[0]]]
     return {f"weights/{i:05d}": v for i, v in enumerate(rest)}

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
 
-from hvdkit.checkpoint import state, state_schema
+from hvdkit.checkpoint import callback_state, state, state_schema
+from hvdkit.checkpoint.object_state import SavedObjects
 from hvdkit.checkpoint.storage.store import Checkpoint, Store
 from hvdkit.comm import exchange, world
 from hvdkit.comm.consistency import together
 from hvdkit.comm.variables import broadcast_variables
 from hvdkit.errors import UsageError
-from hvdkit.keras_internals.model_contents import build_optimizer, optimizers_of, renew_adapted
-from hvdkit.schedules.learning_rate import go_on_with_schedules
+from hvdkit.keras_internals.model_contents import build_optimizer, renew_adapted
+from hvdkit.utils.deprecation import warn_deprecated
 from hvdkit.utils.log import get_logger
 from hvdkit.utils.numbers import whole
+from hvdkit.utils.stateful import Kind, combine
+
+# What becomes of tensors on another number of ranks, by the beginnings of their names; of others each rank has its own.
+_KINDS = {"mean": Kind.MEAN, "apart": Kind.MEAN, "sum": Kind.SUM}
 
 
 @dataclass(frozen=True)
@@ -28,16 +35,20 @@ class Restored:
     Attributes:
         step: how many steps it has made, over all epochs.
         epoch: the epoch to go on with, 0 first.
-        facts: what was saved beside the tensors.
-        of_callbacks: the tensors of this rank's callbacks, or, where it is a new one, of rank 0's.
-        of_another_rank: whether they are rank 0's.
+        metadata: what was saved beside the tensors.
+        callbacks: what this rank's callbacks kept, or, where it is a new one, rank 0's.
     """
 
     step: int
     epoch: int
-    facts: dict[str, Any]
-    of_callbacks: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
-    of_another_rank: bool = False
+    metadata: dict[str, Any]
+    callbacks: SavedObjects = field(repr=False)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """``metadata``; deprecated."""
+        warn_deprecated("Restored.facts", "Restored.metadata")
+        return self.metadata
 
 
 def restore(model: keras.Model, directory: str | os.PathLike, step: int | None = None) -> Restored | None:
@@ -88,15 +99,14 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
         "see the checkpoint that rank 0 sees", lambda: chosen or store.open(int(number)), by="checkpoints"
     )
     state.build_optimizers(model, checkpoint.manifest.state.get("trained", []))
-    together("restore", lambda: _restore_own(model, checkpoint), by="checkpoints")
-    _restore_common(model, checkpoint)
-    go_on_with_schedules(optimizers_of(model), checkpoint.manifest.state.get("schedules", []))
-    renew_adapted(model)
+    training, where = state.TrainingState(model), str(checkpoint.path)
+    attached = together("restore", lambda: _restore_own(training, checkpoint), by="checkpoints")
+    _restore_common(training, checkpoint)
     manifest = checkpoint.manifest
-    new = world.rank() >= manifest.world_size
-    home = f"rank-{0 if new else world.rank():05d}"
-    kept = {name: checkpoint.get(home, name) for name in checkpoint.names(home) if name.startswith("callbacks/")}
-    return Restored(manifest.step, manifest.epoch, dict(manifest.state), kept, new)
+    together("restore", lambda: training.load(attached, manifest.state, where), by="checkpoints")
+    renew_adapted(model)
+    callbacks = together("restore", lambda: _objects(callback_state.GROUP, checkpoint), by="checkpoints")
+    return Restored(manifest.step, manifest.epoch, dict(manifest.state), callbacks)
 
 
 def _choose(store: Store, step: int | None) -> Checkpoint | None:
@@ -112,8 +122,8 @@ def _choose(store: Store, step: int | None) -> Checkpoint | None:
     return chosen
 
 
-def _restore_common(model: keras.Model, checkpoint: Checkpoint) -> None:
-    variables = state.common_variables(model)
+def _restore_common(training: state.TrainingState, checkpoint: Checkpoint) -> None:
+    variables = training.common
 
     def read() -> None:
         homes = {n: part for part in checkpoint.manifest.parts if part.startswith("common") for n in names(part)}
@@ -124,23 +134,54 @@ def _restore_common(model: keras.Model, checkpoint: Checkpoint) -> None:
     broadcast_variables(list(variables.values()), 0)
 
 
-def _restore_own(model: keras.Model, checkpoint: Checkpoint) -> None:
+def _restore_own(training: state.TrainingState, checkpoint: Checkpoint) -> SavedObjects:
+    """Give this rank its own; what belongs to the optimizers comes back, to be given when they have theirs."""
     rank, then = world.rank(), checkpoint.manifest.world_size
     ranks = [f"rank-{r:05d}" for r in range(then)]
     home = ranks[rank] if rank < then else ranks[0]
     stored = checkpoint.names(home)
 
     def read(name: str) -> np.ndarray:
-        kind = name.partition("/")[0]
-        if then == world.size() or kind not in ("mean", "apart", "sum"):
+        kind = _KINDS.get(name.partition("/")[0], Kind.PER_RANK)
+        if then == world.size() or kind == Kind.PER_RANK:
             return checkpoint.get(home, name)
-        return state.joined(kind, [checkpoint.get(part, name) for part in ranks], rank)
+        return combine(kind, [checkpoint.get(part, name) for part in ranks], rank)
 
-    own = [n for n in stored if not n.startswith(("random/", "callbacks/"))]
-    variables = state.own_variables(model)
+    attached = _objects(state.ATTACHED, checkpoint)
+    own = [n for n in stored if not n.startswith(state.OTHERS)]
+    variables = training.per_rank if attached.count else training.per_rank_earlier()
     sums = lambda names: [n for n in names if n.startswith("sum/")]
     if len(sums(own)) != len(sums(variables)):  # metrics are made in the first step; their epoch begins anew then
         own = [n for n in own if n not in sums(own)]
         variables = {n: v for n, v in variables.items() if n not in sums(variables)}
     state.assign(variables, read, own, str(checkpoint.path))
-    state.set_randoms({n: checkpoint.get(home, n) for n in stored if n.startswith("random/")})
+    for name, thing in state.OF_PROCESS.items():
+        thing.load_state_dict(
+            {n.partition("/")[2]: checkpoint.get(home, n) for n in stored if n.startswith(f"{name}/")}
+        )
+    return attached
+
+
+def _objects(group: str, checkpoint: Checkpoint) -> SavedObjects:
+    """A group of tensors, as this rank gets it."""
+    ranks = [f"rank-{rank:05d}" for rank in range(checkpoint.manifest.world_size)]
+    return SavedObjects(group, [_Group(checkpoint, part, group) for part in ranks], world.rank(), world.size())
+
+
+class _Group(Mapping):
+    """The tensors of a group in a part of a checkpoint, each read when it is asked for."""
+
+    def __init__(self, checkpoint: Checkpoint, part: str, group: str):
+        self._get = functools.partial(checkpoint.get, part)
+        self._names = [name for name in checkpoint.names(part) if name.startswith(f"{group}/")]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._get(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

@@ -17,12 +17,11 @@ import numpy as np
 import tensorflow as tf
 
 from hvdkit.checkpoint import state
-from hvdkit.checkpoint.storage.lock import Owner
-from hvdkit.checkpoint.storage.store import CheckpointWriteError, Keep, Store
+from hvdkit.checkpoint.storage.lock import DirectoryLock
+from hvdkit.checkpoint.storage.store import CheckpointWriteError, RetentionPolicy, Store
 from hvdkit.comm import exchange, world
 from hvdkit.comm.consistency import together
-from hvdkit.keras_internals.model_contents import optimizers_of, underlying
-from hvdkit.schedules.learning_rate import schedule_positions
+from hvdkit.keras_internals.model_contents import underlying
 from hvdkit.utils.log import get_logger
 from hvdkit.version import __version__
 
@@ -53,14 +52,16 @@ class Saver:
         CheckpointWriteError: the directory cannot be written.
     """
 
-    def __init__(self, directory: str | os.PathLike, keep: Keep | int | None = None, *, background: bool = True):
+    def __init__(
+        self, directory: str | os.PathLike, keep: RetentionPolicy | int | None = None, *, background: bool = True
+    ):
         self.store = Store(directory)
         earlier = _savers.get(self.store.directory)  # of a fit that was left by an exception
         if earlier is not None:
             earlier.wait()
             earlier.release()
-        self._owner = Owner(directory)
-        self._keep, self._background = Keep.of(keep), background
+        self._lock = DirectoryLock(directory)
+        self._keep, self._background = RetentionPolicy.of(keep), background
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._stopped = threading.Event()
@@ -75,7 +76,7 @@ class Saver:
         atexit.register(self._at_exit)
 
     def _take(self) -> None:
-        self._owner.acquire()
+        self._lock.acquire()
         self.store.clean(self.run_id)
 
     @property
@@ -94,10 +95,10 @@ class Saver:
         model: keras.Model,
         step: int,
         epoch: int,
-        facts: dict[str, Any],
+        metadata: dict[str, Any],
         *,
         own: dict[int, np.ndarray] | None = None,
-        of_callbacks: state.Tensors | None = None,
+        callbacks: list | None = None,
     ) -> float:
         """Save a model's training; every rank calls it at the same step.
 
@@ -105,9 +106,9 @@ class Saver:
             model: with its optimizer built.
             step: the training step, counted over all epochs; a step is saved once.
             epoch: the epoch to go on with.
-            facts: JSON-like data to keep beside the tensors, rank 0's.
+            metadata: JSON-like data to keep beside the tensors, rank 0's.
             own: values to save in the place of those that variables have now, as ``state.own_weights`` found them.
-            of_callbacks: tensors of this rank's callbacks.
+            callbacks: of this process, whose state is saved too.
 
         Returns:
             The seconds that training waited.
@@ -118,15 +119,18 @@ class Saver:
         if step == self._last:
             return time.perf_counter() - begin
         self._last = step
-        parts = self._copy(model, own or {})
-        parts[f"rank-{world.rank():05d}"] |= of_callbacks or {}
-        names = _part_names(model)
-        facts = {**facts, "versions": _versions(), "model": self._config(model), "trained": state.trained(model)}
-        facts["schedules"] = schedule_positions(optimizers_of(model))
+        training = state.TrainingState(model)
+        if world.rank() == 0:
+            training.tell_what_is_not_held()
+        shares = _shared_out(training.common, world.size())
+        parts = self._copy(training, shares, callbacks or [], own or {})
+        common = ["common"] if len(shares) == 1 else [f"common-{rank:05d}" for rank in range(len(shares))]
+        names = [*common, *(f"rank-{rank:05d}" for rank in range(world.size()))]
+        metadata = {**metadata, "versions": _versions(), "model": self._config(model), "trained": training.trained}
 
         def write() -> None:
             try:
-                self._write(step, epoch, parts, names, facts)
+                self._write(step, epoch, parts, names, metadata)
             except CheckpointWriteError as error:  # training is worth more than a checkpoint
                 get_logger().warning("%s Training goes on.", error)
             except BaseException as error:  # noqa: BLE001  raised in the main thread, by check()
@@ -152,16 +156,16 @@ class Saver:
             self._made = text if len(text) < _LARGEST_CONFIG else ""
         return self._made or None
 
-    def _copy(self, model: keras.Model, own: dict[int, np.ndarray]) -> dict[str, state.Tensors]:
+    def _copy(
+        self, training: state.TrainingState, shares: list[list[str]], callbacks: list, own: dict[int, np.ndarray]
+    ) -> dict[str, state.Tensors]:
         """This rank's parts, in memory."""
-        rank, size = world.rank(), world.size()
-        common = state.common_variables(model)
-        shares = _shared_out(common, size)
-        parts = {f"rank-{rank:05d}": {**state.copied(state.own_variables(model), own), **state.randoms()}}
-        if len(shares) == 1 and rank == 0:
-            parts["common"] = self._copied(common, own)
-        elif len(shares) > 1:
+        rank, common = world.rank(), training.common
+        parts = {f"rank-{rank:05d}": training.tensors(rank, callbacks, own)}
+        if len(shares) > 1:
             parts[f"common-{rank:05d}"] = self._copied({name: common[name] for name in shares[rank]}, own)
+        elif rank == 0:
+            parts["common"] = self._copied(common, own)
         return parts
 
     def _copied(self, variables: dict[str, Any], own: dict[int, np.ndarray]) -> state.Tensors:
@@ -176,14 +180,14 @@ class Saver:
         return {name: self._memory[name] for name in variables}
 
     def _write(
-        self, step: int, epoch: int, parts: dict[str, state.Tensors], names: list[str], facts: dict[str, Any]
+        self, step: int, epoch: int, parts: dict[str, state.Tensors], names: list[str], metadata: dict[str, Any]
     ) -> None:
-        draft = self.store.draft(step, self.run_id)
+        writer = self.store.writer(step, self.run_id)
         for name, tensors in parts.items():
-            draft.write(name, tensors)
+            writer.write(name, tensors)
         if world.rank() == 0:
-            draft.commit(names, epoch=epoch, world_size=world.size(), state=facts, poll=self._poll)
-            self._owner.touch()
+            writer.commit(names, epoch=epoch, world_size=world.size(), state=metadata, poll=self._poll)
+            self._lock.touch()
             self.store.prune(self._keep, valid=step)
 
     def _poll(self) -> None:
@@ -204,7 +208,7 @@ class Saver:
 
     def release(self) -> None:
         """Give the directory back."""
-        self._owner.release()
+        self._lock.release()
         atexit.unregister(self._at_exit)
         _savers.pop(self.store.directory, None)
 
@@ -239,13 +243,6 @@ def _shared_out(common: dict[str, Any], size: int) -> list[list[str]]:
         load[rank] += _bytes(common[name])
         shares[rank].append(name)
     return shares
-
-
-def _part_names(model: keras.Model) -> list[str]:
-    size = world.size()
-    shares = _shared_out(state.common_variables(model), size)
-    common = ["common"] if len(shares) == 1 else [f"common-{rank:05d}" for rank in range(size)]
-    return [*common, *(f"rank-{rank:05d}" for rank in range(size))]
 
 
 def _versions() -> dict[str, str]:

@@ -8,11 +8,12 @@ from typing import Any
 import keras
 
 from hvdkit.checkpoint.saver import Saver
-from hvdkit.checkpoint.state_schema import check_facts
-from hvdkit.checkpoint.storage.store import Keep
+from hvdkit.checkpoint.state_schema import check_metadata
+from hvdkit.checkpoint.storage.store import RetentionPolicy
 from hvdkit.comm import world
 from hvdkit.comm.consistency import together
 from hvdkit.keras_internals.model_contents import build_optimizer
+from hvdkit.utils.deprecation import warn_deprecated
 from hvdkit.utils.log import get_logger
 from hvdkit.utils.numbers import whole
 
@@ -23,8 +24,9 @@ def save(
     step: int,
     *,
     epoch: int = 0,
+    metadata: dict[str, Any] | None = None,
+    keep: RetentionPolicy | int | None = None,
     facts: dict[str, Any] | None = None,
-    keep: Keep | int | None = None,
 ) -> None:
     """Save a model's training and wait until it is on the disk; collective. For training loops of one's own.
 
@@ -35,12 +37,13 @@ def save(
             that is broken off, the old one or the new one is there, whole. Of newer ones a warning says that
             ``restore`` would go on from them.
         epoch: the epoch to go on with.
-        facts: JSON-like data to keep beside it; ``facts["metrics"]`` is what ``keep.best`` looks at.
+        metadata: JSON-like data to keep beside it; ``metadata["metrics"]`` is what ``keep.best`` looks at.
         keep: which checkpoints stay, or how many of the newest; three by default. The one that is saved always does.
+        facts: deprecated: ``metadata``.
 
     Raises:
         CheckpointInUseError: another job writes there.
-        UsageError: ``step`` or ``epoch`` is no whole number of at least 0, or a fact has the name of one of hvdkit's.
+        UsageError: ``step`` or ``epoch`` is no whole number of at least 0, or ``metadata`` has a name of hvdkit's.
 
     Example:
 
@@ -48,10 +51,13 @@ def save(
     >>> hvd.init()
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     >>> model.compile(hvd.DistributedOptimizer("sgd"), "mse")
-    >>> hvd.checkpoint.save(model, tempfile.mkdtemp(), step=1, facts={"metrics": {"loss": 0.5}})
+    >>> hvd.checkpoint.save(model, tempfile.mkdtemp(), step=1, metadata={"metrics": {"loss": 0.5}})
     """
     step, epoch = whole(step, "step", 0), whole(epoch, "epoch", 0)
-    facts, keep = check_facts(facts), Keep.of(keep)
+    if facts is not None:
+        warn_deprecated("hvd.checkpoint.save(facts=...)", "metadata=")
+        metadata = facts
+    metadata, keep = check_metadata(metadata), RetentionPolicy.of(keep)
     build_optimizer(model)
     saver = Saver(directory, keep, background=False)
     try:
@@ -62,6 +68,6 @@ def save(
                 "directory) goes on from the newest. Remove them, or give another training another directory.",
                 step, directory, newer[0],
             )  # fmt: skip
-        together("save", lambda: saver.save(model, step, epoch, facts), by="hvd.checkpoint.save")
+        together("save", lambda: saver.save(model, step, epoch, metadata), by="hvd.checkpoint.save")
     finally:
         saver.close()

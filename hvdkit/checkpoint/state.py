@@ -4,79 +4,174 @@
     optimizer/ slots, iterations, learning rate, loss scale, EMA      common
     own/       seeds of dropout, statistics of batch norm, variables  each rank's
                that are kept local, with their slots
-    mean/      gradients accumulated so far, residuals of reducers,   each rank's; what counts is their mean
-               slots of local SGD
-    apart/     weights of local SGD                                   each rank's; what counts is their mean
+    mean/      gradients accumulated so far, slots of weights that    each rank's; what counts is their mean
+               ranks have each for themselves
+    apart/     weights that ranks have each for themselves            each rank's; what counts is their mean
     sum/       what metrics have counted in the running epoch         each rank's; what counts is their sum
     random/    Keras', NumPy's and Python's generators                each rank's
-    callbacks/ what callbacks keep (callback_state.py)                each rank's
+    callbacks/ what callbacks keep                                    as they say, or each rank's
+    attached/  what belongs to optimizers keeps: their schedules,     as it says
+               how they reduce gradients
 
-Restored on as many ranks as saved it, each gets its own back, to the last bit. On another number the mean and the sum
-are what they were, and ranks that are new get the rest from rank 0. Tensors are found by their place in the model, not
-by names: those of layers and optimizers carry counters.
+What is ``Stateful`` says itself what it keeps, and of which kind that is; for what is Keras' it is said here. Restored
+on as many ranks as saved it, each gets its own back, to the last bit. On another number the mean and the sum are what
+they were, and ranks that are new get the rest from rank 0. Tensors are found by their place in the model, not by names:
+those of layers and optimizers carry counters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import weakref
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from hvdkit.checkpoint import callback_state, plain_data
+from hvdkit.checkpoint.object_state import SavedObjects, Tensors, encode_entries, pack
 from hvdkit.errors import UsageError
-from hvdkit.keras_internals.model_contents import (
-    distribution_of,
-    optimizer_state_of,
-    optimizers_of,
-    parameters_of,
-    slots_of,
-    underlying,
-    unwrap,
-    weights_of,
+from hvdkit.keras_internals.model_contents import optimizers_of, slots_of, underlying
+from hvdkit.keras_internals.optimizers import gradient_accumulators, unwrap
+from hvdkit.keras_internals.training_state import (
+    ModelContents,
+    attached_to,
+    averaged_variables,
+    trained_variables,
 )
-from hvdkit.optim.local_sgd.state import rounds_of
-from hvdkit.random.state import random_state, set_random_state
+from hvdkit.random.state import RandomState
+from hvdkit.utils.log import get_logger
+from hvdkit.utils.stateful import Entry, Kind, entries_of, leaves
 
-Tensors = dict[str, np.ndarray]
+# What a process has beside its model, by the names in a checkpoint.
+OF_PROCESS = {"random": RandomState()}
+ATTACHED = "attached"
+# The names of tensors that are no variables of the model's.
+OTHERS = tuple(f"{name}/" for name in (*OF_PROCESS, ATTACHED, callback_state.GROUP))
 
-
-def common_variables(model: keras.Model) -> dict[str, Any]:
-    """The variables that are equal on all ranks, by name."""
-    parameters = {id(underlying(v)) for v in parameters_of(model)}
-    slots = _own_slots(model)
-    apart = {id(underlying(v)) for v in [*apart_of(model), *_rounds(model)]}
-    weights = [v for v in weights_of(model) if id(underlying(v)) in parameters - apart]
-    optimizer = [v for v in optimizer_state_of(model) if id(v) not in slots and id(underlying(v)) not in apart]
-    return {**_named("weights", weights), **_named("optimizer", optimizer)}
+_told: weakref.WeakSet = weakref.WeakSet()
 
 
-def own_variables(model: keras.Model) -> dict[str, Any]:
-    """The variables that each rank has for itself, by name."""
-    parameters = {id(underlying(v)) for v in parameters_of(model)}
-    others = [*model.weights, *model.non_trainable_variables, *weights_of(model)]
-    skip = {*parameters, *(id(underlying(v)) for v in model.metrics_variables)}
-    others = list({id(v): v for v in others if id(underlying(v)) not in skip}.values())
-    slots = _own_slots(model)
-    accumulated = {id(v) for v in _accumulators(model)}
-    own = [*others, *(v for v in optimizer_state_of(model) if id(v) in slots and id(v) not in accumulated)]
-    mean = [*_accumulators(model), *_residuals(model), *_rounds(model)]
-    apart = _named("apart", [v for v in weights_of(model) if id(underlying(v)) in parameters], apart_of(model))
-    return {**_named("own", own), **_named("mean", mean), **apart, **_named("sum", model.metrics_variables)}
+class TrainingState:
+    """What a training consists of, found by one walk over its model.
 
+    Args:
+        model: with its optimizers built.
 
-def trained(model: keras.Model) -> list[list[int]]:
-    """The weights that each of a model's optimizers trains, by their places."""
-    places = {id(underlying(v)): i for i, v in enumerate(weights_of(model))}
-    inner = [getattr(o, "inner_optimizer", o) for o in optimizers_of(model)]
-    return [[places.get(id(underlying(v)), -1) for v in o._trainable_variables] if o.built else [] for o in inner]
+    Attributes:
+        common: the variables that are equal on all ranks, by name.
+        per_rank: those that each rank has for itself, by name.
+        trained: the weights that each of the optimizers trains, by their places.
+    """
+
+    def __init__(self, model: keras.Model):
+        self.contents = contents = ModelContents(model)
+        attached = [(name, thing) for o in contents.optimizers for name, thing in attached_to(o).items()]
+        self._attached = list({id(thing): (name, thing) for name, thing in attached}.values())
+        self._entries = [entries_of(thing) for _, thing in self._attached]
+        weights = _those(contents.weights, among=contents.parameters)
+        of_optimizers = contents.optimizer_variables()
+        self._in_model = _identities([*contents.weights, *of_optimizers])
+        # What belongs to an optimizer may say that weights differ between the ranks: their slots then do too.
+        apart = _those(weights, among=self._said_to_be(Kind.MEAN))
+        accumulated = [v for o in contents.optimizers for v in gradient_accumulators(unwrap(o))]
+        slots = lambda of: _those(slots_of(model, of, contents.optimizers), but=accumulated)
+        local_slots, apart_slots = slots(contents.local_weights()), slots(apart)
+        self.common = {
+            **_named("weights", _those(weights, but=apart)),
+            **_named("optimizer", _those(of_optimizers, but=[*accumulated, *local_slots, *apart_slots])),
+        }
+        self._mean = [*accumulated, *apart_slots]
+        self.per_rank = {
+            **_named("own", [*contents.others(), *_those(of_optimizers, among=local_slots)]),
+            **_named("mean", self._mean),
+            **_named("apart", weights, apart),
+            **_named("sum", model.metrics_variables),
+        }
+        places = {id(underlying(v)): i for i, v in enumerate(contents.weights)}
+        self.trained = [[places.get(id(underlying(v)), -1) for v in trained_variables(o)] for o in contents.optimizers]
+
+    def _said_to_be(self, kind: Kind) -> list:
+        """The variables that what belongs to the optimizers says to be of a kind."""
+        said = [entry.value for entries in self._entries for entry in entries.values() if entry.kind == kind]
+        return [v for v in leaves(said) if plain_data.is_variable(v)]
+
+    def _beside_model(self, entries: dict[str, Entry]) -> dict[str, Entry]:
+        """Those of an object's entries that are no variables of the model or of an optimizer."""
+        held = lambda v: plain_data.is_variable(v) and id(underlying(v)) in self._in_model
+        return {name: entry for name, entry in entries.items() if not any(map(held, leaves(entry.value)))}
+
+    def tensors(self, rank: int, callbacks: list, own_weights: dict[int, np.ndarray] | None = None) -> Tensors:
+        """Copies of everything that a rank has for itself, by name.
+
+        Args:
+            rank: this one.
+            callbacks: whose state is saved.
+            own_weights: values to save in the place of those that variables have now, as ``own_weights()`` found them.
+        """
+        arrays: list[np.ndarray] = []
+        states = [
+            {"class": name, **encode_entries(type(thing).__name__, self._beside_model(entries), arrays, rank)}
+            for (name, thing), entries in zip(self._attached, self._entries, strict=True)
+        ]
+        return {
+            **copied(self.per_rank, own_weights),
+            **{f"{name}/{n}": np.array(v) for name, of in OF_PROCESS.items() for n, v in of.state_dict().items()},
+            **pack(ATTACHED, states, arrays),
+            **callback_state.take(callbacks, own_weights=bool(own_weights), rank=rank),
+        }
+
+    def load(self, saved: SavedObjects, earlier: dict[str, Any], where: str) -> None:
+        """Give what belongs to the optimizers what was saved.
+
+        Args:
+            saved: the group of the checkpoint.
+            earlier: its manifest's state, where an earlier hvdkit has kept some of it.
+            where: the checkpoint, for messages.
+        """
+        if saved.count:
+            here = Counter(name for name, _ in self._attached)
+            for name in sorted(name for name in here | saved.count if here[name] != saved.count[name]):
+                get_logger().warning(
+                    "%s has the state of %d %s, and this training has %d: the others begin anew.",
+                    where, saved.count[name], name, here[name],
+                )  # fmt: skip
+            saved.give(self._attached)
+            return
+        counts: Counter = Counter()
+        for name, thing in self._attached:
+            states = [state for state in earlier.get(name, []) if state is not None]
+            if counts[name] < len(states):
+                thing.load_state_dict(states[counts[name]])
+            counts[name] += 1
+
+    def per_rank_earlier(self) -> dict[str, Any]:
+        """``per_rank`` as an earlier hvdkit has named it: what had no group of its own was among the means."""
+        beside = _those(self._said_to_be(Kind.MEAN), but=self.contents.weights)
+        return {**self.per_rank, **_named("mean", [*self._mean, *beside])}
+
+    def tell_what_is_not_held(self) -> None:
+        """Warn, once for each model, of optimizers whose state nobody finds."""
+        model, lost = self.contents.model, self.contents.not_found()
+        if model in _told or (self.contents.optimizers and not lost) or not model.trainable_variables:
+            return
+        _told.add(model)
+        names = ", ".join(sorted(f"{type(o).__name__} ({o.name})" for o in lost))
+        get_logger().warning(
+            "The checkpoint holds no state of %s that trains %s: the model does not hold it, and what only a local "
+            "variable or a function holds nobody finds. Hold it as an attribute of the model, or in a list or a "
+            "dictionary that is one: model.my_optimizer = optimizer.",
+            f"the optimizer {names}" if lost else "an optimizer", model.name,
+        )  # fmt: skip
 
 
 def build_optimizers(model: keras.Model, places: list[list[int]]) -> None:
     """Make the slots of optimizers that only their first step would make: a GAN's, which ``compile`` does not know."""
-    weights = weights_of(model)
-    for optimizer, numbers in zip(optimizers_of(model), places, strict=False):
+    contents = ModelContents(model)
+    weights = contents.weights
+    for optimizer, numbers in zip(contents.optimizers, places, strict=False):
         if not optimizer.built and numbers and all(0 <= n < len(weights) for n in numbers):
             optimizer.build([weights[n] for n in numbers])
 
@@ -95,15 +190,8 @@ def value_of(variable: Any) -> np.ndarray:
 
 def own_weights(model: keras.Model) -> dict[int, np.ndarray]:
     """The weights and their averages of optimizers with ``use_ema``, by the identity of the variables."""
-    inner = [unwrap(o) for o in optimizers_of(model)]
-    averaged = [o for o in inner if getattr(o, "use_ema", False) and o.built]
-    held = [v for o in averaged for v in (*o._trainable_variables, *o._model_variables_moving_average)]
+    held = [v for optimizer in optimizers_of(model) for v in averaged_variables(optimizer)]
     return {id(underlying(v)): np.array(value_of(v)) for v in held}
-
-
-def randoms() -> Tensors:
-    """``random_state`` under its names in a checkpoint."""
-    return {f"random/{name}": array for name, array in random_state().items()}
 
 
 def assign(variables: dict[str, Any], read: Callable[[str], np.ndarray], names: list[str], where: str) -> None:
@@ -153,28 +241,19 @@ def _matched(variables: dict[str, Any], names: list[str], where: str) -> dict[st
     return found
 
 
-def joined(kind: str, parts: list[np.ndarray], rank: int) -> np.ndarray:
-    """What a rank gets of a tensor that ranks of another number had.
-
-    >>> joined("mean", [np.float32([1.0]), np.float32([3.0])], 0), joined("sum", [np.float32([1.0])] * 2, 1)
-    (array([2.], dtype=float32), array([0.], dtype=float32))
-    """
-    if kind in ("mean", "apart"):
-        return np.mean(np.stack(parts).astype(np.float64), axis=0).astype(parts[0].dtype)
-    if kind == "sum":
-        total = np.sum(np.stack(parts).astype(np.float64), axis=0).astype(parts[0].dtype)
-        return total if rank == 0 else np.zeros_like(total)
-    return parts[rank] if rank < len(parts) else parts[0]
+def _identities(variables: list) -> set[int]:
+    return {id(underlying(v)) for v in variables}
 
 
-def set_randoms(tensors: Tensors) -> None:
-    """Set what ``randoms`` took down."""
-    set_random_state({name.removeprefix("random/"): a for name, a in tensors.items() if name.startswith("random/")})
+def _those(variables: list, *, among: list | None = None, but: list | None = None) -> list:
+    """The variables that are among others, and not among those of ``but``."""
+    wanted, unwanted = _identities(variables if among is None else among), _identities(but or [])
+    return [v for v in variables if id(underlying(v)) in wanted - unwanted]
 
 
 def _named(kind: str, variables: list, some: list | None = None) -> dict[str, Any]:
     """Names by the places among all variables, of all or of some."""
-    wanted = {id(underlying(v)) for v in (variables if some is None else some)}
+    wanted = _identities(variables if some is None else some)
     return {f"{kind}/{i:05d}/{_path(v)}": v for i, v in enumerate(variables) if id(underlying(v)) in wanted}
 
 
@@ -184,45 +263,3 @@ def _place(name: str) -> str:
 
 def _path(variable: Any) -> str:
     return str(getattr(variable, "path", None) or getattr(variable, "name", "variable"))
-
-
-def _accumulators(model: keras.Model) -> list:
-    """Gradients of this rank that wait for their reduction."""
-    found: list = []
-    for optimizer in optimizers_of(model):
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        found += list(getattr(inner, "_accumulated_gradients", None) or ())
-    return found
-
-
-def _own_slots(model: keras.Model) -> set[int]:
-    """The optimizers' variables that belong to one rank: of local variables, and accumulated gradients."""
-    local = [v for v in weights_of(model) if getattr(underlying(v), "_hvdkit_local", False)]
-    return {id(v) for v in [*slots_of(model, local), *_accumulators(model)]}
-
-
-def apart_of(model: keras.Model) -> list:
-    """The weights that local SGD lets go apart."""
-    return [v for rounds in rounds_of(model) for v in rounds.variables]
-
-
-def _rounds(model: keras.Model) -> list:
-    """The slots of local SGD's weights, and what its rounds keep."""
-    accumulated = {id(v) for v in _accumulators(model)}
-    slots = [v for v in slots_of(model, apart_of(model)) if id(v) not in accumulated]
-    return [*slots, *(v for rounds in rounds_of(model) for v in rounds.state)]
-
-
-def _residuals(model: keras.Model) -> list:
-    """What the reducers of the model's optimizers keep from step to step: their ``variables``, if they have any."""
-    return list(_reducer_variables(model))
-
-
-def _reducer_variables(model: keras.Model) -> Iterator[Any]:
-    seen: set[int] = set()
-    for optimizer in optimizers_of(model):
-        ours = distribution_of(optimizer)
-        reducer = None if ours is None else ours.pipeline.options.reducer
-        if reducer is not None and id(reducer) not in seen:
-            seen.add(id(reducer))
-            yield from getattr(reducer, "variables", ())

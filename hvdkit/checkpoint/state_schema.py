@@ -5,22 +5,23 @@ Looked at before anything is restored, so that an older checkpoint can be taken 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
-from hvdkit.checkpoint import callback_state
+from hvdkit.checkpoint import callback_state, object_state
+from hvdkit.checkpoint.state import ATTACHED, OF_PROCESS
 from hvdkit.checkpoint.storage.format import DamagedCheckpointError
 from hvdkit.checkpoint.storage.reader import Checkpoint
 from hvdkit.errors import UsageError
-from hvdkit.random import state
 
 
-class _Facts(BaseModel):
+class _Metadata(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
 
-class _Place(_Facts):
+class _Place(_Metadata):
     passed: NonNegativeInt = 0
     over: bool = False
     sizes: list[NonNegativeInt] = []
@@ -28,13 +29,13 @@ class _Place(_Facts):
     facts: dict[str, Any] = {}
 
 
-class _Rates(_Facts):
+class _Rates(_Metadata):
     before: list[float | None] = []
     after: list[float | None] = []
     now: list[float | None] = []
 
 
-class _Of(_Facts):
+class _Of(_Metadata):
     """What hvdkit itself keeps beside the tensors, of every training. All else is the callback's, or the user's."""
 
     trained: list[list[int]] = []
@@ -43,7 +44,7 @@ class _Of(_Facts):
     versions: dict[str, str] = {}
 
 
-class _OfCallback(_Facts):
+class _OfCallback(_Metadata):
     """What ``CheckpointCallback`` keeps there."""
 
     place: _Place = _Place()
@@ -52,39 +53,39 @@ class _OfCallback(_Facts):
     stopped: bool = False
 
 
-def check_facts(facts: dict[str, Any] | None) -> dict[str, Any]:
-    """Facts of a user's to be kept in a checkpoint; none by default.
+def check_metadata(metadata: dict[str, Any] | None) -> dict[str, Any]:
+    """Metadata of a user's, to be kept in a checkpoint; none by default.
 
     Raises:
         UsageError: they are no dictionary, or one has the name of hvdkit's own and is not what hvdkit keeps there.
 
     Example:
 
-    >>> check_facts({"place": "Lausanne"})
+    >>> check_metadata({"place": "Lausanne"})
     Traceback (most recent call last):
-    hvdkit.errors.UsageError: `facts` has another use for 'place': Input should be ...
+    hvdkit.errors.UsageError: `metadata` has another use for 'place': Input should be ...
       What to do: give it another name.
     """
-    if facts is not None and not isinstance(facts, dict):
-        raise UsageError(f"`facts` must be a dictionary. Received: facts={facts!r}.")
-    facts = dict(facts or {})
+    if metadata is not None and not isinstance(metadata, dict):
+        raise UsageError(f"`metadata` must be a dictionary. Received: metadata={metadata!r}.")
+    metadata = dict(metadata or {})
     try:
-        _OfCallback.model_validate(facts)
+        _OfCallback.model_validate(metadata)
         where, what = next(
-            ((name, "hvdkit keeps there what it needs") for name in _Of.model_fields if name in facts), ("", "")
+            ((name, "hvdkit keeps there what it needs") for name in _Of.model_fields if name in metadata), ("", "")
         )
     except ValidationError as error:
         where, what = _first(error)
     if where:
-        raise UsageError(f"`facts` has another use for {where!r}: {what}.", fix="give it another name.")
-    return facts
+        raise UsageError(f"`metadata` has another use for {where!r}: {what}.", fix="give it another name.")
+    return metadata
 
 
-def of_callback(facts: dict[str, Any]) -> dict[str, Any]:
+def of_callback(metadata: dict[str, Any]) -> dict[str, Any]:
     """What ``CheckpointCallback`` has kept; of a checkpoint that it did not write only metrics, if there are any."""
-    if {"place", "stopped"} <= facts.keys():
-        return facts
-    return {"metrics": facts["metrics"]} if isinstance(facts.get("metrics"), dict) else {}
+    if {"place", "stopped"} <= metadata.keys():
+        return metadata
+    return {"metrics": metadata["metrics"]} if isinstance(metadata.get("metrics"), dict) else {}
 
 
 def check(checkpoint: Checkpoint) -> Checkpoint:
@@ -104,11 +105,12 @@ def check(checkpoint: Checkpoint) -> Checkpoint:
             continue
         names = checkpoint.names(part)
         try:
-            random = {n.removeprefix("random/"): checkpoint.get(part, n) for n in names if n.startswith("random/")}
-            if random:
-                state.check(random)
-            if callback_state.STATE in names:
-                callback_state.check(checkpoint.get(part, callback_state.STATE), names)
+            for process, thing in OF_PROCESS.items():
+                kept = {n.partition("/")[2]: checkpoint.get(part, n) for n in names if n.startswith(f"{process}/")}
+                if kept:
+                    thing.check(kept)
+            for group in (callback_state.GROUP, ATTACHED):
+                object_state.check(group, functools.partial(checkpoint.get, part), names)
         except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
             text = f"its {part} makes no sense: {type(error).__name__}: {str(error)[:200]}"
             raise DamagedCheckpointError(checkpoint.path, text) from error

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from hvdkit.errors import UsageError
-from hvdkit.utils import env
+from hvdkit.launch.identity import launch_info
 
 _EPILOG = """\b
 Examples:
@@ -87,7 +87,7 @@ def step(*, np: int, engines: str, workloads: list[str], extras: str, save_as: P
     from hvdkit.bench import step as steps
     from hvdkit.bench.engines import here
 
-    if env.launch_info().launcher != "none":
+    if launch_info().launcher != "none":
         if engines or extras:
             raise UsageError("--engines and --extras start ranks, and these are launched already.", fix="HVDKIT_ENGINE")
         _among_ranks(workloads, how, save_as=save_as, plot=plot)
@@ -128,7 +128,7 @@ def scaling(*, np: int, engines: str, workloads: list[str], save_as: Path, plot:
     from hvdkit.bench import scaling as scalings
     from hvdkit.bench.engines import here
 
-    if env.launch_info().launcher != "none":
+    if launch_info().launcher != "none":
         raise UsageError(
             "`hvdkit bench scaling` starts ranks, and these are launched already.", fix="hvdkit bench step"
         )
@@ -140,14 +140,14 @@ def scaling(*, np: int, engines: str, workloads: list[str], save_as: Path, plot:
 @_shared
 def allreduce(np: int, rounds: int, engines: str) -> None:
     """All-reduce of NumPy arrays, beside raw mpi4py where an MPI launches the ranks."""
-    if env.launch_info().launcher == "none":
+    if launch_info().launcher == "none":
         from hvdkit import launch
         from hvdkit.bench.engines import here
 
         words = ["bench", "allreduce", "--rounds", str(rounds)]
         for name, (launcher, engine) in here(engines).items():
             click.echo(f"{name}, {np} ranks", err=True)
-            code = launch.run(words, np, launcher=launcher, module="hvdkit", environ={"HVDKIT_ENGINE": engine})
+            code = launch.run(words, np, launcher=launcher, engine=engine, module="hvdkit")
             if code:
                 sys.exit(code)
         return

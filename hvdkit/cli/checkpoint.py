@@ -168,15 +168,15 @@ def diff(places):
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 def prune(directory, dry_run, **rules):
     """Remove old checkpoints. The newest whole one always stays, and nothing is removed while a job writes there."""
-    from hvdkit.checkpoint.storage.lock import Owner
-    from hvdkit.checkpoint.storage.store import Keep, Store
+    from hvdkit.checkpoint.storage.lock import DirectoryLock
+    from hvdkit.checkpoint.storage.store import RetentionPolicy, Store
 
-    keep = Keep(**rules)
+    keep = RetentionPolicy(**rules)
     store = Store(directory)
     if dry_run:
         gone = store.prune(keep, dry_run=True)
     else:
-        with Owner(directory):
+        with DirectoryLock(directory):
             gone = store.prune(keep)
     verb = "would remove" if dry_run else "removed"
     click.echo(f"{verb} {', '.join(map(str, gone))}" if gone else "nothing to remove")

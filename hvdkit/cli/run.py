@@ -7,6 +7,8 @@ import sys
 import click
 
 from hvdkit import launch
+from hvdkit.engines import ENGINES
+from hvdkit.launch.launcher import starters
 
 _EPILOG = """\b
 Examples:
@@ -35,7 +37,10 @@ run. The ranks see in HVDKIT_RESTART how often it did; a script goes on where it
 @click.option("-np", "--num-proc", "np", type=click.IntRange(min=1), help="Number of ranks [default: all slots of -H].")
 @click.option("-H", "--hosts", metavar="HOST:SLOTS,...", help="The hosts and their slots [default: this host].")
 @click.option("--hostfile", metavar="FILE", help="A file with one 'host slots=2' per line.")
-@click.option("--launcher", default="auto", show_default=True, metavar="NAME", help="auto, horovodrun or mpirun.")
+@click.option("--launcher", default="auto", show_default=True, metavar="NAME", help=f"auto, {', '.join(starters())}.")
+@click.option(
+    "--engine", metavar="NAME", help=f"What moves the bytes: auto, {', '.join(ENGINES.names())} [default: auto]."
+)
 @click.option("--network-interfaces", "interfaces", metavar="IF,...", help="Network interfaces to use, e.g. eth0.")
 @click.option(
     "-x",
@@ -48,11 +53,11 @@ run. The ranks see in HVDKIT_RESTART how often it did; a script goes on where it
 @click.option(
     "--max-restarts", type=click.IntRange(min=0), default=0, metavar="N", help="Start a failed job again, N times."
 )
-@click.option("--dry-run", is_flag=True, help="Print the launcher, the command and why; start nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the launcher, the engine, the command and why; start nothing.")
 @click.argument("script", metavar="SCRIPT")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")
 def command(script: str, args: tuple[str, ...], is_module: bool, interfaces: str | None, **options) -> None:
-    """Start SCRIPT on several ranks, through horovodrun or mpirun.
+    """Start SCRIPT on several ranks, through horovodrun or mpirun: with Horovod, or with mpi4py where there is none.
 
     What follows SCRIPT is the script's own and is passed on untouched. Ctrl-C ends all ranks; a second one at once.
     """

@@ -32,7 +32,7 @@ def command(config: Path, overrides: tuple[str, ...], np_: int | None, max_resta
     from hvdkit.app import config as configuration
     from hvdkit.errors import UsageError
     from hvdkit.launch import signals
-    from hvdkit.utils import env
+    from hvdkit.launch.identity import launch_info
 
     settings = configuration.load(config, overrides)
     ranks = np_ or settings.launch.np
@@ -44,7 +44,7 @@ def command(config: Path, overrides: tuple[str, ...], np_: int | None, max_resta
         _room().check(settings, ranks)
         click.echo(yaml.safe_dump(settings.model_dump(mode="json", by_alias=True), sort_keys=False).rstrip())
         return
-    by_hand = env.launch_info().launcher == "none"
+    by_hand = launch_info().launcher == "none"
     if max_restarts and not by_hand:
         raise UsageError(
             "--max-restarts is for the process that starts the ranks, and this is one of them.",
@@ -54,12 +54,13 @@ def command(config: Path, overrides: tuple[str, ...], np_: int | None, max_resta
         from hvdkit import launch
 
         words = ["train", str(config), *(word for o in overrides for word in ("--set", o))]
-        options = {"launcher": settings.launch.launcher, "max_restarts": max_restarts}
+        engine = None if settings.engine == "auto" else settings.engine  # HVDKIT_ENGINE may have a say
+        options = {"launcher": settings.launch.launcher, "engine": engine, "max_restarts": max_restarts}
         sys.exit(launch.run(words, ranks, module="hvdkit", **options))
     if (code := signals.leave()) is not None:  # from here on they are the training's
         sys.exit(code)
     result = _room().train(settings)
-    if env.launch_info().rank == 0:
+    if launch_info().rank == 0:
         click.echo(str(result))
 
 

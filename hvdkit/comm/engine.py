@@ -97,6 +97,15 @@ class Engine(abc.ABC):
     cross_rank: int
     cross_size: int
 
+    @staticmethod
+    def why_not() -> str | None:
+        """Why ``engine="auto"`` should rather take another engine among the ranks there are, in a few words.
+
+        Raises:
+            LaunchError: it cannot be used at all.
+        """
+        return None
+
     @abc.abstractmethod
     def allreduce(
         self,

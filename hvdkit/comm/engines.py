@@ -2,45 +2,51 @@
 
 from __future__ import annotations
 
+from hvdkit import engines
+from hvdkit.engines import ENGINES, info
 from hvdkit.errors import LaunchError
-from hvdkit.utils import env
-from hvdkit.utils.registry import Registry
-
-ENGINES = Registry(
-    "engine",
-    {
-        "horovod": "hvdkit.comm.horovod:HorovodEngine",
-        "mpi": "hvdkit.comm.mpi.engine:MpiEngine",
-    },
-)
+from hvdkit.launch.identity import LaunchInfo
+from hvdkit.launch.launcher import launcher
+from hvdkit.utils.registry import load
 
 
-def choose(wanted: str, info: env.LaunchInfo) -> tuple[str, str]:
+def choose(wanted: str, launched: LaunchInfo) -> tuple[str, str]:
     """The engine's name, and why it, in a few words.
 
     Args:
-        wanted: a name in ``ENGINES``, or ``"auto"``: ``mpi`` where an MPI started the ranks and they have no GPU,
-            ``horovod`` else.
-        info: who started them.
+        wanted: a name in ``ENGINES``, or ``"auto"``: the first of them that is installed, that can reach the ranks
+            which this launcher started, and that has nothing against it (``mpi`` leaves ranks with GPUs to others).
+        launched: who started this process.
+
+    Raises:
+        UsageError: there is no engine of that name.
+        LaunchError: no engine that is installed can be used; ``HorovodMissingError`` where Horovod alone could be.
 
     Example:
 
-    >>> choose("auto", env.LaunchInfo("horovodrun", size=2))
-    ('horovod', 'horovodrun started the ranks')
+    >>> choose("horovod", LaunchInfo("horovodrun", size=2))
+    ('horovod', 'it was asked for')
     """
     if wanted != "auto":
-        ENGINES.resolve(wanted)  # a misspelt name is the first thing to say
+        ENGINES.check(wanted)  # a misspelt name is the first thing to say
         return wanted, "it was asked for"
-    if info.launcher == "horovodrun":
-        return "horovod", "horovodrun started the ranks"
-    from hvdkit.comm.mpi.library import load
-
-    try:
-        mpi = load()
-    except LaunchError as error:
-        return "horovod", error.what
-    import tensorflow as tf
-
-    if mpi.COMM_WORLD.allreduce(len(tf.config.list_physical_devices("GPU")), mpi.MAX):
-        return "horovod", "there are GPUs"
-    return "mpi", f"{info.launcher} started the ranks, and there is no GPU"
+    rendezvous = launcher(launched.launcher).rendezvous
+    there = engines.installed()
+    against: dict[str, str] = {}
+    broken: dict[str, LaunchError] = {}
+    for name in engines.usable(ENGINES.names(), rendezvous, there):
+        try:
+            reason = load(info(name).target).why_not()
+        except LaunchError as error:
+            broken[name] = error
+            continue
+        if reason is None:
+            others = [f"not {other}: {why}" for other, why in against.items()]
+            others += [f"not {other}: {error.what.rstrip('.')}" for other, error in broken.items()]
+            return name, "; ".join([f"{launched.launcher} started the ranks", *others])
+        against[name] = reason
+    for name, reason in against.items():
+        return name, f"{reason}, but no other engine can be used here"
+    for error in broken.values():
+        raise error
+    raise engines.refusal(ENGINES.names(), rendezvous, there, launched.rank)

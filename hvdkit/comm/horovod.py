@@ -17,6 +17,7 @@ from hvdkit.comm.mean import sum_of_divided
 from hvdkit.comm.values import own_rows
 from hvdkit.errors import HorovodMissingError, UsageError
 from hvdkit.horovod_build import stamp
+from hvdkit.launch.identity import launch_info
 from hvdkit.utils import env
 
 # What steps aside while the library is imported: hvdkit.compat has stand-ins under Horovod's name.
@@ -30,7 +31,7 @@ def load() -> Any:
     Raises:
         HorovodMissingError: it is not installed, does not load, or was built for another TensorFlow.
     """
-    rank = env.launch_info().rank
+    rank = launch_info().rank
     misfit = stamp.problem()
     if misfit:  # said before it is loaded: a build for another TensorFlow may also crash
         raise HorovodMissingError(misfit, fix="hvdkit install-horovod", rank=rank)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from hvdkit.comm.engine import Engine
-from hvdkit.comm.engines import ENGINES, choose
+from hvdkit.comm.engines import choose
 from hvdkit.comm.single import SingleEngine
+from hvdkit.engines import info as engine_info
 from hvdkit.errors import LaunchError, NotInitializedError
-from hvdkit.utils import env
+from hvdkit.launch.identity import LaunchInfo, launch_info
 from hvdkit.utils.log import get_logger
+from hvdkit.utils.registry import load
 
 _engine: Engine | None = None
 
@@ -21,15 +23,16 @@ def connect(deadline: float, comm: Any = None, process_sets: Any = None, engine:
         deadline: seconds a rank waits for the others in one collective; 0 waits for ever.
         comm: an ``mpi4py`` communicator or a list of ranks, to be the world instead of all ranks that were launched.
         process_sets: the ``ProcessSet`` to bring to life, or ``"dynamic"``.
-        engine: a name in ``comm.engines``, or ``"auto"``.
+        engine: a name in ``hvdkit.engines``, or ``"auto"``.
 
     Raises:
-        HorovodMissingError: several ranks were launched, but there is no Horovod that loads.
-        LaunchError: the world that came up has another size than the one that was launched.
+        HorovodMissingError: several ranks were launched that need Horovod, but there is none that loads.
+        LaunchError: there is no engine for the ranks, or the world that came up has another size than the one that
+            was launched.
     """
     global _engine
     if _engine is None:
-        info = env.launch_info()
+        info = launch_info()
         sets = process_sets if isinstance(process_sets, str) else list(process_sets or ())
         made = SingleEngine(sets) if info.size == 1 else _connect(engine, info, deadline, comm, sets)
         _check_size(info, made, info.size if comm is None else _size_of(comm))
@@ -37,9 +40,9 @@ def connect(deadline: float, comm: Any = None, process_sets: Any = None, engine:
     return _engine
 
 
-def _connect(wanted: str, info: env.LaunchInfo, deadline: float, comm: Any, process_sets: Any) -> Engine:
+def _connect(wanted: str, info: LaunchInfo, deadline: float, comm: Any, process_sets: Any) -> Engine:
     name, why = choose(wanted, info)
-    made = ENGINES.resolve(name)(deadline, comm, process_sets)
+    made = load(engine_info(name).target)(deadline, comm, process_sets)
     get_logger().info("engine %s: %s.", name, why.rstrip("."))
     return made
 
@@ -48,19 +51,15 @@ def _size_of(comm: Any) -> int:
     return comm.Get_size() if hasattr(comm, "Get_size") else len(comm)
 
 
-def _check_size(info: env.LaunchInfo, engine: Engine, expected: int) -> None:
+def _check_size(info: LaunchInfo, engine: Engine, expected: int) -> None:
     """N worlds of one look like a training that works, and are N trainings of N models: refuse them."""
     if engine.size == expected:
         return
     engine.shutdown()
-    fix = {
-        "mpirun": "the MPI that launched this is not the one Horovod was built with, or Horovod was built without MPI: "
-        "`hvdkit install-horovod --with mpi` with that mpirun on PATH, or launch with horovodrun.",
-        "srun": "`srun --mpi=pmix` with a Horovod built with MPI, or `horovodrun` inside the allocation.",
-    }.get(info.launcher, "`hvdkit doctor` says what does not fit.")
+    entered = engine_info(engine.name)
     raise LaunchError(
-        f"{info.launcher} started {info.size} ranks, but Horovod came up with a world of {engine.size}.",
-        fix=fix,
+        f"{info.launcher} started {info.size} ranks, but {entered.library} came up with a world of {engine.size}.",
+        fix=entered.alone_fix,
         rank=info.rank,
     )
 
@@ -156,11 +155,11 @@ def mpi_threads_supported() -> bool:
 
 
 def start_timeline(file_path: str, mark_cycles: bool = False) -> None:
-    """Begin to record what Horovod does into ``file_path``, on rank 0; chrome://tracing shows it.
+    """Begin to record what the engine does into ``file_path``, on rank 0; chrome://tracing shows it.
 
     Args:
         file_path: a JSON file, written anew.
-        mark_cycles: also mark each cycle of Horovod's background thread.
+        mark_cycles: with Horovod also mark each cycle of its background thread.
 
     Raises:
         UsageError: Horovod moves the bytes, and ``HOROVOD_TIMELINE=DYNAMIC`` was not set when it started.

@@ -7,14 +7,14 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from hvdkit.utils import env
+from hvdkit.launch.identity import launch_info
 
 __all__ = ["get_env_rank_and_size", "in_thread"]
 
 
 def get_env_rank_and_size() -> tuple[int, int]:
     """This process' rank and how many there are, by what its launcher said; 0 and 1 where there is none."""
-    info = env.launch_info()
+    info = launch_info()
     return info.rank, info.size
 
 

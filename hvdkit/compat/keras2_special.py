@@ -7,7 +7,7 @@ from typing import Any
 
 from hvdkit.compat.notices import say
 from hvdkit.errors import UsageError
-from hvdkit.keras_internals.attributes import own_distribution
+from hvdkit.keras_internals.attributes import own_reduction_state
 
 _REDUCTIONS = ("auto", "none", "sum", "sum_over_batch_size")
 
@@ -53,7 +53,7 @@ def reduction(_: Any, said: dict[str, Any], name: str, whose: str) -> None:
 def aggregate(optimizer: Any, said: dict[str, Any], name: str, whose: str) -> None:
     """Whether gradients are still to be joined: a distributed optimizer always joins them."""
     ready = said.pop(name) is (name == "skip_gradients_aggregation")
-    if ready and own_distribution(optimizer) is not None:
+    if ready and own_reduction_state(optimizer) is not None:
         raise UsageError(
             f"A distributed optimizer reduces the gradients it is given; {name}= says that they are reduced already.",
             fix="give reduced gradients to a plain optimizer, or leave the reduction to hvd.DistributedOptimizer.",

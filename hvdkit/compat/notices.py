@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 
 from hvdkit.errors import UsageError
-from hvdkit.utils import env
+from hvdkit.launch.identity import launch_info
 from hvdkit.utils.log import get_logger
 
 
 @functools.cache
 def say(old: str, new: str) -> None:
     """Say once, on rank 0, what stands for an old name now."""
-    if env.launch_info().rank == 0:
+    if launch_info().rank == 0:
         get_logger().warning("%s: %s", old, new)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from hvdkit.comm.mpi.graph_ops import COLLECTIVE
+from hvdkit.engines import is_collective
 from hvdkit.errors import UsageError
 from hvdkit.grads.batch_weight import ZERO_WITHOUT_SAMPLES
 from hvdkit.keras_internals import attributes
@@ -210,7 +210,7 @@ class _Analysis:
 def _is_cut(node: Any) -> bool:
     """Whether a node brings what is the same whatever this rank's samples are, or what follows from all ranks'."""
     last = node.name.rpartition("/")[2]
-    return last.startswith((ZERO_WITHOUT_SAMPLES, COLLECTIVE)) or node.op.startswith("Horovod")
+    return last.startswith(ZERO_WITHOUT_SAMPLES) or is_collective(node.op, last)
 
 
 def _is_write(operation: str) -> bool:

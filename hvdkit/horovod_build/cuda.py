@@ -13,8 +13,8 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from hvdkit.horovod_build.process import ask
 from hvdkit.utils import env
+from hvdkit.utils.programs import ask
 
 #: Compute capabilities built for, as far as nvcc knows them: V100, T4, A100, RTX 30, L4, H100, B100, RTX 50.
 #: The newest goes in as PTX too, which later GPUs compile for themselves.

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
-import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from hvdkit.horovod_build.process import ask
-from hvdkit.utils import env
-
-# The first line of `mpirun --version`, by MPI
-_VERSIONS = (
-    ("openmpi", re.compile(r"Open MPI\D*v?([\d.]+)")),
-    ("openmpi", re.compile(r"OpenRTE\D*([\d.]+)")),
-    ("intelmpi", re.compile(r"Intel\(R\) MPI Library.*?Version ([\d.]+)")),
-    ("mvapich", re.compile(r"MVAPICH\D*([\d.]+)")),
-    ("mpich", re.compile(r"(?:HYDRA build details|MPICH|Version):?\s+(?:Version:\s+)?([\d.]+)")),
-)
+from hvdkit.utils import programs
+from hvdkit.utils.mpi import identify
 
 
 @dataclass(frozen=True)
@@ -44,7 +33,7 @@ def find(mpicxx: str | None = None) -> Mpi | None:
     if mpicxx:
         wrapper = shutil.which(mpicxx)
     else:
-        wrapper = shutil.which("mpicxx", path=sysconfig.get_path("scripts")) or shutil.which("mpicxx")
+        wrapper = programs.find("mpicxx")
     if not wrapper:
         return None
     flags = _flags(Path(wrapper))
@@ -54,34 +43,9 @@ def find(mpicxx: str | None = None) -> Mpi | None:
     return Mpi(Path(wrapper), flavour, version, tuple(_library_folders(flags)))
 
 
-def identify(mpirun: Path | str) -> tuple[str, str]:
-    """Flavour and version of the MPI that an ``mpirun`` belongs to; ("unknown", "") where it does not say.
-
-    >>> identify("/nowhere/mpirun")
-    ('unknown', '')
-    """
-    # mpirun of Open MPI 5 wants a home and a temporary folder, nothing else of the environment.
-    return parse_version(ask([mpirun, "--version"], environ=env.child(), seconds=20) or "")
-
-
-def parse_version(text: str) -> tuple[str, str]:
-    """Flavour and version from what ``mpirun --version`` prints.
-
-    >>> parse_version("mpirun (Open MPI) 5.0.11")
-    ('openmpi', '5.0.11')
-    >>> parse_version("HYDRA build details:\\n    Version:                                 4.2.1")
-    ('mpich', '4.2.1')
-    """
-    for flavour, pattern in _VERSIONS:
-        match = pattern.search(text)
-        if match:
-            return flavour, match.group(1)
-    return "unknown", ""
-
-
 def _flags(wrapper: Path) -> list[str] | None:
     for option in ("-show", "--showme", "-compile_info"):  # MPICH and Open MPI, Open MPI, old MPICH
-        text = ask([wrapper, option])
+        text = programs.ask([wrapper, option])
         if text:
             return shlex.split(text)
     return None

@@ -7,6 +7,7 @@ Horovod's own ``horovod/metadata.json``, which knows TensorFlow's version and no
 from __future__ import annotations
 
 import json
+import mmap
 import re
 import sysconfig
 from collections.abc import Mapping, Sequence
@@ -84,6 +85,21 @@ def problem(path: Sequence[str] | None = None) -> str | None:
     if not library(stamp.folder).is_file():
         others = sorted(file.name for file in (stamp.folder / "tensorflow").glob("mpi_lib*"))
         return f"{who} has no library for this Python ({library(stamp.folder).name}); it has {others or 'none'}."
+    return None
+
+
+def controllers(path: Sequence[str] | None = None) -> tuple[bool, bool] | None:
+    """Whether the installed Horovod was built with Gloo, and with MPI; None without Horovod or without its library.
+
+    It is read off the library, which is not loaded: that would take seconds.
+
+    Args:
+        path: folders to look in, in the place of ``sys.path``.
+    """
+    folder = framework.package_folder("horovod", path)
+    for found in folder.glob("tensorflow/mpi_lib*.so") if folder else ():
+        with found.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return data.find(b"GlooController") >= 0, data.find(b"MPIController") >= 0
     return None
 
 

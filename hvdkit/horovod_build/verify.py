@@ -6,8 +6,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 
-from hvdkit.horovod_build import process
-from hvdkit.utils import env
+from hvdkit.utils import env, programs
 
 # The ranks' launchers: under their variables Horovod would look for a world that is not there.
 _LAUNCHERS = ("HOROVOD_", "OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "MPI_LOCAL")
@@ -42,7 +41,7 @@ class Loaded:
 
 def load(seconds: float = 180) -> Loaded:
     """Load Horovod in a process of its own and make a world of one."""
-    said = process.listen([sys.executable, "-c", _LOAD], environ=alone(), seconds=seconds)
+    said = programs.listen([sys.executable, "-c", _LOAD], environ=alone(), seconds=seconds)
     if said.code is None:
         return _judge(_answers(said.out), f"it did not end within {seconds:.0f} s")
     return _judge(_answers(said.out), last_line(said.err) or f"the process ended with code {said.code}")

@@ -5,9 +5,10 @@ Keras tracks none of them, and no saved model holds any.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
-_DISTRIBUTION, _PIPELINE, _LOCAL_SOURCES = "_hvdkit", "_hvdkit_pipeline", "_hvdkit_local"
+_REDUCTION_STATE, _PIPELINE, _LOCAL_SOURCES = "_hvdkit", "_hvdkit_pipeline", "_hvdkit_local"
 _LOCAL, _PATH, _FOLLOWS, _TOLD, _RANK = (
     "_hvdkit_local",
     "_hvdkit_path",
@@ -15,6 +16,9 @@ _LOCAL, _PATH, _FOLLOWS, _TOLD, _RANK = (
     "_hvdkit_told",
     "_hvdkit_rank",
 )
+
+
+_distributed: weakref.WeakSet = weakref.WeakSet()
 
 
 def is_own(name: str) -> bool:
@@ -26,14 +30,20 @@ def is_own(name: str) -> bool:
     return name.startswith("_hvdkit")
 
 
-def set_distribution(optimizer: Any, distribution: Any) -> None:
-    """Note how an optimizer is distributed."""
-    setattr(optimizer, _DISTRIBUTION, distribution)
+def set_reduction_state(optimizer: Any, state: Any) -> None:
+    """Note how an optimizer reduces its gradients."""
+    setattr(optimizer, _REDUCTION_STATE, state)
+    _distributed.add(optimizer)
 
 
-def own_distribution(optimizer: Any) -> Any:
-    """How this very optimizer is distributed, whatever is inside it; None where it is not."""
-    return getattr(optimizer, _DISTRIBUTION, None)
+def distributed_optimizers() -> list:
+    """The optimizers that reduce gradients and are alive."""
+    return list(_distributed)
+
+
+def own_reduction_state(optimizer: Any) -> Any:
+    """How this very optimizer reduces its gradients, whatever is inside it; None where it does not."""
+    return getattr(optimizer, _REDUCTION_STATE, None)
 
 
 def set_reduction(tape: Any, pipeline: Any, local_sources: Any) -> None:

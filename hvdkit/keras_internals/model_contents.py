@@ -20,10 +20,10 @@ from hvdkit.keras_internals.layers import own_trainable_variables
 from hvdkit.keras_internals.optimizers import slots, unwrap
 
 
-def optimizers_of(model: keras.Model) -> list:
+def optimizers_of(model: keras.Model, things: list | None = None) -> list:
     """The optimizers that make steps: ``model.optimizer``, those the model holds (a GAN's), however it holds them, and
-    for a ``MultiOptimizer`` those inside it."""
-    found = [getattr(model, "optimizer", None), *held(model)]
+    for a ``MultiOptimizer`` those inside it. ``things`` is what ``held`` has found, where that is known."""
+    found = [getattr(model, "optimizer", None), *(held(model) if things is None else things)]
     found = [o for o in found if isinstance(o, keras.optimizers.Optimizer)]
     found = [inner for o in found for inner in getattr(o, "optimizers", [o])]
     inside = {id(unwrap(o)) for o in found if isinstance(o, keras.optimizers.LossScaleOptimizer)}
@@ -35,10 +35,10 @@ def layers_of(model: keras.Model) -> list:
     return [layer for layer in held(model) if isinstance(layer, keras.layers.Layer)]
 
 
-def weights_of(model: keras.Model) -> list:
+def weights_of(model: keras.Model, things: list | None = None) -> list:
     """A model's weights, each once: Keras' own list, then those of layers and the TensorFlow variables that the model
-    holds and Keras does not track."""
-    things = held(model)
+    holds and Keras does not track. ``things`` is what ``held`` has found, where that is known."""
+    things = held(model) if things is None else things
     layers = [layer for layer in things if isinstance(layer, keras.layers.Layer)]
     weights = [*model.weights, *(v for layer in layers for v in layer.weights)]
     weights = list({id(v): v for v in weights}.values())
@@ -103,9 +103,9 @@ def _is_a_users_module(name: str) -> bool:
     return "site-packages" not in file and "dist-packages" not in file
 
 
-def distribution_of(optimizer: Any) -> Any:
-    """The ``Distribution`` of an optimizer, or of the one inside a ``LossScaleOptimizer``; None where there is none."""
-    return attributes.own_distribution(unwrap(optimizer))
+def reduction_state_of(optimizer: Any) -> Any:
+    """The ``ReductionState`` of an optimizer, or of the one inside a ``LossScaleOptimizer``; None without one."""
+    return attributes.own_reduction_state(unwrap(optimizer))
 
 
 def optimizer_state_of(model: keras.Model) -> list:
@@ -119,10 +119,13 @@ def underlying(variable: Any) -> Any:
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
-def slots_of(model: keras.Model, variables: list) -> list:
-    """What the model's optimizers keep for these variables: momenta, accumulated gradients, moving averages."""
+def slots_of(model: keras.Model, variables: list, optimizers: list | None = None) -> list:
+    """What the model's optimizers keep for these variables: momenta, accumulated gradients, moving averages.
+
+    ``optimizers`` are those of the model, where they are known.
+    """
     wanted = {id(underlying(v)) for v in variables}
-    pairs = [pair for optimizer in optimizers_of(model) for pair in slots(optimizer)]
+    pairs = [pair for o in (optimizers_of(model) if optimizers is None else optimizers) for pair in slots(o)]
     return [slot for variable, slot in pairs if id(underlying(variable)) in wanted]
 
 
@@ -136,11 +139,14 @@ def is_local(variable: Any) -> bool:
     return attributes.is_local(underlying(variable))
 
 
-def parameters_of(model: Any) -> list:
+def parameters_of(model: Any, things: list | None = None) -> list:
     """The weights that ranks must have in common: trainable ones, frozen ones too, but no batch statistics and none
-    that is kept local. Layers and TensorFlow variables that Keras does not track are among them."""
-    own = [v for layer in layers_of(model) for v in own_trainable_variables(layer)]
-    raw = [v for v in weights_of(model) if isinstance(v, tf.Variable) and v.trainable]
+    that is kept local. Layers and TensorFlow variables that Keras does not track are among them. ``things`` is what
+    ``held`` has found, where that is known."""
+    things = held(model) if things is None else things
+    layers = [layer for layer in things if isinstance(layer, keras.layers.Layer)]
+    own = [v for layer in layers for v in own_trainable_variables(layer)]
+    raw = [v for v in weights_of(model, things) if isinstance(v, tf.Variable) and v.trainable]
     weights = list({id(v): v for v in [*model.trainable_variables, *own, *raw]}.values())
     return [v for v in weights if not is_local(v)]
 

@@ -1,8 +1,9 @@
 """Starting the ranks: a plan made of plain data, one file per launcher, and a supervisor that leaves nobody behind.
 
-``plan`` decides, ``found`` looks at the machine for it, ``supervise`` starts the launcher, ``worker`` is the small
-parent of each rank, ``records`` says who failed first, ``restarts`` starts it all again after that. Nothing here
-imports TensorFlow, Keras or Horovod.
+``launcher`` says which launchers there are, ``plan`` chooses one of them, ``discovery`` looks at the machine for it,
+``supervise`` starts the launcher, ``worker`` is the small parent of each rank, ``records`` says who failed first,
+``restarts`` starts it all again after that. ``identity`` tells a process which rank it is. Nothing here imports
+TensorFlow, Keras or Horovod.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ def run(
     np: int | None = None,
     *,
     launcher: str = "auto",
+    engine: str | None = None,
     hosts: str | None = None,
     hostfile: str | None = None,
     interfaces: Sequence[str] = (),
@@ -33,6 +35,8 @@ def run(
         args: the script and its arguments; with ``module``, the arguments alone.
         np: the number of ranks; by default as many as the hosts have slots.
         launcher: ``"auto"``, ``"horovodrun"`` or ``"mpirun"``.
+        engine: what moves the bytes between the ranks, ``"auto"``, ``"mpi"`` or ``"horovod"``; by default what
+            ``HVDKIT_ENGINE`` says. It is what ``hvd.init()`` takes in the ranks.
         hosts: ``"host1:2,host2:2"``; by default this host.
         hostfile: a file with one ``host slots=2`` per line, instead of ``hosts``.
         interfaces: the network interfaces to use, e.g. ``["eth0"]``.
@@ -53,20 +57,20 @@ def run(
     Raises:
         UsageError: an argument that cannot be used: a script that does not exist, an unknown host, too few slots.
         LaunchError: no launcher can start the ranks, or this process is itself one of several ranks.
-        HorovodMissingError: this Python has no Horovod.
+        HorovodMissingError: Horovod was asked for, and this Python has none.
 
     Example: ``hvdkit.launch.run(["train.py", "--lr", "0.1"], np=2)``
     """
     import sys
 
     from hvdkit.errors import LaunchError, UsageError
-    from hvdkit.launch import found, program, restarts, streams
+    from hvdkit.launch import discovery, program, restarts, streams
     from hvdkit.launch.hosts import parse_hosts, read_hostfile
+    from hvdkit.launch.identity import launch_info
     from hvdkit.launch.plan import Request, make_plan
     from hvdkit.launch.signals import Signals
-    from hvdkit.utils import env
 
-    info = env.launch_info()
+    info = launch_info()
     if info.size > 1:
         raise LaunchError(
             f"This process is already rank {info.rank} of {info.size}, started by {info.launcher}.",
@@ -80,9 +84,9 @@ def run(
     words = program.module_program(module, args) if module is not None else program.script_program(args)
     extra = [f"{name}={value}" for name, value in (environ or {}).items()]
     extra.append(f"{restarts.RESTART}=0")
-    request = Request(words, np, launcher, listed, tuple(interfaces), (*forward, *extra))
+    request = Request(words, np, launcher, engine, listed, tuple(interfaces), (*forward, *extra))
     with Signals() as signals:
-        plan = make_plan(request, found.look(request))
+        plan = make_plan(request, discovery.detect(request))
         if dry_run:
             print(plan)  # noqa: T201  what was asked for
             return 0

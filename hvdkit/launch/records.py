@@ -13,18 +13,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from hvdkit.engines import ended_by_peer
 from hvdkit.errors import REQUEUE_EXIT_CODE
 
 # A record sent as a line is cut to this: mpirun may mix the lines of two ranks when they are longer than its buffer.
 _LINE_TAIL = 2500
-# What the ranks say that merely lost the one that failed.
-_CONSEQUENCES = (
-    "HorovodInternalError",
-    "Horovod has been shut down",
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "MPI_ERRORS_ARE_FATAL",
-)
 _TRACEBACK = "Traceback (most recent call last)"
 # A launcher that cleans up sends SIGTERM first and SIGKILL some seconds later.
 _CLEANUP_SECONDS = 4.0
@@ -74,7 +67,7 @@ class Record:
 
         That takes seconds with TensorFlow: long enough for the others to fail, and for the launcher to clean up.
         """
-        own = _TRACEBACK in self.tail and not any(words in self.tail for words in _CONSEQUENCES)
+        own = _TRACEBACK in self.tail and not ended_by_peer(self.tail)
         return own and not self.tail.rstrip().endswith("KeyboardInterrupt")
 
     @property
@@ -147,9 +140,9 @@ def first_failure(records: Iterable[Record]) -> Record | None:
     failed = sorted((record for record in records if record.failed), key=lambda record: record.ended)
     if not failed:
         return None
-    blamed = min(failed, key=lambda record: (_distance(record, failed[0].ended), record.ended))
+    root_cause = min(failed, key=lambda record: (_distance(record, failed[0].ended), record.ended))
     raised = [record for record in failed if record.raised and not record.saved and not record.signal]
-    return raised[0] if blamed.saved and raised else blamed
+    return raised[0] if root_cause.saved and raised else root_cause
 
 
 def _distance(record: Record, first: float) -> int:
@@ -160,25 +153,25 @@ def _distance(record: Record, first: float) -> int:
         return 2
     if record.signal == signal.SIGKILL and record.ended - first > _CLEANUP_SECONDS:
         return 2
-    return 1 if any(words in record.tail for words in _CONSEQUENCES) else 0
+    return 1 if ended_by_peer(record.tail) else 0
 
 
-def explain(blamed: Record, ended: dict[int, Record], ranks: int) -> str:
+def explain(root_cause: Record, ended: dict[int, Record], ranks: int) -> str:
     """What is said at the end: the rank, the host, how it ended, and its traceback as the last thing."""
-    how = f"exit code {blamed.exit_code}"
-    if blamed.signal and not blamed.raised:
+    how = f"exit code {root_cause.exit_code}"
+    if root_cause.signal and not root_cause.raised:
         with contextlib.suppress(ValueError):
-            how = f"killed by {signal.Signals(blamed.signal).name}, {how}"
-    text = f"hvdkit: rank {blamed.rank} of {ranks} on {blamed.host} failed first: {how}."
+            how = f"killed by {signal.Signals(root_cause.signal).name}, {how}"
+    text = f"hvdkit: rank {root_cause.rank} of {ranks} on {root_cause.host} failed first: {how}."
     # Not by the time of the end: the rank that leaves still takes Python down while the others already fail.
     early = sorted(record.rank for record in ended.values() if record.code == 0)
-    if early and _distance(blamed, blamed.ended) == 1:
+    if early and _distance(root_cause, root_cause.ended) == 1:
         names = ", ".join(map(str, early))
         text += (
             f"\n  Rank {names} ended with exit code 0 before that and left the others waiting."
             "\n  What to do: let every rank make the same number of steps and collectives."
         )
-    tail = _from_traceback(blamed.tail)
+    tail = _from_traceback(root_cause.tail)
     return f"{text}\n  Its last words:\n{tail}" if tail else f"{text}\n  It wrote nothing on its standard error."
 
 

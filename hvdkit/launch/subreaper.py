@@ -22,8 +22,8 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
 # How long a rank may live on without the launcher that started it, and what will not die be waited for; in seconds.
-_OBEY = 5.0
-_LAST = 10.0
+_GRACE_SECONDS = 5.0
+_KILL_SECONDS = 10.0
 
 
 def keep(work: Callable[[int], int], take: Callable[[int], None]) -> int:
@@ -61,7 +61,7 @@ def keep(work: Callable[[int], int], take: Callable[[int], None]) -> int:
     os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
     reaped = True
     code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
-    kill_descendants(_LAST)  # where the worker was killed they have become this process' children
+    kill_descendants(_KILL_SECONDS)  # where the worker was killed they have become this process' children
     return code if code >= 0 else 128 - code
 
 
@@ -93,9 +93,9 @@ def tie_to(parent: int) -> Callable[[], None] | None:
     return tie if _prctl else None
 
 
-def kill_descendants(patience: float) -> None:
+def kill_descendants(seconds: float) -> None:
     """Kill what descends from this process and nothing else, also what is started meanwhile; orphans are among it."""
-    until = time.monotonic() + patience
+    until = time.monotonic() + seconds
     while has_children() and time.monotonic() < until:
         _kill_descendants()
 
@@ -144,5 +144,5 @@ def _wait(works: int, launcher: int, pass_on: Callable[[int], None]) -> None:
     pass_on(signal.SIGTERM)
     with contextlib.suppress(KeyError):
         ends.unregister(2)
-    if not ends.poll(_OBEY * 1000):
+    if not ends.poll(_GRACE_SECONDS * 1000):
         pass_on(signal.SIGKILL)

@@ -3,7 +3,7 @@
 This is the only starter of processes outside the ranks. What it promises: the exit code and the traceback of the rank
 that failed first; everything else ended within ``HVDKIT_GRACE_SECONDS`` (15) and the few seconds SIGTERM takes; no
 orphans, also when a launcher hangs or dies, on Ctrl-C, on SIGTERM, and when this process itself is killed (then
-``caretaker`` does the sweeping). On SIGTERM and SIGUSR1 the ranks of this host get the signal before the launcher does,
+``watchdog`` ends what is left). On SIGTERM and SIGUSR1 the ranks of this host get the signal before the launcher does,
 and ``HVDKIT_PREEMPT_SECONDS`` (120) to save: a launcher that is told to end ends its ranks within seconds.
 """
 
@@ -27,22 +27,13 @@ from hvdkit.errors import REQUEUE_EXIT_CODE, LaunchError
 from hvdkit.launch import records, streams
 from hvdkit.launch.plan import RUN_DIR, RUN_ID, LaunchPlan
 from hvdkit.launch.signals import PREEMPTIONS, Signals
-from hvdkit.launch.sweep import is_alive, remove_session, sweep
+from hvdkit.launch.terminate import is_alive, remove_sessions, terminate
 from hvdkit.launch.worker import PRIVATE_FILE, PRIVATE_NAMES
 from hvdkit.utils import env
 
 _POLL = 0.2
 # How long processes may take over SIGTERM before SIGKILL.
-_PATIENCE = 5.0
-
-
-def output_of(argv: list[str], timeout: float = 20.0) -> str:
-    """What a command prints, or nothing where it cannot be run; for questions like ``mpirun --version``."""
-    try:
-        done = subprocess.run(argv, capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.decode("utf-8", "replace")
+_TERM_GRACE_SECONDS = 5.0
 
 
 def supervise(
@@ -59,8 +50,8 @@ def supervise(
         stdout, stderr: where the ranks' output goes; this process's own by default.
     """
     sinks = stdout or streams.binary(sys.stdout), stderr or streams.binary(sys.stderr)
-    patience = env.number("GRACE_SECONDS", 15.0), env.number("PREEMPT_SECONDS", 120.0)
-    run = _Run(plan, signals, sinks, patience)
+    grace = env.number("GRACE_SECONDS", 15.0), env.number("PREEMPT_SECONDS", 120.0)
+    run = _Run(plan, signals, sinks, grace)
     try:
         run.start()
         run.watch()
@@ -73,18 +64,18 @@ class _Run:
     """One launch, from its run directory to its exit code."""
 
     def __init__(
-        self, plan: LaunchPlan, signals: Signals, sinks: tuple[BinaryIO, BinaryIO], patience: tuple[float, float]
+        self, plan: LaunchPlan, signals: Signals, sinks: tuple[BinaryIO, BinaryIO], grace: tuple[float, float]
     ):
         self.plan = plan
         self.signals = signals
-        self.heeded = 0  # how many of the signals have been acted on
+        self.handled = 0  # how many of the signals have been acted on
         self.asked: set[int] = set()  # the preemptions that came
         self.told: dict[int, set[int]] = {}  # rank -> those that were passed on to it
         self.save_by = float("inf")
         self.stopping = False  # Ctrl-C or SIGHUP came
         self.ending = False  # the launcher was told to end
         self.stdout, self.stderr = sinks
-        self.grace, self.preempt = patience
+        self.grace, self.preempt = grace
         self.id = secrets.token_hex(8)
         self.directory = tempfile.mkdtemp(prefix="hvdkit-run-")  # private: mode 0700
         self.place = env.place()
@@ -94,14 +85,14 @@ class _Run:
         self.own_words = streams.Tail()  # what the launcher itself said, where it marks what the ranks say
         self.deadline = float("inf")
         self.launcher: subprocess.Popen | None = None
-        self.caretaker: subprocess.Popen | None = None
+        self.watchdog: subprocess.Popen | None = None
         self.pumps: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Start the caretaker and the launcher."""
-        caretaker = [sys.executable, "-m", "hvdkit.launch.caretaker", self.id, self.directory]
-        self.caretaker = subprocess.Popen(
-            caretaker,
+        """Start the watchdog and the launcher."""
+        watchdog = [sys.executable, "-m", "hvdkit.launch.watchdog", self.id, self.directory]
+        self.watchdog = subprocess.Popen(
+            watchdog,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -148,16 +139,16 @@ class _Run:
                 self.launcher.wait(_POLL)
                 return
             self._collect()
-            self._heed()
+            self._handle_signals()
             if any(record.failed for record in self.ended.values()) or len(self.ended) == self.plan.np:
-                self._hurry()
+                self._start_grace_period()
             if time.monotonic() > self.deadline:
                 return
 
-    def _heed(self) -> None:
+    def _handle_signals(self) -> None:
         """Act on the signals that came: let the ranks save, then end the run in order, or at once."""
-        for number in self.signals.received[self.heeded :]:
-            self.heeded += 1
+        for number in self.signals.received[self.handled :]:
+            self.handled += 1
             if number in PREEMPTIONS and not self.stopping:
                 self.asked.add(number)  # schedulers repeat it, so it is never a reason to hurry
             elif self.stopping:
@@ -181,18 +172,18 @@ class _Run:
         if self.save_by < float("inf"):
             return
         self.save_by = time.monotonic() + self.preempt
-        if not here and self.plan.launcher == "mpirun" and signal.SIGTERM not in self.asked:
-            self.launcher.send_signal(signal.SIGUSR1)  # mpirun passes this one on and lives on; horovodrun dies of it
+        if not here and self.plan.passes_on_sigusr1 and signal.SIGTERM not in self.asked:
+            self.launcher.send_signal(signal.SIGUSR1)
         elif not here:
             self._end_in_order()
 
     def _end_in_order(self) -> None:
         self.ending = True
-        # SIGTERM for Ctrl-C too: both launchers pass it on, and horovodrun answers SIGINT with a traceback.
+        # SIGTERM for Ctrl-C too: launchers pass it on, and horovodrun answers SIGINT with a traceback.
         self.launcher.send_signal(signal.SIGTERM)
-        self._hurry()
+        self._start_grace_period()
 
-    def _hurry(self) -> None:
+    def _start_grace_period(self) -> None:
         self.deadline = min(self.deadline, time.monotonic() + self.grace)
 
     def _collect(self) -> None:
@@ -211,24 +202,24 @@ class _Run:
             Path(self.directory, PRIVATE_FILE).unlink(missing_ok=True)
 
     def finish(self) -> int:
-        """Sweep, say what happened, and return the exit code."""
+        """End what is left, say what happened, and return the exit code."""
         hung = self.launcher.poll() is None
         # Without a deadline the launcher has ended by itself and its ranks are on their way out.
-        sweep(self.id, 0.0 if self.deadline == 0.0 else _PATIENCE)
+        terminate(self.id, 0.0 if self.deadline == 0.0 else _TERM_GRACE_SECONDS)
         if hung and self.launcher.poll() is None:
             self.launcher.kill()
         code = self.launcher.wait()
-        if self.plan.launcher == "mpirun":
-            remove_session(self.launcher.pid)  # killed by somebody else it was not there for the sweep
+        # Killed by somebody else it was not there to be ended above.
+        remove_sessions([(Path(self.plan.argv[0]).name, self.launcher.pid)])
         for pump in self.pumps:
             pump.join(5)
         self._collect()
-        return self._verdict(code if code >= 0 else 128 - code, hung)
+        return self._exit_code(code if code >= 0 else 128 - code, hung)
 
-    def _verdict(self, code: int, hung: bool) -> int:
-        blamed = records.first_failure(self.ended.values())
+    def _exit_code(self, code: int, hung: bool) -> int:
+        root_cause = records.first_failure(self.ended.values())
         came = bool(self.signals.received)
-        if blamed is not None and blamed.saved and (self.signals.preempted or not came):
+        if root_cause is not None and root_cause.saved and (self.signals.preempted or not came):
             why = f"ended by {self.signals.name}: " if came else ""
             self._say(f"hvdkit: {why}the ranks saved and want to be started again (exit code {REQUEUE_EXIT_CODE}).")
             return REQUEUE_EXIT_CODE
@@ -238,10 +229,10 @@ class _Run:
         if came:
             self._say(f"hvdkit: ended by {self.signals.name}; all {self.plan.np} ranks are gone.")
             return 128 + self.signals.received[0]
-        if blamed is not None and not (blamed.told_to_end and code > 128):
-            self._say(records.explain(blamed, self.ended, self.plan.np))
-            return blamed.exit_code
-        all_well = len(self.ended) == self.plan.np and blamed is None
+        if root_cause is not None and not (root_cause.told_to_end and code > 128):
+            self._say(records.explain(root_cause, self.ended, self.plan.np))
+            return root_cause.exit_code
+        all_well = len(self.ended) == self.plan.np and root_cause is None
         if code == 0 or (hung and all_well):
             return 0
         self._say(self.own_words.text())
@@ -267,13 +258,13 @@ class _Run:
         streams.say(self.stderr, text)
 
     def close(self) -> None:
-        """Let the caretaker go and remove the run directory; after an exception, end everything first."""
+        """Let the watchdog go and remove the run directory; after an exception, end everything first."""
         if self.launcher is not None and self.launcher.poll() is None:
-            sweep(self.id, 0.0)
+            terminate(self.id, 0.0)
         shutil.rmtree(self.directory, ignore_errors=True)
-        if self.caretaker is not None:
+        if self.watchdog is not None:
             with contextlib.suppress(OSError):
-                self.caretaker.communicate(b".", timeout=5)
+                self.watchdog.communicate(b".", timeout=5)
         for stream in (self.launcher.stdout, self.launcher.stderr) if self.launcher else ():
             stream.close()
 

@@ -21,6 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hvdkit.launch import records, streams, subreaper
+from hvdkit.launch.identity import LaunchInfo, launch_info
+from hvdkit.launch.launcher import LAUNCHERS, launcher
 from hvdkit.launch.plan import RUN_DIR, RUN_ID
 from hvdkit.launch.program import says_when_it_begins
 from hvdkit.utils import env
@@ -28,13 +30,12 @@ from hvdkit.utils.training_start import PIPE
 
 PRIVATE_FILE = "private.json"
 PRIVATE_NAMES = "HVDKIT_PRIVATE_VARIABLES"
-_LAUNCHERS = ("HOROVOD_", "HVDKIT_RUN_", "OMPI_", "PMIX_", "PRTE_")
 
 # How long the rank's own children (data loaders) may outlive it, and what will not die be waited for; in seconds.
-_AFTERLIFE = 2.0
-_LAST = 5.0
+_CHILDREN_GRACE_SECONDS = 2.0
+_KILL_SECONDS = 5.0
 # How long one rank that saved and left waits for the others; less than the grace `hvdkit run` gives them.
-_COMPANY = 10.0
+_PEERS_GRACE_SECONDS = 10.0
 
 
 def main(program: list[str]) -> int:
@@ -63,7 +64,7 @@ class _Rank:
 
     def run(self, pipe: int) -> int:
         """Start the rank, unless a signal came before, and see to it until it has ended and its record is there."""
-        info = env.launch_info()
+        info = launch_info()
         run_id, run_dir = env.get(RUN_ID, ""), env.get(RUN_DIR, "")
         me = records.Record(info.rank, socket.gethostname(), env.place(), os.getpid())
         environ = _environment(run_dir, me)  # first: when all ranks have said that they started, its file goes
@@ -140,13 +141,14 @@ def _environment(run_dir: str, me: records.Record) -> dict[str, str]:
     here = env.child()
     # What the user has counts, and not what the remote shell's start-up files set; but of a launcher's own words the
     # launcher's, as those of the file may be an outer job's.
-    environ = {**here, **{name: v for name, v in values.items() if name not in here or not name.startswith(_LAUNCHERS)}}
+    theirs = ("HVDKIT_RUN_", *(prefix for name in LAUNCHERS.names() for prefix in launcher(name).own_prefixes))
+    environ = {**here, **{name: v for name, v in values.items() if name not in here or not name.startswith(theirs)}}
     environ.pop(PRIVATE_NAMES)
     return environ
 
 
 def _start(
-    program: list[str], environ: dict[str, str], info: env.LaunchInfo, descriptors: tuple[int, ...]
+    program: list[str], environ: dict[str, str], info: LaunchInfo, descriptors: tuple[int, ...]
 ) -> subprocess.Popen:
     subreaper.adopt_orphans()  # those of the rank become children of this process, which ends them
     return subprocess.Popen(
@@ -159,16 +161,16 @@ def _start(
     )
 
 
-def _untouched(info: env.LaunchInfo) -> bool:
-    """Rank 0 under mpirun writes to the pseudo-terminal mpirun gave it, so that Keras draws its progress bar."""
-    return info.rank == 0 and info.launcher != "horovodrun"
+def _untouched(info: LaunchInfo) -> bool:
+    """Rank 0 writes to the pseudo-terminal that a launcher as mpirun gave it, so that Keras draws its progress bar."""
+    return info.rank == 0 and launcher(info.launcher).gives_terminal
 
 
-def _pumps(child: subprocess.Popen, info: env.LaunchInfo, tail: streams.Tail) -> list[threading.Thread]:
+def _pumps(child: subprocess.Popen, info: LaunchInfo, tail: streams.Tail) -> list[threading.Thread]:
     """Threads that pass the rank's output on; every rank but 0 has its number before each line."""
 
     def steps() -> list:
-        chain = [streams.cleaner()] if info.launcher == "horovodrun" else []
+        chain = [streams.cleaner()] if launcher(info.launcher).reads_utf8_only else []
         return chain + ([streams.prefixer(f"[{info.rank}] ".encode())] if info.rank else [])
 
     def remember(data: bytes, _last: bool) -> bytes:
@@ -186,7 +188,7 @@ def _leave_together(run_dir: str, ordered: list[int]) -> None:
 
     They are on their way out too, but their Python still takes itself down, flushes logs, or removes old checkpoints.
     """
-    until, orders = time.monotonic() + _COMPANY, len(ordered)
+    until, orders = time.monotonic() + _PEERS_GRACE_SECONDS, len(ordered)
     while time.monotonic() < until and len(ordered) == orders:
         if not records.read(run_dir, "started").keys() - records.read(run_dir, "ended").keys():
             return
@@ -194,11 +196,11 @@ def _leave_together(run_dir: str, ordered: list[int]) -> None:
 
 
 def _end_descendants() -> None:
-    """End what the rank left behind. On Linux this process has inherited it; elsewhere the final sweep finds it."""
-    until = time.monotonic() + _AFTERLIFE
+    """End what the rank left behind. On Linux this process has inherited it; elsewhere `hvdkit run` does so."""
+    until = time.monotonic() + _CHILDREN_GRACE_SECONDS
     while subreaper.has_children() and time.monotonic() < until:
         time.sleep(0.02)
-    subreaper.kill_descendants(_LAST)
+    subreaper.kill_descendants(_KILL_SECONDS)
 
 
 if __name__ == "__main__":

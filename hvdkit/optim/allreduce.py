@@ -9,7 +9,7 @@ import tensorflow as tf
 from hvdkit.errors import UsageError
 from hvdkit.grads import batch_weight
 from hvdkit.keras_internals import optimizers
-from hvdkit.keras_internals.attributes import own_distribution
+from hvdkit.keras_internals.attributes import own_reduction_state
 from hvdkit.optim.convert import LocalVariableMixin
 from hvdkit.optim.held import check_held
 from hvdkit.optim.replicated import ReplicaMixin
@@ -19,7 +19,7 @@ class AllreduceMixin(LocalVariableMixin, ReplicaMixin):
     """Reduces where Keras has unscaled and accumulated, and has not clipped yet."""
 
     def apply(self, grads, trainable_variables=None):
-        state = own_distribution(self)
+        state = own_reduction_state(self)
         if state.pipeline.engine.size > 1:
             check_held(self, trainable_variables)
         if not state.inside_loss_scale:
@@ -27,12 +27,12 @@ class AllreduceMixin(LocalVariableMixin, ReplicaMixin):
         super().apply(grads, trainable_variables)
 
     def hook_apply(self, gradients, variables):
-        own_distribution(self).variables = variables  # for hook_clip, which is not told them
+        own_reduction_state(self).variables = variables  # for hook_clip, which is not told them
         super().hook_apply(gradients, variables)
 
     def hook_clip(self, gradients):
         # Inside Keras' cond on the k-th of k accumulated steps; every rank counts the same steps.
-        state = own_distribution(self)
+        state = own_reduction_state(self)
         if state.reduces:
             gradients = self.reduce_gradients(gradients, state.variables)
         if state.sum_of_passes != 1:
@@ -41,10 +41,10 @@ class AllreduceMixin(LocalVariableMixin, ReplicaMixin):
 
     def reduce_gradients(self, gradients: list, variables: list) -> list:
         """Reduce gradients over the ranks; to be overridden where that is not done in each update."""
-        return own_distribution(self).reduce(gradients, variables, optimizers.variable_indices(self, variables))
+        return own_reduction_state(self).reduce(gradients, variables, optimizers.variable_indices(self, variables))
 
     def hook_overwrite(self, gradients, variables):
-        several = own_distribution(self).pipeline.engine.size > 1
+        several = own_reduction_state(self).pipeline.engine.size > 1
         if several and any(optimizers.overwrites_with_gradient(self, v) for v in variables):
             raise UsageError(
                 "This model's float8 scales are overwritten by their gradients, which is not supported on several "

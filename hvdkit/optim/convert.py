@@ -19,12 +19,12 @@ class LocalVariableMixin:
 
         It is divided by the number of ranks, unless the optimizer was made with ``scale_local_gradients=False``.
         """
-        attributes.own_distribution(self).local.add(var)
+        attributes.own_reduction_state(self).local.add(var)
 
 
 def convert(optimizer: Any, mixin: type, state: ReductionState) -> None:
     """Put ``mixin`` before the optimizer's class. The object stays: its slots, its iterations, who else holds it."""
-    attributes.set_distribution(optimizer, state)
+    attributes.set_reduction_state(optimizer, state)
     if not isinstance(optimizer, mixin):  # it is already where it was distributed in a world that is over
         optimizer.__class__ = distributed_class(type(optimizer), mixin)
 

@@ -15,7 +15,7 @@ from hvdkit.grads import options as reduce_options
 from hvdkit.grads.identity import variables_of_layers
 from hvdkit.grads.pipeline import GradientPipeline
 from hvdkit.keras_internals import optimizers
-from hvdkit.keras_internals.model_contents import distribution_of
+from hvdkit.keras_internals.model_contents import reduction_state_of
 from hvdkit.optim import loss_scale
 from hvdkit.optim.allreduce import AllreduceMixin
 from hvdkit.optim.convert import convert
@@ -135,7 +135,7 @@ def distribute(
         optimizer = keras.optimizers.get(optimizer)
     _check_type(optimizer)
     checked = reduce_options.check(**options)
-    if is_distributed(optimizer) and not distribution_of(optimizer).pipeline.is_over:
+    if is_distributed(optimizer) and not reduction_state_of(optimizer).pipeline.is_over:
         raise UsageError(f"This {type(optimizer).__name__} is already distributed.", fix="wrap an optimizer only once.")
     inner = optimizers.unwrap(optimizer)
     made = state(GradientPipeline(checked, name and f"{name}.{next(_ordinals)}"))
@@ -202,7 +202,7 @@ def PartialDistributedOptimizer(  # noqa: PLR0917  Horovod's arguments in Horovo
 
 def is_distributed(optimizer: Any) -> bool:
     """Whether an optimizer, or the one inside a ``LossScaleOptimizer``, reduces its gradients over the ranks."""
-    return distribution_of(optimizer) is not None
+    return reduction_state_of(optimizer) is not None
 
 
 def _accumulate(optimizer: Any, steps: int) -> None:

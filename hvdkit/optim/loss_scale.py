@@ -15,8 +15,8 @@ import tensorflow as tf
 from hvdkit.comm.engine import ReduceOp
 from hvdkit.grads import batch_weight, replicas
 from hvdkit.keras_internals import optimizers
-from hvdkit.keras_internals.attributes import own_distribution
-from hvdkit.keras_internals.model_contents import distribution_of
+from hvdkit.keras_internals.attributes import own_reduction_state
+from hvdkit.keras_internals.model_contents import reduction_state_of
 from hvdkit.optim.convert import LocalVariableMixin, convert
 from hvdkit.optim.reduction_state import ReductionState
 
@@ -26,7 +26,7 @@ class _ReducingLossScale(LocalVariableMixin):
 
     def apply(self, grads, trainable_variables=None):
         grads = replicas.all_reduce_replicas(batch_weight.weigh_gradients(grads))  # a NaN on one replica is then on all
-        state = own_distribution(self)
+        state = own_reduction_state(self)
         if state.reduces:
             variables = trainable_variables or optimizers.trainable_variables(self)
             # Not built yet, it is about to be built with just these variables, in this order.
@@ -36,7 +36,7 @@ class _ReducingLossScale(LocalVariableMixin):
 
     def check_finite(self, grads):
         finite = super().check_finite(grads)
-        state = own_distribution(self)
+        state = own_reduction_state(self)
         pipeline = state.pipeline
         # What was reduced is the same everywhere; what is local, or not reduced yet, is not.
         if pipeline.engine.size == 1 or (state.reduces and not state.local):
@@ -54,7 +54,7 @@ class _ReducingLossScale(LocalVariableMixin):
 
 def wrap_loss_scale_optimizer(outer: Any) -> None:
     """Make a ``LossScaleOptimizer`` around a distributed optimizer right: it reduces, and asks afterwards."""
-    inside = own_distribution(outer.inner_optimizer)
+    inside = own_reduction_state(outer.inner_optimizer)
     inside.reduces = bool(outer.inner_optimizer.gradient_accumulation_steps) or not inside.is_synchronous
     inside.inside_loss_scale = True
     # The same local variables, also those that are registered later, with either of the two.
@@ -90,7 +90,7 @@ def around_apply(original):
 
 def wrap_once(outer: Any) -> bool:
     """Wrap a ``LossScaleOptimizer`` around a distributed optimizer that has not been; whether it needed it."""
-    needed = distribution_of(outer) is not None and not isinstance(outer, _ReducingLossScale)
+    needed = reduction_state_of(outer) is not None and not isinstance(outer, _ReducingLossScale)
     if needed:
         wrap_loss_scale_optimizer(outer)
     return needed

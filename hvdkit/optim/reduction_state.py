@@ -11,7 +11,7 @@ import keras
 
 from hvdkit.grads.identity import LocalVariables
 from hvdkit.grads.pipeline import GradientPipeline
-from hvdkit.keras_internals.model_contents import distribution_of, optimizers_of
+from hvdkit.keras_internals.model_contents import optimizers_of, reduction_state_of
 
 
 @dataclass(eq=False)
@@ -59,6 +59,10 @@ class ReductionState:
         finally:
             self._skips_reduction = False
 
+    def stateful(self) -> dict[str, Any]:
+        """What decides how gradients are reduced, and may be ``Stateful``, by its name in a checkpoint."""
+        return {"reducers": self.pipeline.options.reducer}
+
     def expected_reductions(self, before: int, after: int) -> int:
         """How many reductions there are at least between two numbers of updates."""
         return after - before
@@ -74,4 +78,4 @@ class ReductionState:
 
 def reduction_states(model: Any) -> list[ReductionState]:
     """Those of a model's distributed optimizers."""
-    return [state for state in map(distribution_of, optimizers_of(model)) if state is not None]
+    return [state for state in map(reduction_state_of, optimizers_of(model)) if state is not None]

@@ -11,7 +11,7 @@ import tensorflow as tf
 from hvdkit.errors import UsageError
 from hvdkit.grads import replicas
 from hvdkit.keras_internals import optimizers
-from hvdkit.keras_internals.attributes import own_distribution
+from hvdkit.keras_internals.attributes import own_reduction_state
 from hvdkit.keras_internals.optimizer_hooks import UpdateHooks
 
 
@@ -27,7 +27,7 @@ class ReplicaMixin(UpdateHooks):
             super().hook_apply(gradients, variables)
             return
         _check_scope(self)
-        if not own_distribution(self).inside_loss_scale:
+        if not own_reduction_state(self).inside_loss_scale:
             gradients = replicas.all_reduce_replicas(gradients)
         _accumulate_or_update(self, gradients, list(variables))
         if self.use_ema:

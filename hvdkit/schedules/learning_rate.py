@@ -8,7 +8,7 @@ import keras
 
 from hvdkit.errors import UsageError
 from hvdkit.keras_internals.model_contents import optimizers_of
-from hvdkit.keras_internals.optimizers import schedule_of, steps_taken, unwrap, velocities
+from hvdkit.keras_internals.optimizers import schedule_of, unwrap, velocities
 from hvdkit.utils.log import get_logger
 
 
@@ -113,17 +113,3 @@ def check_steps(optimizers: list, steps: int | None) -> None:
                 steps,
                 steps,
             )
-
-
-def schedule_positions(optimizers: list) -> list:
-    """Where the schedules stand that say it (``position()``), to be kept in a checkpoint; None for the others."""
-    schedules = [schedule_of(optimizer) for optimizer in optimizers]
-    return [s.position() if hasattr(s, "position") else None for s in schedules]
-
-
-def go_on_with_schedules(optimizers: list, positions: list) -> None:
-    """Let schedules go on from a checkpoint, whose epochs may have had another number of steps."""
-    for optimizer, position in zip(optimizers, positions, strict=False):
-        schedule = schedule_of(optimizer)
-        if position is not None and hasattr(schedule, "go_on"):
-            schedule.go_on(position, steps_taken(unwrap(optimizer)))

@@ -12,8 +12,10 @@ from hvdkit.comm import world
 from hvdkit.errors import UsageError
 from hvdkit.schedules.formula.recipe import Recipe
 from hvdkit.schedules.formula.scaling import scale as scale_by
+from hvdkit.utils.deprecation import warn_deprecated
 from hvdkit.utils.log import get_logger
 from hvdkit.utils.numbers import real, whole
+from hvdkit.utils.stateful import Entry, Kind
 
 _Schedule = keras.optimizers.schedules.LearningRateSchedule
 
@@ -163,24 +165,43 @@ class LargeBatchSchedule(_Schedule):
             share = tf.cast(self.after(updates), tf.float64) * (self.factor / self.recipe.peak_lr)
         return tf.cast(self.recipe.rate(epoch, keras.ops, share), tf.float32)
 
-    def position(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Entry]:
         """From where and how epochs are counted, to be kept in a checkpoint."""
         update, epoch = self._origin.numpy().tolist()
-        return {"steps": self.steps_per_epoch, "accumulation": self.accumulation, "update": update, "epoch": epoch}
+        counted = {"steps": self.steps_per_epoch, "accumulation": self.accumulation, "update": update, "epoch": epoch}
+        return {name: Entry(value, Kind.COMMON) for name, value in counted.items()}
 
-    def go_on(self, position: dict[str, float], step: int) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint: the same epoch, also where an epoch had another number of steps.
 
         Args:
-            position: what ``position()`` of the schedule was that was saved.
-            step: how many steps the optimizer has made.
+            state: the values of the ``state_dict()`` of the schedule that was saved, and as ``"iterations"`` how many
+                steps the optimizer has made.
+
+        Example:
+
+        >>> from hvdkit.schedules import Recipe
+        >>> schedule = LargeBatchSchedule(Recipe(0.1, 0.4, warmup_epochs=2, after="constant"), 10)
+        >>> schedule.load_state_dict({"steps": 20.0, "accumulation": 1, "update": 0.0, "epoch": 0.0, "iterations": 30})
+        >>> float(schedule.epoch(30))
+        1.5
         """
-        update, epoch = position["update"], position["epoch"]
-        if (position["steps"], position["accumulation"]) != (self.steps_per_epoch, self.accumulation):
-            updates = step // position["accumulation"] - update
-            epoch += updates / (position["steps"] / position["accumulation"])
-            update = step // self.accumulation
+        update, epoch = state["update"], state["epoch"]
+        if (state["steps"], state["accumulation"]) != (self.steps_per_epoch, self.accumulation):
+            updates = state["iterations"] // state["accumulation"] - update
+            epoch += updates / (state["steps"] / state["accumulation"])
+            update = state["iterations"] // self.accumulation
         self._origin.assign([update, epoch])
+
+    def position(self) -> dict[str, float]:
+        """The values of ``state_dict()``; deprecated."""
+        warn_deprecated("LargeBatchSchedule.position", "LargeBatchSchedule.state_dict")
+        return {name: entry.value for name, entry in self.state_dict().items()}
+
+    def go_on(self, position: dict[str, float], step: int) -> None:
+        """``load_state_dict``; deprecated."""
+        warn_deprecated("LargeBatchSchedule.go_on", "LargeBatchSchedule.load_state_dict")
+        self.load_state_dict({**position, "iterations": step})
 
     def get_config(self):
         recipe = {name: getattr(self.recipe, name) for name in self.recipe.__dataclass_fields__}

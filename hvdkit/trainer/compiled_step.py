@@ -20,9 +20,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from hvdkit.engines import is_collective
 from hvdkit.grads import batch_weight
 from hvdkit.keras_internals import optimizers
-from hvdkit.keras_internals.attributes import own_distribution
+from hvdkit.keras_internals.attributes import own_reduction_state
 from hvdkit.keras_internals.model_contents import build_optimizer
 from hvdkit.optim import loss_scale
 from hvdkit.optim.distributed import is_distributed
@@ -54,7 +55,7 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
         return logs, gradients
 
     def update(gradients: list) -> None:
-        with own_distribution(optimizer).skip_reduction():
+        with own_reduction_state(optimizer).skip_reduction():
             optimizer.apply(gradients, variables)
 
     first = tf.function(forward_and_backward, jit_compile=True, autograph=False)
@@ -79,7 +80,7 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
                 optimizer.apply(gradients, variables)
             else:
                 indices = optimizers.variable_indices(optimizer, variables)
-                second(own_distribution(optimizer).reduce(gradients, variables, indices))
+                second(own_reduction_state(optimizer).reduce(gradients, variables, indices))
         return logs
 
     return step
@@ -108,14 +109,14 @@ def _not_for_xla(graph: tf.Graph) -> str:
     """The collectives and Python functions in a graph and the functions it calls, by the names of their operations."""
     definition = graph.as_graph_def()
     nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
-    return ", ".join(sorted({n.op for n in nodes if n.op.startswith("Horovod") or n.op in ("PyFunc", "EagerPyFunc")}))
+    return ", ".join(sorted({n.op for n in nodes if is_collective(n.op) or n.op in ("PyFunc", "EagerPyFunc")}))
 
 
 def _has_collectives(optimizer: Any) -> bool:
     """Whether ``apply`` asks the other ranks in the middle: to reduce, to average, or for what is finite."""
-    inner, state = optimizers.unwrap(optimizer), own_distribution(optimizer)
+    inner, state = optimizers.unwrap(optimizer), own_reduction_state(optimizer)
     asks = inner is not optimizer and bool(state.local)
-    return bool(inner.gradient_accumulation_steps) or not own_distribution(inner).is_synchronous or asks
+    return bool(inner.gradient_accumulation_steps) or not own_reduction_state(inner).is_synchronous or asks
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from hvdkit.data.streams import IterableData
 from hvdkit.errors import UsageError
 from hvdkit.grads.batch_weight import ZERO_WITHOUT_SAMPLES, BatchWeight
 from hvdkit.keras_internals.data import EpochIterator, iterator_of, set_num_batches
-from hvdkit.keras_internals.model_contents import distribution_of, optimizers_of, underlying
+from hvdkit.keras_internals.model_contents import optimizers_of, reduction_state_of, underlying
 from hvdkit.keras_internals.models import build_symbolically
 from hvdkit.trainer import fit_callbacks
 from hvdkit.utils.log import get_logger
@@ -149,7 +149,11 @@ def _check_functions(model: keras.Model) -> None:
 
     Nothing of Python in it runs again, so nothing is weighed; where it was traced in such a step, its graph says so.
     """
-    if tf.executing_eagerly() or not model.trainable_variables or not any(map(distribution_of, optimizers_of(model))):
+    if (
+        tf.executing_eagerly()
+        or not model.trainable_variables
+        or not any(map(reduction_state_of, optimizers_of(model)))
+    ):
         return
     functions = tf.compat.v1.get_default_graph().as_graph_def().library.function
     names = (node.name.rpartition("/")[2] for function in functions for node in function.node_def)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import re
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +20,8 @@ import tensorflow as tf
 
 from hvdkit.comm import world
 from hvdkit.data.sharded import Sharded
-from hvdkit.errors import BROKEN_OFF_FIX, CommunicationError, UsageError
+from hvdkit.engines import peer_lost
+from hvdkit.errors import UsageError, broken_off
 from hvdkit.keras_internals.model_contents import held
 from hvdkit.keras_internals.models import flatten_metrics
 from hvdkit.keras_internals.patch_points import is_called_by_fit
@@ -98,10 +98,10 @@ def around_fit(original, *, proof: bool):
         except tf.errors.OpError as error:
             if world.engine().failure is not None:
                 raise world.engine().failure from None
-            broken = _BROKEN_OFF.search(str(error))
+            broken = peer_lost().search(str(error))
             if broken is None:
                 raise
-            raise _broken_off(broken.group(0)) from error
+            raise broken_off(broken.group()[:300], world.rank()) from error
 
     return fit
 
@@ -166,17 +166,3 @@ def _with(
         found = kind()
         fit_callbacks.add(model, arguments, found, first=first)
     return found
-
-
-# What Horovod, Gloo and MPI say in a rank whose peers are gone. Their names alone also stand in paths and stacks.
-_BROKEN_OFF = re.compile(
-    r"Horovod has been shut down[^\n]*|Connection (?:closed|reset) by peer[^\n]*|Timed out waiting[^\n]*"
-)
-
-
-def _broken_off(said: str) -> CommunicationError:
-    return CommunicationError(
-        f"A collective was broken off: another rank ended or did not come in time ({said[:300]}).",
-        fix=BROKEN_OFF_FIX,
-        rank=world.rank(),
-    )

@@ -1,8 +1,4 @@
-"""The only reader of the environment: who launched this process, and which settings came with it.
-
-A launcher tells a process its rank by variables; each launcher has its own. ``launch_info`` reads them in the order
-in which they are to be believed: Horovod's own launcher knows best, then MPI, then Slurm.
-"""
+"""The only reader of the environment, and of the settings that came with it."""
 
 from __future__ import annotations
 
@@ -10,78 +6,10 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from hvdkit.errors import ConfigError
 
 PREFIX = "HVDKIT_"
-
-
-@dataclass(frozen=True)
-class LaunchInfo:
-    """Who launched this process, and its place in the world.
-
-    ``launcher`` is ``"horovodrun"``, ``"mpirun"``, ``"srun"``, or ``"none"`` for a process nobody launched: a world of
-    one. ``cross_rank`` is the host's index among the hosts that have this ``local_rank``; a launcher that does not say
-    leaves it None.
-    """
-
-    launcher: str
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    local_size: int | None = 1
-    cross_rank: int | None = 0
-    cross_size: int | None = 1
-
-
-# launcher -> the variables that hold rank, size, local rank, local size, cross rank, cross size
-_LAUNCHERS = (
-    (
-        "horovodrun",
-        ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE"),
-        ("HOROVOD_CROSS_RANK", "HOROVOD_CROSS_SIZE"),
-    ),
-    (
-        "mpirun",  # Open MPI
-        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
-        ("OMPI_COMM_WORLD_LOCAL_SIZE",),
-    ),
-    ("mpirun", ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"), ("MPI_LOCALNRANKS",)),  # MPICH, Intel MPI
-    # SLURM_PROCID and SLURM_NTASKS also stand in a batch script that srun did not start: only a step has these.
-    ("srun", ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"), ()),
-)
-
-
-def launch_info(environ: Mapping[str, str] | None = None) -> LaunchInfo:
-    """Who launched this process.
-
-    Example:
-
-    >>> launch_info({})
-    LaunchInfo(launcher='none', rank=0, size=1, local_rank=0, local_size=1, cross_rank=0, cross_size=1)
-    >>> info = launch_info({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"})
-    >>> info.launcher, info.rank, info.size
-    ('mpirun', 1, 2)
-    """
-    environ = os.environ if environ is None else environ
-    for launcher, names, more in _LAUNCHERS:
-        if names[0] in environ and names[1] in environ:
-            values = [_integer(environ, name) for name in (*names, *more)]
-            rank, size, local_rank, *rest = [*values, *[None] * 6][:6]
-            local_size, cross_rank, cross_size = (*rest, None)[:3]
-            return LaunchInfo(launcher, rank, size, local_rank or 0, local_size, cross_rank, cross_size)
-    return LaunchInfo("none")
-
-
-def _integer(environ: Mapping[str, str], name: str) -> int | None:
-    value = environ.get(name)
-    if value is None:
-        return None
-    try:
-        return int(value)
-    except ValueError:
-        raise ConfigError(f"The environment variable {name} should be a whole number. Received: {value!r}.") from None
 
 
 def place() -> str:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 
 from hvdkit.utils import env
 
 logger = logging.getLogger("hvdkit")
+#: Which rank speaks, of how many. ``hvdkit.launch.identity`` knows, and puts its answer here when it is imported.
+rank_and_size: Callable[[], tuple[int, int]] = lambda: (0, 1)
 
 
 class _RankFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        info = env.launch_info()
-        record.where = "hvdkit" if info.size == 1 else f"hvdkit rank {info.rank}"
-        return info.rank == 0 or record.levelno >= logging.WARNING
+        rank, size = rank_and_size()
+        record.where = "hvdkit" if size == 1 else f"hvdkit rank {rank}"
+        return rank == 0 or record.levelno >= logging.WARNING
 
 
 def get_logger() -> logging.Logger:

@@ -12,7 +12,7 @@ import keras
 import pytest
 
 import hvdkit
-from tests.machine import needs_mpi
+from tests.machine import needs
 
 pytestmark = pytest.mark.dist
 
@@ -49,7 +49,7 @@ def _accuracy(output: str, ranks: int) -> float:
 @pytest.mark.parametrize("launcher", ["horovodrun", "mpirun"])
 def test_the_script(launcher):
     if launcher == "mpirun":
-        needs_mpi()
+        needs("mpirun")
     output = _run("hvdkit", "run", "-np", "2", "--launcher", launcher, "scripts/examples/digits.py")
     assert _accuracy(output, 2) >= 0.97
 
@@ -57,7 +57,7 @@ def test_the_script(launcher):
 @pytest.mark.parametrize("launcher", RAW)
 def test_the_script_under_the_launcher_itself(launcher):
     if launcher == "mpirun":
-        needs_mpi()
+        needs("mpirun")
     output = _run(*RAW[launcher], sys.executable, "scripts/examples/digits.py")
     assert _accuracy(output, 2) >= 0.97
 

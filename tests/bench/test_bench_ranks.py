@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from hvdkit.utils import env
-from tests.machine import needs_mpi
+from tests.machine import needs
 
 pytestmark = pytest.mark.dist
 
@@ -63,7 +63,8 @@ def test_scaling():
 
 
 def test_allreduce():
-    needs_mpi()
+    needs("mpirun", "mpi")
+    needs("horovodrun")
     said = _bench("allreduce", "-np", "2", "--rounds", "2", "--engines", "mpi,gloo")
     assert said.count("| 40 MB") == 2
     assert said.count("raw mpi4py, us") == 1  # beside the engine that an MPI started

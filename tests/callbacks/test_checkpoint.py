@@ -82,7 +82,7 @@ def test_other_data_are_refused_in_the_middle_of_an_epoch(tmp_path):
 
 def test_a_damaged_checkpoint_is_left_out_and_an_older_one_taken(tmp_path, caplog):
     model = _model()
-    kept = hvd.checkpoint.Keep(last=5)
+    kept = hvd.checkpoint.RetentionPolicy(last=5)
     for step in (1, 2):
         hvd.checkpoint.save(model, tmp_path, step=step, keep=kept)
     file = tmp_path / "step-000000002" / "common.safetensors"
@@ -140,6 +140,7 @@ class _Stateful(keras.callbacks.Callback):
 
 def test_the_state_of_a_callback_comes_back():
     from hvdkit.checkpoint import callback_state
+    from hvdkit.checkpoint.object_state import SavedObjects
 
     before, after = _Stateful(), _Stateful(made_with=7)
     before.number, before.text, before.nothing, before.flag = 2.25, "b", 4, False
@@ -154,7 +155,7 @@ def test_the_state_of_a_callback_comes_back():
     before.itself.append(before.itself)
     tensors = callback_state.take([before])
     assert len(tensors) < 12, "a tensor for each number of a list"
-    callback_state.give([after], tensors)
+    callback_state.give([after], SavedObjects("callbacks", [tensors], rank=0, size=1))
     assert after.history == before.history and after.halves == before.halves
     assert isinstance(after.history[0], float) and after.halves[0].dtype == np.float32
     assert not hasattr(after, "itself")
@@ -166,7 +167,7 @@ def test_the_state_of_a_callback_comes_back():
     assert isinstance(after.nested["list"][1], tuple) and after.nested["list"][2] is None
     assert after.variable is held and held.numpy().tolist() == [3.0, 4.0]
     other = _Stateful()
-    callback_state.give([other], tensors, of_another_rank=True)
+    callback_state.give([other], SavedObjects("callbacks", [tensors], rank=1, size=2))
     assert other.number == 0.5, "a new rank is given what may be another rank's own"
     assert after.made_with == 7 and after.words is words and after.file is not before.file
 

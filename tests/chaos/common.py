@@ -31,17 +31,17 @@ def arrays_of(step: int, part: str, size: int = 16) -> dict[str, np.ndarray]:
 
 def save(store: Store, step: int, run_id: str = "run", size: int = 16) -> None:
     """Save a step as a job of one process does."""
-    draft = store.draft(step, run_id)
+    writer = store.writer(step, run_id)
     for part in PARTS:
-        draft.write(part, arrays_of(step, part, size), {"step": step})
-    draft.commit(PARTS, epoch=1, world_size=1, state={"metrics": {"loss": 1 / (step + 1)}}, deadline_s=5)
+        writer.write(part, arrays_of(step, part, size), {"step": step})
+    writer.commit(PARTS, epoch=1, world_size=1, state={"metrics": {"loss": 1 / (step + 1)}}, deadline_s=5)
 
 
 def save_other(store: Store, step: int, value: float, run_id: str = "other") -> None:
     """Save something else as a step."""
-    draft = store.draft(step, run_id)
-    draft.write("common", {"value": np.array(value)})
-    draft.commit(["common"], epoch=1, world_size=1)
+    writer = store.writer(step, run_id)
+    writer.write("common", {"value": np.array(value)})
+    writer.commit(["common"], epoch=1, world_size=1)
 
 
 def value_of(store: Store, step: int) -> float | None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from hvdkit.checkpoint.storage.format import DamagedCheckpointError
-from hvdkit.checkpoint.storage.store import Keep, Store
+from hvdkit.checkpoint.storage.store import RetentionPolicy, Store
 from hvdkit.checkpoint.storage.writer import CheckpointWriteError
 from tests.chaos.common import Kernel, is_right, left_over, save, save_other, value_of
 
@@ -20,7 +20,7 @@ CASES = {
     "again": lambda store: save(store, 2, "other"),
     "replace": lambda store: save(store, 2, "other"),
     "overwrite": lambda store: save(store, 2, "other"),
-    "prune": lambda store: store.prune(Keep(last=1)),
+    "prune": lambda store: store.prune(RetentionPolicy(last=1)),
     "clean": lambda store: store.clean("next"),
 }
 
@@ -39,7 +39,7 @@ def prepare(directory: Path, case: str) -> Store:
     if case == "overwrite":
         save_other(store, 2, 17.0)
     if case == "clean":
-        store.draft(3, "old").write("common", {})
+        store.writer(3, "old").write("common", {})
         store.path(1).rename(store.directory / ".deleting-step-000000001")
     return store
 

@@ -140,7 +140,8 @@ def main(out: Path, how: dict) -> None:
     )
     callbacks = [hvd.callbacks.MetricAverageCallback(), stopping, history, saving, Diary(data, how, out)]
     model.fit(data, epochs=how["epochs"], verbose=0, callbacks=callbacks)
-    everything = state.copied({**state.common_variables(model), **state.own_variables(model)})
+    training = state.TrainingState(model)
+    everything = state.copied({**training.common, **training.per_rank})
     everything["random/numpy"] = np.random.rand(4)
     everything["random/python"] = np.asarray([random.random()])
     everything["random/keras"] = np.asarray(keras.random.uniform((4,)))

@@ -10,17 +10,17 @@ import sys
 import time
 
 from hvdkit.checkpoint.storage.format import DamagedCheckpointError
-from hvdkit.checkpoint.storage.lock import Owner
-from hvdkit.checkpoint.storage.store import Keep, Store
+from hvdkit.checkpoint.storage.lock import DirectoryLock
+from hvdkit.checkpoint.storage.store import RetentionPolicy, Store
 from tests.chaos.common import is_right, left_over, save
 
-KEEP = Keep(last=3)
+KEEP = RetentionPolicy(last=3)
 SIZE = 300_000  # 1.2 MB in each of two parts
 
 
 def job(directory: str, run_id: str, log: int) -> None:
     """Save for ever, and report each step after its commit."""
-    with Owner(directory):
+    with DirectoryLock(directory):
         store = Store(directory)
         store.clean(run_id)
         os.write(log, f"cleaned {len(left_over(store))}\n".encode())

@@ -34,7 +34,7 @@ def test_every_operation_fails(quick_path, case, code, how):
             assert os.strerror(code) in str(error) and str(directory) in str(error) and error.fix
             assert "\n" not in error.what
         assert wrong_after(store, case) == [], f"operation {at}"
-    # What may fail without a word: to drop a draft nobody needs, or the one that was replaced.
+    # What may fail without a word: to drop a checkpoint nobody needs, or the one that was replaced.
     assert silent <= {"again": 8, "replace": 6, "overwrite": 6}.get(case, 0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from hvdkit.checkpoint.storage import disk
-from hvdkit.checkpoint.storage.store import Keep, Store
+from hvdkit.checkpoint.storage.store import RetentionPolicy, Store
 from tests.chaos.common import run_module, save
 
 
@@ -30,7 +30,7 @@ def test_what_is_removed_is_not_followed(tmp_path):
     (store.path(1) / "link").symlink_to(outside)
     (store.directory / "step-000000000").symlink_to(outside)
     assert len(store.clean("next")) == 3
-    assert store.prune(Keep(last=1)) == [1, 0]
+    assert store.prune(RetentionPolicy(last=1)) == [1, 0]
     assert sorted(os.listdir(store.directory)) == ["step-000000002"]
     assert (outside / "precious").read_text() == "here"
 
@@ -50,10 +50,10 @@ def test_a_draft_does_not_write_through_a_link(tmp_path):
     outside = tmp_path / "outside"
     outside.write_text("here")
     store = Store(tmp_path / "store")
-    draft = store.draft(1, "run")
-    (draft.path / "common.safetensors").symlink_to(outside)
+    writer = store.writer(1, "run")
+    (writer.path / "common.safetensors").symlink_to(outside)
     try:
-        draft.write("common", {})
+        writer.write("common", {})
     except Exception as error:
         assert type(error).__name__ == "CheckpointWriteError"
     assert outside.read_text() == "here"

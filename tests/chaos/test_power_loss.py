@@ -9,7 +9,7 @@ import pytest
 
 from hvdkit.checkpoint.storage import disk
 from hvdkit.checkpoint.storage.format import DamagedCheckpointError
-from hvdkit.checkpoint.storage.store import Keep, Store
+from hvdkit.checkpoint.storage.store import RetentionPolicy, Store
 from tests.chaos.common import count, is_right, left_over, save, save_other, value_of
 from tests.chaos.power import Recorder, build, state_after
 
@@ -26,9 +26,9 @@ def recorded(quick_path):
         for step in (10, 20, 30, 40, 50, 60):
             save(store, step)
             promises.append((len(recorder.events), "committed", [step]))
-            gone = store.prune(Keep(last=2), dry_run=True)
+            gone = store.prune(RetentionPolicy(last=2), dry_run=True)
             promises.append((len(recorder.events), "may be gone", gone))
-            assert store.prune(Keep(last=2)) == gone
+            assert store.prune(RetentionPolicy(last=2)) == gone
         promises.append((len(recorder.events), "damaged", [60]))
         _damage_without_a_word(recorder, store, 60)
         save(store, 60, "other")

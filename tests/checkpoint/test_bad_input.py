@@ -16,7 +16,7 @@ import pytest
 
 import hvdkit as hvd
 from hvdkit.checkpoint.storage.format import MANIFEST, manifest_bytes
-from hvdkit.checkpoint.storage.lock import Owner
+from hvdkit.checkpoint.storage.lock import DirectoryLock
 from hvdkit.checkpoint.storage.parts import write_part
 from hvdkit.checkpoint.storage.store import Store
 
@@ -138,16 +138,29 @@ def test_what_makes_no_sense_is_left_out_and_an_older_one_taken(saved, tmp_path,
         assert hvd.checkpoint.restore(_model(), tmp_path / "runs").step == 4
 
 
-def test_facts_of_a_loop_of_ones_own_are_its_own(tmp_path):
+def test_metadata_of_a_loop_of_ones_own_are_its_own(tmp_path):
     """Also what an older hvdkit has let pass under a name of the callback's."""
-    hvd.checkpoint.save(_model(1.0), tmp_path, step=2, facts={"city": "Lausanne", "metrics": {"loss": 0.5}})
+    hvd.checkpoint.save(_model(1.0), tmp_path, step=2, metadata={"city": "Lausanne", "metrics": {"loss": 0.5}})
     _rewrite(Store(tmp_path).path(2), lambda state: state.update(place="Lausanne", metrics=[1]))
     restored = hvd.checkpoint.restore(_model(), tmp_path)
-    assert restored.step == 2 and restored.facts["city"] == restored.facts["place"] == "Lausanne"
+    assert restored.step == 2 and restored.metadata["city"] == restored.metadata["place"] == "Lausanne"
     x = np.ones((8, 2), "float32")
     model = _model()
     model.fit(x, x[:, :1], batch_size=4, epochs=1, verbose=0, callbacks=[CHECKPOINT(tmp_path, 2)])
     assert Store(tmp_path).steps() == [4, 2]
+
+
+def test_names_that_have_become_others_work_and_say_so(tmp_path):
+    with pytest.warns(
+        DeprecationWarning, match=r"save\(facts=...\) is deprecated .* removed in hvdkit \d.*: use metadata="
+    ):
+        hvd.checkpoint.save(_model(1.0), tmp_path, step=2, facts={"city": "Lausanne"})
+    with pytest.warns(DeprecationWarning, match=r"Restored.facts is deprecated .* use Restored.metadata"):
+        assert hvd.checkpoint.restore(_model(), tmp_path).facts["city"] == "Lausanne"
+    with pytest.warns(DeprecationWarning, match=r"Keep is deprecated .* use hvd.checkpoint.RetentionPolicy"):
+        assert hvd.checkpoint.Keep is hvd.checkpoint.RetentionPolicy
+    with pytest.warns(DeprecationWarning, match=r"Store.draft is deprecated .* use Store.writer"):
+        assert type(Store(tmp_path).draft(3, "a")).__name__ == "CheckpointWriter"
 
 
 def test_where_none_is_whole_a_line_says_that_training_begins_anew(tmp_path, log):
@@ -184,11 +197,11 @@ def test_an_owner_that_makes_no_sense_blocks_nobody_for_ever(tmp_path, monkeypat
     if what != "a link":
         for when in (time.time() - 4000, time.time() + 10**6):  # long ago, or in times to come
             os.utime(file, (when, when))
-            with Owner(tmp_path):
+            with DirectoryLock(tmp_path):
                 assert json.loads(file.read_bytes())["pid"] == os.getpid()
             file.write_bytes(ODD_OWNERS.get(what, b"{}"))
     else:
-        with Owner(tmp_path):
+        with DirectoryLock(tmp_path):
             assert json.loads(file.read_bytes())["pid"] == os.getpid()
         assert not (tmp_path / "nowhere").exists()
 
@@ -200,7 +213,7 @@ ODD_ARGUMENTS = {
     "every": ({"every": 2.5}, "`every` must be"),
     "every as text": ({"every": "5"}, "`every` must be"),
     "every as bool": ({"every": True}, "`every` must be"),
-    "keep as text": ({"keep": "3"}, "`keep` must be a whole number or hvd.checkpoint.Keep"),
+    "keep as text": ({"keep": "3"}, "`keep` must be a whole number or hvd.checkpoint.RetentionPolicy"),
     "keep as bool": ({"keep": True}, "`keep` must be"),
     "keep below 0": ({"keep": -1}, "at least 0"),
     "background": ({"background": "no"}, "`background` must be True or False"),
@@ -220,9 +233,9 @@ def test_odd_arguments_are_refused_by_name(tmp_path, what):
 
 
 def test_odd_arguments_of_save_are_refused_by_name(tmp_path):
-    for facts in ({"place": "Lausanne"}, {"trained": None}, {"model": "resnet50"}, {"versions": {"data": "2"}}, [1]):
-        with pytest.raises(hvd.errors.UsageError, match=r"`facts` (has another use for|must be a dictionary)"):
-            hvd.checkpoint.save(_model(), tmp_path, step=1, facts=facts)
+    for metadata in ({"place": "Lausanne"}, {"trained": None}, {"model": "resnet50"}, {"versions": {"data": "2"}}, [1]):
+        with pytest.raises(hvd.errors.UsageError, match=r"`metadata` (has another use for|must be a dictionary)"):
+            hvd.checkpoint.save(_model(), tmp_path, step=1, metadata=metadata)
     with pytest.raises(hvd.errors.UsageError, match="must be a path"):
         hvd.checkpoint.save(_model(), "", step=1)
     with pytest.raises(hvd.errors.UsageError, match="must be a path"):

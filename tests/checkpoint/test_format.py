@@ -24,9 +24,9 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "checkpoint_format.md"
 
 
 def saved(directory, arrays, meta=None, state=None, step=120) -> Checkpoint:
-    draft = Store(directory).draft(step, "run")
-    draft.write("common", arrays, meta)
-    return Checkpoint(draft.commit(["common"], epoch=1, world_size=2, state=state)).verify()
+    writer = Store(directory).writer(step, "run")
+    writer.write("common", arrays, meta)
+    return Checkpoint(writer.commit(["common"], epoch=1, world_size=2, state=state)).verify()
 
 
 # What the installed ml_dtypes has of the types that NumPy does not know; TensorFlow 2.16 holds it at 0.3.
@@ -134,19 +134,19 @@ def test_without_ml_dtypes_the_bits_come_back(tmp_path, monkeypatch):
     ids=lambda arrays: ascii(arrays)[:40],
 )
 def test_arrays_that_cannot_be_saved(tmp_path, arrays):
-    draft = Store(tmp_path).draft(1, "run")
+    writer = Store(tmp_path).writer(1, "run")
     with pytest.raises(UsageError, match=re.escape(ascii(next(iter(arrays))))):
-        draft.write("common", arrays)
-    assert list(draft.path.iterdir()) == []
+        writer.write("common", arrays)
+    assert list(writer.path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["", "rank-3", "rank-000003", "../x", "Common", "common\n", "common-00001x", None, 3])
 def test_names_that_are_not_parts(tmp_path, name):
-    draft = Store(tmp_path).draft(1, "run")
+    writer = Store(tmp_path).writer(1, "run")
     with pytest.raises(UsageError, match="A part should be named"):
-        draft.write(name, {})
+        writer.write(name, {})
     with pytest.raises(UsageError, match="A part should be named"):
-        draft.commit([name], epoch=1, world_size=1)
+        writer.commit([name], epoch=1, world_size=1)
 
 
 def _deep(depth: int) -> dict:
@@ -163,13 +163,13 @@ def _deep(depth: int) -> dict:
 )
 def test_what_is_not_json_is_refused(tmp_path, value):
     store = Store(tmp_path)
-    draft = store.draft(1, "run")
+    writer = store.writer(1, "run")
     with pytest.raises(UsageError, match="JSON"):
-        draft.write("common", {}, value)
-    draft.write("common", {})
+        writer.write("common", {}, value)
+    writer.write("common", {})
     with pytest.raises(UsageError):
-        draft.commit(["common"], epoch=1, world_size=1, state=value)
-    assert store.steps() == [] and not draft.path.exists()
+        writer.commit(["common"], epoch=1, world_size=1, state=value)
+    assert store.steps() == [] and not writer.path.exists()
 
 
 STATES = {"deep": _deep(300), "key": {1: 2}, "half": {"a": "\ud800"}, "big": {"a": 10**5000}}
@@ -179,10 +179,10 @@ STATES = {"deep": _deep(300), "key": {1: 2}, "half": {"a": "\ud800"}, "big": {"a
 def test_what_could_not_be_read_again_is_not_written(tmp_path, state):
     """Either it is refused, or it comes back as it was."""
     store = Store(tmp_path)
-    draft = store.draft(1, "run")
-    draft.write("common", {})
+    writer = store.writer(1, "run")
+    writer.write("common", {})
     try:
-        draft.commit(["common"], epoch=1, world_size=1, state=state)
+        writer.commit(["common"], epoch=1, world_size=1, state=state)
     except UsageError:
         assert store.steps() == []
     else:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hvdkit.checkpoint.storage.store import Store
-from hvdkit.data.plan import common
+from hvdkit.data.plan import global_plan
 from hvdkit.errors import REQUEUE_EXIT_CODE
 from tests.chaos.common import count
 from tests.chaos.job import DEFAULTS
@@ -85,10 +85,10 @@ def test_on_other_ranks_each_sample_of_the_epoch_comes_once(tmp_path, before, af
     assert min(line[1] for line in second[0]) == saved, "another global step"
     past, done = divmod(saved, _steps(DEFAULTS["samples"], before))
     sizes, passed = [DEFAULTS["batch"]] * after, done * DEFAULTS["batch"] * before
-    rest = common(DEFAULTS["samples"], sizes, drop=False, passed=passed)
+    rest = global_plan(DEFAULTS["samples"], sizes, drop=False, passed=passed)
     later = (DEFAULTS["epochs"] - past - 1) * _steps(DEFAULTS["samples"], after)
     left = DEFAULTS["samples"] - passed
-    settled = common(DEFAULTS["samples"], sizes, drop=False).has_empty  # of a whole epoch on these ranks
+    settled = global_plan(DEFAULTS["samples"], sizes, drop=False).has_empty  # of a whole epoch on these ranks
     assert rest.counts.sum() == left and (not rest.has_empty or settled or left < after)
     assert all(len(rank) == rest.steps + later for rank in second)
     seen = Counter((line[0], row) for rank in [*first, *second] for line in rank for row in line[2])

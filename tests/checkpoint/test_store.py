@@ -15,7 +15,7 @@ import pytest
 
 from hvdkit.checkpoint.storage import disk
 from hvdkit.checkpoint.storage.format import parse_part
-from hvdkit.checkpoint.storage.store import CheckpointWriteError, DamagedCheckpointError, Keep, Store
+from hvdkit.checkpoint.storage.store import CheckpointWriteError, DamagedCheckpointError, RetentionPolicy, Store
 from hvdkit.errors import UsageError
 from tests.chaos.common import Kernel, is_right, left_over, save, save_other, value_of
 
@@ -34,14 +34,14 @@ def test_several_processes_write_one_checkpoint(store):
     code = (
         "import sys, time, numpy as np\nfrom hvdkit.checkpoint.storage.store import Store\nrank = int(sys.argv[2])\n"
         "time.sleep(rank * 0.3)\n"
-        "Store(sys.argv[1]).draft(7, 'run').write(f'rank-{rank:05d}', {'x': np.array(rank)}, {'rank': rank})"
+        "Store(sys.argv[1]).writer(7, 'run').write(f'rank-{rank:05d}', {'x': np.array(rank)}, {'rank': rank})"
     )
     argv = [sys.executable, "-c", code, str(store.directory)]
     ranks = [subprocess.Popen([*argv, str(rank)]) for rank in range(3)]
-    draft = store.draft(7, "run")
-    draft.write("common", {"x": np.array(9)})
+    writer = store.writer(7, "run")
+    writer.write("common", {"x": np.array(9)})
     parts = ["common", *(f"rank-{rank:05d}" for rank in range(3))]
-    path = draft.commit(parts, epoch=2, world_size=3, state={"a": 1}, deadline_s=60)
+    path = writer.commit(parts, epoch=2, world_size=3, state={"a": 1}, deadline_s=60)
     assert [rank.wait() for rank in ranks] == [0, 0, 0]
     checkpoint = store.verify(7)
     assert path == checkpoint.path == store.directory / "step-000000007"
@@ -53,22 +53,22 @@ def test_several_processes_write_one_checkpoint(store):
 
 
 def test_a_part_that_does_not_come(store):
-    draft = store.draft(1, "run")
-    draft.write("common", {})
+    writer = store.writer(1, "run")
+    writer.write("common", {})
     parts = ["common", "rank-00000", "rank-00001"]
     with pytest.raises(CheckpointWriteError, match=r"after 0\.2 s, .* has no rank-00000, rank-00001") as caught:
-        draft.commit(parts, epoch=1, world_size=1, deadline_s=0.2)
+        writer.commit(parts, epoch=1, world_size=1, deadline_s=0.2)
     assert "all hosts share" in caught.value.fix
     assert store.steps() == [] and left_over(store) == []
 
 
 def test_the_wait_ends_when_another_process_fails(store):
-    draft = store.draft(1, "run")
-    threading.Timer(0.2, draft.drop).start()
+    writer = store.writer(1, "run")
+    threading.Timer(0.2, writer.drop).start()
     with pytest.raises(CheckpointWriteError, match="another process removed"):
-        draft.commit(["common"], epoch=1, world_size=1, deadline_s=60)
+        writer.commit(["common"], epoch=1, world_size=1, deadline_s=60)
     with pytest.raises(CheckpointWriteError, match="No such file") as caught:
-        draft.write("rank-00000", {})
+        writer.write("rank-00000", {})
     assert "other processes" in caught.value.fix
 
 
@@ -77,16 +77,16 @@ def test_the_wait_ends_when_poll_says_so(store):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.draft(1, "run").commit(["common"], epoch=1, world_size=1, poll=poll)
+        store.writer(1, "run").commit(["common"], epoch=1, world_size=1, poll=poll)
     assert left_over(store) == []
 
 
 def test_a_part_written_twice_is_the_second_one(store):
-    draft = store.draft(1, "run")
-    draft.write("common", {"x": np.zeros(100)})
-    draft.write("common", {"x": np.ones(1)})
-    draft.write("rank-00005", {})  # of a rank that is not in the world any more
-    draft.commit(["common"], epoch=1, world_size=1)
+    writer = store.writer(1, "run")
+    writer.write("common", {"x": np.zeros(100)})
+    writer.write("common", {"x": np.ones(1)})
+    writer.write("rank-00005", {})  # of a rank that is not in the world any more
+    writer.commit(["common"], epoch=1, world_size=1)
     assert store.verify(1).get("common", "x").tolist() == [1]
     assert sorted(os.listdir(store.path(1))) == ["common.safetensors", "manifest.json"]
 
@@ -148,32 +148,32 @@ def test_what_was_just_saved_is_not_pruned_for_newer_ones_of_another_training(st
     for step in (10, 11, 12):
         save(store, step)
     save_other(store, 1, 7.0)
-    assert store.prune(Keep(last=2), valid=1) == [10] and store.steps() == [12, 11, 1]
+    assert store.prune(RetentionPolicy(last=2), valid=1) == [10] and store.steps() == [12, 11, 1]
 
 
 def test_a_part_is_done_only_when_it_is_whole(store):
     """Whoever commits looks at any moment: its record is not there, or all of it and of the part."""
-    draft = store.draft(1, "run")
+    writer = store.writer(1, "run")
     seen = []
 
     def look(number, name, arguments):
-        if (draft.path / "common.json").exists():
-            entry = parse_part((draft.path / "common.json").read_bytes(), draft.path)
+        if (writer.path / "common.json").exists():
+            entry = parse_part((writer.path / "common.json").read_bytes(), writer.path)
             seen.append(name)
-            assert disk.sha256(draft.path / entry.file) == entry.sha256
+            assert disk.sha256(writer.path / entry.file) == entry.sha256
 
     for value in (1, 2):
         with Kernel(look):
-            draft.write("common", {"x": np.full(10, value)})
+            writer.write("common", {"x": np.full(10, value)})
     assert seen
 
 
 def test_steps_ignores_everything_else(store):
     assert store.steps() == [] and store.newest_valid() is None and store.clean("run") == []
-    assert store.prune(Keep(last=1)) == []
+    assert store.prune(RetentionPolicy(last=1)) == []
     for step in (5, 1234567890, 30):
         save(store, step)
-    store.draft(99, "run")
+    store.writer(99, "run")
     (store.directory / "notes.txt").write_text("x")
     (store.directory / "step-7").mkdir()
     assert store.steps() == [1234567890, 30, 5]
@@ -197,7 +197,7 @@ def test_the_newest_valid_one(store):
 
 def test_clean_keeps_the_drafts_of_this_run(store):
     for run in ("mine", "other", "not-mine"):
-        store.draft(1, run).write("common", {})
+        store.writer(1, run).write("common", {})
     save(store, 2)
     assert store.clean("mine") == [".incoming-step-000000001-not-mine", ".incoming-step-000000001-other"]
     assert left_over(store) == [".incoming-step-000000001-mine"] and store.steps() == [2]
@@ -206,7 +206,7 @@ def test_clean_keeps_the_drafts_of_this_run(store):
 @pytest.mark.parametrize("run_id", ["", "a/b", "..", "a b", "x" * 65, None, "a\n", ".a"])
 def test_run_ids_that_are_not_names(store, run_id):
     with pytest.raises(UsageError, match="run_id"):
-        store.draft(1, run_id)
+        store.writer(1, run_id)
     with pytest.raises(UsageError, match="run_id"):
         store.clean(run_id)
 
@@ -214,20 +214,20 @@ def test_run_ids_that_are_not_names(store, run_id):
 @pytest.mark.parametrize("step", [-1, 1.5, "1", True, None, 10**12])
 def test_steps_that_are_not_numbers(store, step):
     with pytest.raises(UsageError, match="A step should be"):
-        store.draft(step, "run")
+        store.writer(step, "run")
 
 
 @pytest.mark.parametrize(
     ("keep", "left"),
     [
-        (Keep(), [10, 9, 8]),
-        (Keep(last=1), [10]),
-        (Keep(last=0), [10]),
-        (Keep(last=2, every=4), [10, 9, 8, 4]),
-        (Keep(last=1, best=2, monitor="loss"), [10, 9]),
-        (Keep(last=1, best=2, monitor="loss", mode="max"), [10, 2, 1]),
-        (Keep(last=1, best=2, monitor="other"), [10]),
-        (Keep(last=20), [*range(10, 0, -1)]),
+        (RetentionPolicy(), [10, 9, 8]),
+        (RetentionPolicy(last=1), [10]),
+        (RetentionPolicy(last=0), [10]),
+        (RetentionPolicy(last=2, every=4), [10, 9, 8, 4]),
+        (RetentionPolicy(last=1, best=2, monitor="loss"), [10, 9]),
+        (RetentionPolicy(last=1, best=2, monitor="loss", mode="max"), [10, 2, 1]),
+        (RetentionPolicy(last=1, best=2, monitor="other"), [10]),
+        (RetentionPolicy(last=20), [*range(10, 0, -1)]),
     ],
     ids=str,
 )
@@ -246,7 +246,7 @@ def test_the_newest_valid_one_is_never_removed(store):
         save(store, step)
     for step in (3, 4, 5):
         damage(store, step)
-    assert store.prune(Keep(last=2)) == [3, 1]
+    assert store.prune(RetentionPolicy(last=2)) == [3, 1]
     assert store.steps() == [5, 4, 2]
     assert store.newest_valid().manifest.step == 2
 
@@ -255,7 +255,7 @@ def test_where_none_is_valid_none_is_removed(store):
     for step in (1, 2):
         save(store, step)
         damage(store, step)
-    assert store.prune(Keep(last=1)) == [] and store.steps() == [2, 1]
+    assert store.prune(RetentionPolicy(last=1)) == [] and store.steps() == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_where_none_is_valid_none_is_removed(store):
 )
 def test_rules_that_cannot_be(rules):
     with pytest.raises(UsageError):
-        Keep(**rules)
+        RetentionPolicy(**rules)
 
 
 def test_memory_is_bounded_while_writing_and_verifying(tmp_path):
@@ -271,8 +271,8 @@ def test_memory_is_bounded_while_writing_and_verifying(tmp_path):
     code = (
         "import resource, sys, numpy as np\nfrom hvdkit.checkpoint.storage.store import Store\n"
         "store = Store(sys.argv[1])\nused = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
-        "one = np.ones(25 * 2**18, 'float32')\ndraft = store.draft(1, 'run')\nbefore = used()\n"
-        "draft.write('common', {f'x{i}': one for i in range(16)})\ndraft.commit(['common'], epoch=1, world_size=1)\n"
+        "one = np.ones(25 * 2**18, 'float32')\nwriter = store.writer(1, 'run')\nbefore = used()\n"
+        "writer.write('common', {f'x{i}': one for i in range(16)})\nwriter.commit(['common'], epoch=1, world_size=1)\n"
         "written = used()\nstore.verify(1)\nverified = used()\ncheckpoint = store.open(1)\n"
         "for i in range(16): checkpoint.get('common', f'x{i}')\n"
         "print(written - before, verified - before, used() - before)"

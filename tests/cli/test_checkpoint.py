@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from hvdkit.checkpoint.storage.lock import Owner
+from hvdkit.checkpoint.storage.lock import DirectoryLock
 from hvdkit.checkpoint.storage.store import Store
 from hvdkit.cli import main
 
@@ -20,11 +20,11 @@ def store(tmp_path):
     for step in (10, 20, 30, 40):
         kernel = np.arange(6.0).reshape(2, 3)
         kernel[1, 2] += 0.5 * (step > 10)
-        draft = store.draft(step, "run")
-        draft.write("common", {"kernel": kernel, "bias": np.ones(2, ml_dtypes.bfloat16)}, {"optimizer": "adam"})
-        draft.write("rank-00000", {"seed": np.array(3), **({"more": np.ones(1)} if step == 20 else {})})
+        writer = store.writer(step, "run")
+        writer.write("common", {"kernel": kernel, "bias": np.ones(2, ml_dtypes.bfloat16)}, {"optimizer": "adam"})
+        writer.write("rank-00000", {"seed": np.array(3), **({"more": np.ones(1)} if step == 20 else {})})
         state = {"metrics": {"loss": 1 / step, "name": "x"}}
-        draft.commit(["common", "rank-00000"], epoch=step // 10, world_size=1, state=state)
+        writer.commit(["common", "rank-00000"], epoch=step // 10, world_size=1, state=state)
     return store
 
 
@@ -116,9 +116,9 @@ def test_diff(store, call):
 def test_diff_of_other_shapes_and_of_nan(tmp_path, call):
     store = Store(tmp_path)
     for step, x, y in ((1, np.zeros(2), np.array([np.nan, 1])), (2, np.zeros(3, "float32"), np.array([np.nan, 2]))):
-        draft = store.draft(step, "run")
-        draft.write("common", {"x": x, "y": y, "b": np.array([step == 1]), "nan": np.array([np.nan])})
-        draft.commit(["common"], epoch=1, world_size=1)
+        writer = store.writer(step, "run")
+        writer.write("common", {"x": x, "y": y, "b": np.array([step == 1]), "nan": np.array([np.nan])})
+        writer.commit(["common"], epoch=1, world_size=1)
     assert call("diff", tmp_path, 1, 2)[1].splitlines()[:3] == [
         "common b: 1 of 1 elements, by 1 at most",
         "common x: float64 [2] -> float32 [3]",
@@ -136,7 +136,7 @@ def test_prune(store, call):
 
 
 def test_prune_refuses_while_a_job_writes(store, call):
-    with Owner(store.directory, job="17"):
+    with DirectoryLock(store.directory, job="17"):
         code, _, err = call("prune", store.directory, "--keep-last", 1)
     assert code == 1 and "job 17" in err and "What to do" in err
     assert store.steps() == [40, 30, 20, 10]

@@ -13,7 +13,7 @@ import pytest
 
 import hvdkit as hvd
 from hvdkit.testing import run_ranks
-from tests.machine import needs_mpi
+from tests.machine import needs
 
 pytestmark = pytest.mark.dist
 
@@ -50,7 +50,7 @@ def leaves() -> None:
 @pytest.mark.parametrize("launcher", ["horovodrun", "mpirun"])
 def test_a_rank_that_raises(launcher):
     if launcher == "mpirun":
-        needs_mpi()
+        needs("mpirun")
     begin = time.monotonic()
     done = run_ranks(2, raises, launcher=launcher, check=False)
     assert done.returncode == 1
@@ -62,7 +62,7 @@ def test_a_rank_that_raises(launcher):
 @pytest.mark.parametrize("launcher", ["horovodrun", "mpirun"])
 def test_a_rank_that_does_not_come_is_named_and_the_job_ends(launcher):
     if launcher == "mpirun":
-        needs_mpi()
+        needs("mpirun")
     begin = time.monotonic()
     done = run_ranks(2, leaves, launcher=launcher, check=False, environ={"HVDKIT_DEADLINE": "8"})
     assert done.returncode != 0

@@ -137,7 +137,7 @@ def ranks_of_world(comm) -> int:
     ],
 )
 def test_several_hosts(hosts, where):
-    values = run_ranks(3, on_hosts, hosts, launcher=launcher_of("mpirun"), init=False).values
+    values = run_ranks(3, on_hosts, hosts, launcher=launcher_of("mpirun", "mpi"), init=False).values
     _check_numbers(values)
     assert [value["where"] for value in values] == where
     for value in values:
@@ -161,7 +161,7 @@ def without_shared_memory() -> dict:
 
 
 def test_without_shared_memory():
-    _check_numbers(run_ranks(2, without_shared_memory, launcher=launcher_of("mpirun"), init=False).values)
+    _check_numbers(run_ranks(2, without_shared_memory, launcher=launcher_of("mpirun", "mpi"), init=False).values)
 
 
 def nothing() -> None:
@@ -169,10 +169,10 @@ def nothing() -> None:
 
 
 def test_auto_says_which_and_a_wrong_choice_is_an_error():
-    launcher_of("mpirun")
+    launcher_of("mpirun", "mpi")
     assert "engine mpi: mpirun started the ranks" in run_ranks(2, nothing, launcher="mpirun").output
     done = run_ranks(2, nothing, launcher="horovodrun", environ={"HVDKIT_ENGINE": "mpi"}, check=False)
     assert done.returncode == 1
-    assert "horovodrun started 2 ranks, but mpi4py came up with a world of 1" in done.output
+    assert "The engine 'mpi' needs ranks that an MPI started." in done.output
     done = run_ranks(2, nothing, launcher="mpirun", environ={"HVDKIT_ENGINE": "mpy"}, check=False)
     assert done.returncode == 1 and "mpy" in done.output and "mpi" in done.output

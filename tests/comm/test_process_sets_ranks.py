@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hvdkit.testing import run_ranks
-from tests.machine import needs_mpi
+from tests.machine import needs
 
 pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("forked_ranks")]
 
@@ -148,7 +148,6 @@ def by_communicators() -> dict:
 
 
 def test_communicators():
-    needs_mpi()
-    pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install mpi4py")
+    needs("mpirun", "mpi")
     for rank, value in enumerate(run_ranks(2, by_communicators, launcher="mpirun", init=False).values):
         assert value == {"size": 2, "sum": [1.0], "alone": [float(rank)], "ranks": [rank]}

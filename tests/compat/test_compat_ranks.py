@@ -62,7 +62,7 @@ def _check(name: str, output: str) -> None:
 @pytest.mark.dist
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_unmodifiedon_two_ranks(name, tmp_path):
+def test_unmodified_on_two_ranks(name, tmp_path, on_two_ranks):
     output = on_two_ranks("-m", "hvdkit.compat", str(SCRIPTS / f"{name}.py"), cwd=tmp_path)
     _check(name, output)
 
@@ -70,7 +70,7 @@ def test_unmodifiedon_two_ranks(name, tmp_path):
 @pytest.mark.dist
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_with_one_line_changedon_two_ranks(name, tmp_path):
+def test_with_one_line_changed_on_two_ranks(name, tmp_path, on_two_ranks):
     text, changes = IMPORT.subn("import hvdkit as hvd", (SCRIPTS / f"{name}.py").read_text())
     assert changes == 1 and "horovod." not in text
     (tmp_path / "train.py").write_text(text)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import tensorflow as tf
 
-from hvdkit.comm.mpi.graph_ops import COLLECTIVE
 from hvdkit.data.sample_dependence import changes
+from hvdkit.engines.mpi import COLLECTIVE
 from hvdkit.grads.batch_weight import ZERO_WITHOUT_SAMPLES
 
 

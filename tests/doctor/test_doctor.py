@@ -9,7 +9,9 @@ from packaging.requirements import Requirement
 
 from hvdkit.doctor import CHECKS, Context, Finding, examine
 from hvdkit.doctor.probe import Probe, parse
+from hvdkit.engines.horovod import HorovodBuild
 from hvdkit.horovod_build import framework, stamp
+from hvdkit.launch.launcher import Tool
 from hvdkit.utils.registry import load
 from hvdkit.utils.tested_versions import KERAS, TENSORFLOW
 from tests.horovod_build.environments import REPOSITORY, Environment
@@ -51,17 +53,59 @@ def test_a_good_environment(whole):
 
 
 @_TENSORFLOW
-def test_without_horovod(tmp_path):
-    environment = Environment(tmp_path / "env", ("horovod",))
+def test_without_any_engine(tmp_path):
+    """Without Horovod, and without mpi4py; what can be done with mpi4py alone is in tests/launch."""
+    environment = Environment(tmp_path / "env", ("horovod", "mpi4py"))
     code, found = diagnose(environment)
     assert code == 1
     assert found["horovod"]["fix"] == "hvdkit install-horovod"
+    assert found["engines"]["fix"] == "pip install 'hvdkit[mpi]'; or hvdkit install-horovod"
     # the same, for people: the fix stands below the line
     done = environment.hvdkit("doctor")
     assert done.returncode == 1
-    assert "XX horovod" in done.stdout
-    assert "fix: hvdkit install-horovod" in done.stdout
+    assert "XX engines" in done.stdout
+    assert "fix: pip install 'hvdkit[mpi]'; or hvdkit install-horovod" in done.stdout
     assert "would fail" in done.stdout.splitlines()[-1]
+
+
+def looked_at(check, tools, installed, mpi4py=None):
+    """What a check finds on a made-up machine."""
+    context = Context()
+    context.tools, context.installed = tools, installed
+    context.mpi4py = Probe({"mpi4py": mpi4py})
+    return [(finding.status, finding.detail, finding.fix) for finding in load(f"hvdkit.doctor.ranks:{check}")(context)]
+
+
+OPEN_MPI = {"mpirun": Tool("/env/mpirun", "openmpi", "5.0.7")}
+GLOO = {"horovod": HorovodBuild(gloo=True, mpi=False)}
+MPI4PY = {"mpi": "4.1.2", "horovod": None}
+
+
+@pytest.mark.parametrize(("tools", "installed", "status", "says"), [
+    (OPEN_MPI, MPI4PY, "ok", "mpi (by mpirun)"),
+    ({"srun": Tool("/usr/bin/srun")}, MPI4PY, "ok", "mpi (by srun)"),
+    ({"horovodrun": Tool("/env/horovodrun")}, {**MPI4PY, **GLOO}, "ok", "horovod (by horovodrun)"),
+    (OPEN_MPI, {"mpi": None, **GLOO}, "fail", "mpi4py is not installed in this Python. This Horovod was built without"),
+    ({}, {"mpi": None, "horovod": None}, "fail", "only one process can train"),
+    ({}, MPI4PY, "fail", "only one process can train"),
+])  # fmt: skip
+def test_the_engines_that_ranks_can_use(tools, installed, status, says):
+    ((found, detail, fix),) = looked_at("engines", tools, installed)
+    assert found == status and says in detail
+    assert bool(fix) == (status == "fail")
+
+
+@pytest.mark.parametrize(("mpirun", "installed", "answer", "status", "says"), [
+    (OPEN_MPI, MPI4PY, {"library": "Open MPI v5.0.11", "size": 2}, "ok", "4.1.2, on openmpi 5.0.11: two ranks"),
+    ({}, MPI4PY, {"library": "Open MPI v5.0.11, package", "size": 1}, "ok", "4.1.2, on openmpi 5.0.11"),
+    (OPEN_MPI, MPI4PY, {"library": "MPICH Version:   4.2.1", "size": 1}, "fail", "loads mpich 4.2.1, but mpirun is of"),
+    (OPEN_MPI, {**MPI4PY, "horovod": HorovodBuild(True, True)}, {"library": "", "size": 1}, "warn", "was alone"),
+    (OPEN_MPI, MPI4PY, {"error": "RuntimeError: cannot load"}, "fail", "4.1.2 does not load: RuntimeError"),
+    ({}, {"mpi": None, **GLOO}, {}, "info", "not installed"),
+])  # fmt: skip
+def test_mpi4py_takes_the_mpi_of_mpirun(mpirun, installed, answer, status, says):
+    ((found, detail, _),) = looked_at("mpi4py", mpirun, installed, answer)
+    assert found == status and says in detail
 
 
 @_TENSORFLOW
@@ -259,17 +303,6 @@ def test_the_bridge_of_docker_is_a_trap(monkeypatch):
     assert "docker0" in trap.detail
     assert "--network-interfaces ib0" in trap.fix
     assert (rest.status, rest.detail) == ("ok", "ib0 10.1.2.3")
-
-
-@pytest.mark.parametrize(("built_with", "flavour", "number", "same"), [
-    ("openmpi 5.0.11", "openmpi", "5.0.7", True),
-    ("openmpi 5.0.11", "openmpi", "4.1.4", False),
-    ("openmpi 5.0.11", "mpich", "4.2.1", False),
-])  # fmt: skip
-def test_the_same_mpi(built_with, flavour, number, same):
-    from hvdkit.doctor.ranks import _same
-
-    assert _same(built_with, flavour, number) is same
 
 
 def test_python_itself():

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 import hvdkit as hvd
-from hvdkit.keras_internals.model_contents import distribution_of
+from hvdkit.keras_internals.model_contents import reduction_state_of
 from tests.chaos.common import count
 
 STEPS, GLOBAL_BATCH = 20, 16
@@ -92,9 +92,11 @@ def train(name: str) -> dict:
     if name.startswith("adam-lossscale-outside"):
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(optimizer, "mse", steps_per_execution=5 if "together" in name else 1)
+    if hvd.size() == 1:
+        optimizer.build(model.trainable_variables)  # else the step is traced a second time, once they are there
     mine = np.arange(len(x)).reshape(STEPS, hvd.size(), -1)[:, hvd.rank()].ravel()
     model.fit(x[mine], y[mine], batch_size=GLOBAL_BATCH // hvd.size(), epochs=1, shuffle=False, verbose=0)
-    distribution = distribution_of(optimizer)
+    distribution = reduction_state_of(optimizer)
     reductions = 0 if distribution is None else int(distribution.pipeline.reductions)
     return {"weights": [np.asarray(w) for w in model.get_weights()], "reductions": reductions}
 

@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from hvdkit.horovod_build import mpi, planning, process, toolchain, verify
+from hvdkit.utils import programs
 
 
 def run(tmp_path, code, seconds=30.0, **more):
@@ -56,7 +57,7 @@ def running(mark):
 
 
 def test_words_are_not_a_shell_line():
-    assert process.ask(["echo", "$HOME; ls"]) == "$HOME; ls\n"
+    assert programs.ask(["echo", "$HOME; ls"]) == "$HOME; ls\n"
 
 
 def test_the_mpi_of_this_environment_says_who_it_is():

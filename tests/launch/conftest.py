@@ -15,11 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hvdkit.launch.found import executable, horovod_build
+from hvdkit.utils.programs import find
+from tests.machine import launcher_of, needs
 
 MARK = "HVDKIT_TEST_MARK"
 # What every script of these tests begins with.
-PRELUDE = "import os, signal, sys, time\nfrom hvdkit.utils.env import launch_info\nrank = launch_info().rank\n"
+PRELUDE = "import os, signal, sys, time\nfrom hvdkit.launch.identity import launch_info\nrank = launch_info().rank\n"
 
 # Starts two ranks; when one fails or SIGTERM comes, SIGTERM to all and a second later SIGKILL. Exits with 1 after that.
 LAUNCHER = """
@@ -41,13 +42,14 @@ if told or any(rank.returncode for rank in ranks):
             time.sleep(0.05)
     sys.exit(1)
 """
-# `hvdkit run`, with the light launcher: its name, the restarts, the launcher's file and what the ranks run.
+# `hvdkit run`, with the light launcher: what it can do, the restarts, the launcher's file and what the ranks run.
 DRIVER = """
 from hvdkit.launch import streams
 from hvdkit.launch.plan import LaunchPlan
 from hvdkit.launch.restarts import supervise_with_restarts
 from hvdkit.launch.signals import Signals
-plan = LaunchPlan(sys.argv[1], "it was made for this", (sys.executable, *sys.argv[3:]), 2)
+words = (sys.executable, *sys.argv[3:])
+plan = LaunchPlan("light", "it was made for this", words, 2, passes_on_sigusr1=sys.argv[1] == "passes on SIGUSR1")
 sinks = {"stdout": streams.binary(sys.stdout), "stderr": streams.binary(sys.stderr)}
 with Signals() as signals:
     sys.exit(supervise_with_restarts(plan, signals, int(sys.argv[2]), **sinks))
@@ -169,48 +171,29 @@ def cluster(tmp_path):
 def light(cluster):
     """The words of a supervised launch by the light launcher."""
 
-    def words(script: str, restarts: int = 0, *, name: str = "light", before=(), obeys: bool = True) -> list[str]:
+    def words(script: str, restarts: int = 0, *, can: str = "nothing", before=(), obeys: bool = True) -> list[str]:
         launcher = cluster.script(f"before, obeys = {list(before)}, {obeys}\n{LAUNCHER}", "launcher.py")
-        program = [sys.executable, cluster.script(DRIVER, "driver.py"), name, str(restarts)]
+        program = [sys.executable, cluster.script(DRIVER, "driver.py"), can, str(restarts)]
         return [*program, launcher, cluster.script(script)]
 
     return words
 
 
-def missing(launcher: str) -> str | None:
-    """Why a launcher cannot be used here."""
-    build = horovod_build()
-    if build is None:
-        return "Horovod is not installed"
-    if executable(launcher) is None:
-        return f"{launcher} is not installed"
-    if not (build.gloo if launcher == "horovodrun" else build.mpi):
-        return f"Horovod was built without what {launcher} needs"
-    return None
-
-
 @pytest.fixture(params=["horovodrun", "mpirun"])
 def launcher(request):
-    """Each launcher that can be used here."""
-    reason = missing(request.param)
-    if reason:
-        pytest.skip(reason)
-    return request.param
+    """Each launcher that can be used here, with whichever engine."""
+    return launcher_of(request.param)
 
 
 @pytest.fixture(scope="session")
 def mpirun_words():
     """A raw mpirun that starts ranks on this machine, whoever we are and however few its cores."""
-    reason = missing("mpirun")
-    if reason:
-        pytest.skip(reason)
-    return [executable("mpirun"), *(["--allow-run-as-root"] if os.geteuid() == 0 else []), "--oversubscribe"]
+    needs("mpirun")
+    return [find("mpirun"), *(["--allow-run-as-root"] if os.geteuid() == 0 else []), "--oversubscribe"]
 
 
 @pytest.fixture(scope="session")
 def horovodrun_words():
     """A raw horovodrun over Gloo."""
-    reason = missing("horovodrun")
-    if reason:
-        pytest.skip(reason)
-    return [executable("horovodrun"), "--gloo"]
+    needs("horovodrun")
+    return [find("horovodrun"), "--gloo"]

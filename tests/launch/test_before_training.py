@@ -141,7 +141,7 @@ def test_the_command_line_collects_at_once(cluster, launcher):
         ("import hvdkit as hvd", True),
         ("import os, hvdkit", True),
         ("import os\nif os:\n    from hvdkit import init", True),
-        ("from hvdkit.utils.env import launch_info", False),
+        ("from hvdkit.launch.identity import launch_info", False),
         ("import hvdkit.utils.env", False),
         ("# import hvdkit", False),
         ("import hvdkit_of_mine", False),

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.machine import launcher_of, needs
+
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
 SCRIPT = """
@@ -26,6 +28,12 @@ if len(sys.argv) > 1:
 """
 
 
+@pytest.fixture(params=["horovodrun", "mpirun"])
+def launcher(request):
+    """Each launcher whose ranks Horovod can join here."""
+    return launcher_of(request.param, "horovod")
+
+
 def test_raw_horovodrun(cluster, horovodrun_words):
     words = [*horovodrun_words, "-np", "2", sys.executable, cluster.script(SCRIPT)]
     ended = cluster.finish(cluster.start(words))
@@ -34,6 +42,7 @@ def test_raw_horovodrun(cluster, horovodrun_words):
 
 
 def test_raw_mpirun(cluster, mpirun_words):
+    needs("mpirun", "horovod")
     words = [*mpirun_words, "-np", "2", sys.executable, cluster.script(SCRIPT)]
     ended = cluster.finish(cluster.start(words))
     assert ended.code == 0, ended.err

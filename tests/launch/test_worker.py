@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-from hvdkit.launch.plan import Found, HorovodBuild, Request, Tool, make_plan
+from hvdkit.engines.horovod import HorovodBuild
+from hvdkit.launch.launcher import Tool
+from hvdkit.launch.plan import Request, SystemInfo, make_plan
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -68,8 +70,8 @@ def test_nohup_is_obeyed(cluster, light):
 def test_a_variable_with_its_value_after_x_is_no_secret():
     """It stands on the command line of `hvdkit run` already; and all hosts must have it."""
     environ = {"PATH": "/bin", "AWS_TOKEN": "x", "MINE": "y", "ZZ": "z"}
-    found = Found("/python", {"horovodrun": Tool("/horovodrun")}, HorovodBuild(True, False), environ)
-    plan = make_plan(Request(("train.py",), 2, forward=("DATA_DIR=/data", "ZZ")), found)
+    there = SystemInfo("/python", {"horovodrun": Tool("/horovodrun")}, {"horovod": HorovodBuild(True, False)}, environ)
+    plan = make_plan(Request(("train.py",), 2, forward=("DATA_DIR=/data", "ZZ")), there)
     assert plan.private == ("ZZ", "AWS_TOKEN", "MINE"), "those first of which the user said that every rank needs them"
     assert plan.env["DATA_DIR"] == "/data"
 

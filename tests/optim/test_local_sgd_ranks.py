@@ -12,7 +12,7 @@ import hvdkit as hvd
 from hvdkit.checkpoint.exporting import model_of
 from hvdkit.checkpoint.storage.store import Store
 from hvdkit.errors import UsageError
-from hvdkit.keras_internals.model_contents import distribution_of
+from hvdkit.keras_internals.model_contents import reduction_state_of
 from hvdkit.testing import run_ranks
 from tests.chaos.common import count
 from tests.machine import world
@@ -201,7 +201,7 @@ def test_the_old_names_work_and_warn():
         DeprecationWarning, match=r"hvd\.strategies\.local_sgd is deprecated .* use hvd\.optim\.LocalSGD"
     ):
         optimizer = hvd.strategies.local_sgd("sgd", k=4, start=2)
-    averaging = distribution_of(optimizer).averaging
+    averaging = reduction_state_of(optimizer).averaging
     assert (averaging.k, averaging.start) == (4, 2)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     with pytest.warns(DeprecationWarning, match=r"hvd\.optim\.synchronize"):

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import hvdkit as hvd
 from hvdkit.checkpoint.storage.format import step_name
-from hvdkit.checkpoint.storage.retention import Keep
+from hvdkit.checkpoint.storage.retention import RetentionPolicy
 from hvdkit.schedules import Recipe
 from hvdkit.schedules.formula import scaling
 from hvdkit.utils.numbers import seconds_of
@@ -56,7 +56,7 @@ TAKEN: dict[str, Callable[[Callable], Any]] = {
     "CheckpointCallback": lambda v: _facts(
         hvd.callbacks.CheckpointCallback("there", every=v(5), keep=v(2), max_time=v(90))
     ),
-    "Keep": lambda v: repr(Keep(v(2), v(3), v(1), "loss")),
+    "RetentionPolicy": lambda v: repr(RetentionPolicy(v(2), v(3), v(1), "loss")),
     "max_time": lambda v: seconds_of(v(0.5)),
     "step_name": lambda v: step_name(v(7)),
     "GradientNoiseScale": lambda v: _facts(hvd.callbacks.GradientNoiseScale(v(3), v(8), v(0.5))),
@@ -91,7 +91,11 @@ TAKEN: dict[str, Callable[[Callable], Any]] = {
 
 
 def _facts(made: Any) -> dict:
-    return {k: repr(v) for k, v in vars(made).items() if isinstance(v, bool | int | float | str | np.generic | Keep)}
+    return {
+        k: repr(v)
+        for k, v in vars(made).items()
+        if isinstance(v, bool | int | float | str | np.generic | RetentionPolicy)
+    }
 
 
 def taken() -> dict:

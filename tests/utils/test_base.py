@@ -9,7 +9,9 @@ import pytest
 
 from hvdkit.comm.engine import Engine, ReduceOp
 from hvdkit.comm.single import SingleEngine
+from hvdkit.engines import peer_lost
 from hvdkit.errors import ConfigError, HvdkitError, LaunchError, UsageError
+from hvdkit.launch.identity import launch_info
 from hvdkit.random import seeds
 from hvdkit.strategies import devices
 from hvdkit.utils import env
@@ -32,18 +34,18 @@ HOROVOD = {"RANK": "3", "SIZE": "4", "LOCAL_RANK": "1", "LOCAL_SIZE": "2", "CROS
     ],
 )  # fmt: skip
 def test_who_launched_me(environ, want):
-    info = env.launch_info(environ)
+    info = launch_info(environ)
     assert (info.launcher, info.rank, info.size, info.local_rank, info.local_size) == want
 
 
 def test_horovods_own_launcher_is_believed_first():
     mixed = {"HOROVOD_RANK": "1", "HOROVOD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}
-    assert env.launch_info(mixed).size == 2
+    assert launch_info(mixed).size == 2
 
 
 def test_a_rank_that_is_no_number_is_named():
     with pytest.raises(ConfigError, match=r"HOROVOD_RANK.*'x'"):
-        env.launch_info({"HOROVOD_RANK": "x", "HOROVOD_SIZE": "2"})
+        launch_info({"HOROVOD_RANK": "x", "HOROVOD_SIZE": "2"})
 
 
 @pytest.mark.parametrize(("text", "want"), [("1", True), ("on", True), ("No", False), ("", True), ("maybe", None)])
@@ -119,9 +121,7 @@ def test_pinning_is_real_on_cpu_devices():
     ],
 )
 def test_what_a_broken_collective_says(text, is_one):
-    from hvdkit.trainer.fit import _BROKEN_OFF
-
-    found = _BROKEN_OFF.search(text)
+    found = peer_lost().search(text)
     assert (found is None) if is_one is None else found.group(0).startswith(is_one)
 
 

@@ -49,7 +49,7 @@ class _Named(BaseModel):
     token: str = ""
 
 
-class Owner:
+class DirectoryLock:
     """The right to write into a directory of checkpoints; one process at a time has it, until it ends.
 
     It is a lock on ``.lock``, and ``.owner.json`` says who has it. Where the file system has no locks,
@@ -64,8 +64,8 @@ class Owner:
 
     >>> import tempfile
     >>> directory = tempfile.mkdtemp()
-    >>> with Owner(directory, job="17"):
-    ...     Owner(directory).acquire()
+    >>> with DirectoryLock(directory, job="17"):
+    ...     DirectoryLock(directory).acquire()
     Traceback (most recent call last):
     hvdkit.checkpoint.storage.lock.CheckpointInUseError: ... is in use by process ... on ..., job 17, user ...
     """
@@ -78,7 +78,7 @@ class Owner:
         self._token = uuid.uuid4().hex
         self._held = False
 
-    def acquire(self) -> Owner:
+    def acquire(self) -> DirectoryLock:
         """Take the directory, within two seconds.
 
         Returns:
@@ -114,7 +114,7 @@ class Owner:
         with contextlib.suppress(OSError):
             disk.touch(self._file)
 
-    def __enter__(self) -> Owner:
+    def __enter__(self) -> DirectoryLock:
         return self.acquire()
 
     def __exit__(self, *_: object) -> None:

@@ -47,9 +47,9 @@ class Checkpoint:
     >>> import tempfile
     >>> from hvdkit.checkpoint.storage.store import Store
     >>> store = Store(tempfile.mkdtemp())
-    >>> draft = store.draft(step=120, run_id="a")
-    >>> _ = draft.write("common", {"kernel": np.ones((2, 3), "float32")}, {"optimizer": "adam"})
-    >>> path = draft.commit(["common"], epoch=1, world_size=2, state={"metrics": {"loss": 0.5}})
+    >>> writer = store.writer(step=120, run_id="a")
+    >>> _ = writer.write("common", {"kernel": np.ones((2, 3), "float32")}, {"optimizer": "adam"})
+    >>> path = writer.commit(["common"], epoch=1, world_size=2, state={"metrics": {"loss": 0.5}})
     >>> checkpoint = Checkpoint(path).verify()
     >>> checkpoint.manifest.step, checkpoint.names("common"), checkpoint.meta("common")
     (120, ['kernel'], {'optimizer': 'adam'})

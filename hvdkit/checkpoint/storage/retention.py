@@ -11,7 +11,7 @@ from hvdkit.utils.numbers import plain, whole
 
 
 @dataclass(frozen=True)
-class Keep:
+class RetentionPolicy:
     """Which checkpoints stay; what one rule keeps, no other removes.
 
     Args:
@@ -27,9 +27,10 @@ class Keep:
     Example:
 
     >>> losses = {30: 0.5, 20: 0.1, 10: 0.7, 5: 0.9}
-    >>> sorted(Keep(last=1, every=10).choose([30, 20, 10, 5], lambda step: {}))
+    >>> sorted(RetentionPolicy(last=1, every=10).choose([30, 20, 10, 5], lambda step: {}))
     [10, 20, 30]
-    >>> sorted(Keep(last=1, best=1, monitor="loss").choose([30, 20, 10, 5], lambda step: {"loss": losses[step]}))
+    >>> best = RetentionPolicy(last=1, best=1, monitor="loss")
+    >>> sorted(best.choose([30, 20, 10, 5], lambda step: {"loss": losses[step]}))
     [20, 30]
     """
 
@@ -51,7 +52,7 @@ class Keep:
             raise UsageError("To keep the best checkpoints, name the metric they are judged by.", fix="monitor='loss'")
 
     @classmethod
-    def of(cls, keep: Any) -> Keep:
+    def of(cls, keep: Any) -> RetentionPolicy:
         """Rules from how many of the newest stay, or from rules; None is the default.
 
         Raises:
@@ -59,13 +60,15 @@ class Keep:
 
         Example:
 
-        >>> Keep.of(5).last, Keep.of(None).last
+        >>> RetentionPolicy.of(5).last, RetentionPolicy.of(None).last
         (5, 3)
         """
         if keep is None or isinstance(keep, cls):
             return keep or cls()
         if not isinstance(plain(keep), int):
-            raise UsageError(f"`keep` must be a whole number or hvd.checkpoint.Keep(...). Received: keep={keep!r}.")
+            raise UsageError(
+                f"`keep` must be a whole number or hvd.checkpoint.RetentionPolicy(...). Received: keep={keep!r}."
+            )
         return cls(last=keep)
 
     def choose(self, steps: list[int], metrics: Callable[[int], dict[str, Any]]) -> set[int]:

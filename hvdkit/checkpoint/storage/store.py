@@ -11,20 +11,28 @@ from typing import Any
 from hvdkit.checkpoint.storage import disk
 from hvdkit.checkpoint.storage.format import DamagedCheckpointError, damage, step_name, step_of
 from hvdkit.checkpoint.storage.reader import Checkpoint
-from hvdkit.checkpoint.storage.retention import Keep
+from hvdkit.checkpoint.storage.retention import RetentionPolicy
 from hvdkit.checkpoint.storage.writer import (
     DAMAGED,
     DELETING,
     INCOMING,
     REPLACED,
     CheckpointWriteError,
-    Draft,
+    CheckpointWriter,
     check_run_id,
     writing,
 )
 from hvdkit.errors import UsageError
+from hvdkit.utils.deprecation import warn_deprecated
 
-__all__ = ["Checkpoint", "CheckpointWriteError", "DamagedCheckpointError", "Draft", "Keep", "Store"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointWriteError",
+    "CheckpointWriter",
+    "DamagedCheckpointError",
+    "RetentionPolicy",
+    "Store",
+]
 
 _LEFT_OVER = re.compile(
     rf"(?P<kind>{'|'.join(map(re.escape, (INCOMING, DAMAGED, DELETING, REPLACED)))})"
@@ -61,12 +69,12 @@ class Store:
     >>> import numpy as np
     >>> store = Store(tempfile.mkdtemp())
     >>> for step in (10, 20):
-    ...     draft = store.draft(step, run_id="a")
-    ...     _ = draft.write("common", {"x": np.full(3, step)})
-    ...     _ = draft.commit(["common"], epoch=1, world_size=1)
+    ...     writer = store.writer(step, run_id="a")
+    ...     _ = writer.write("common", {"x": np.full(3, step)})
+    ...     _ = writer.commit(["common"], epoch=1, world_size=1)
     >>> store.steps(), store.newest_valid().get("common", "x").tolist()
     ([20, 10], [20, 20, 20])
-    >>> store.prune(Keep(last=1))
+    >>> store.prune(RetentionPolicy(last=1))
     [10]
     """
 
@@ -78,14 +86,19 @@ class Store:
         path = self.directory / step_name(step)
         return path if os.path.lexists(path) else self.directory / self._set_aside_for_new().get(step, path.name)
 
-    def draft(self, step: int, run_id: str) -> Draft:
+    def writer(self, step: int, run_id: str) -> CheckpointWriter:
         """A new checkpoint to write; all processes of a run that name the same step write the same one.
 
         Raises:
             UsageError: a step or a run_id that cannot be part of a directory's name.
             CheckpointWriteError: the directory cannot be made.
         """
-        return Draft(self.directory, step, run_id)
+        return CheckpointWriter(self.directory, step, run_id)
+
+    def draft(self, step: int, run_id: str) -> CheckpointWriter:
+        """``writer``; deprecated."""
+        warn_deprecated("Store.draft", "Store.writer")
+        return self.writer(step, run_id)
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, newest first; whether they are whole is another question."""
@@ -141,7 +154,7 @@ class Store:
         A checkpoint that was set aside for a new one, which then did not come, is taken back.
 
         Args:
-            run_id: this run; its own drafts stay.
+            run_id: this run; its own unfinished checkpoints stay.
 
         Returns:
             The names that were removed.
@@ -164,7 +177,7 @@ class Store:
                     removed.append(name)
         return removed
 
-    def prune(self, keep: Keep, *, valid: int | None = None, dry_run: bool = False) -> list[int]:
+    def prune(self, keep: RetentionPolicy, *, valid: int | None = None, dry_run: bool = False) -> list[int]:
         """Remove the checkpoints that ``keep`` does not keep; the newest valid one always stays.
 
         Where none is valid, nothing is removed. To know that the newest one is valid, all of it is read, and of older

@@ -80,11 +80,11 @@ def _rest() -> None:
     time.sleep(0.05)
 
 
-class Draft:
-    """A checkpoint that is being written by one process or several; made by ``Store.draft()``.
+class CheckpointWriter:
+    """A checkpoint that is being written by one process or several; made by ``Store.writer()``.
 
     Each process writes its parts into the same directory of a shared file system, and one of them commits. Until then
-    no reader sees anything of it. What fails removes the draft.
+    no reader sees anything of it. What fails removes what was written.
 
     Args:
         directory: the store's directory.
@@ -115,7 +115,7 @@ class Draft:
 
         Raises:
             UsageError: a name, a type or a meta that the format cannot hold; nothing was written.
-            CheckpointWriteError: the disk is full, read-only or broken; the draft is removed.
+            CheckpointWriteError: the disk is full, read-only or broken; what was written is removed.
         """
         check_part(part)
         arrays, meta = check_arrays(arrays), check_json(meta)
@@ -142,13 +142,13 @@ class Draft:
         """Wait until all parts are done and make them the checkpoint of the step; one process only.
 
         Where the step has a checkpoint already, it is replaced, by one that is whole at every moment; where it has the
-        same content, as after a resume, it stays and the draft is dropped.
+        same content, as after a resume, it stays and the new one is dropped.
 
         Args:
             parts: the names of all parts, of all processes.
             epoch: the epoch.
             world_size: the number of ranks.
-            state: JSON for all of them; ``state["metrics"]`` is what ``Keep(monitor=...)`` looks at.
+            state: JSON for all of them; ``state["metrics"]`` is what ``RetentionPolicy(monitor=...)`` looks at.
             deadline_s: how long to wait for the other processes.
             poll: called between two looks; what it raises ends the wait.
 
@@ -180,7 +180,7 @@ class Draft:
         return self.target
 
     def drop(self) -> None:
-        """Remove the draft, as far as that is possible; ``Store.clean()`` removes the rest another day."""
+        """Remove what was written, as far as that is possible; ``Store.clean()`` removes the rest another day."""
         with contextlib.suppress(OSError):
             disk.remove_tree(self.path)
 
@@ -242,7 +242,7 @@ class Draft:
             return None
 
     def _put_in_place(self, kind: str) -> None:
-        """Give the draft its name; what has it now is set aside under a name of this kind, and removed."""
+        """Give the checkpoint its name; what has it now is set aside under a name of this kind, and removed."""
         aside = self.target.with_name(f"{kind}{self.target.name}-{self.run_id}")
         there = os.path.lexists(self.target)
         if there and kind == REPLACED and disk.exchange(self.path, self.target):

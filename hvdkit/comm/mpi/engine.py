@@ -19,6 +19,7 @@ from hvdkit.comm.mpi.library import load
 from hvdkit.comm.mpi.timeline import Timeline
 from hvdkit.comm.mpi.timeout import Timeout
 from hvdkit.comm.values import own_rows
+from hvdkit.engines.mpi import COLLECTIVE
 from hvdkit.errors import HvdkitError, UsageError
 
 
@@ -40,6 +41,18 @@ class MpiEngine(Engine):
     # A tensor of so many bytes travels as it is: copying it into a bucket would cost more than a meeting of its own.
     alone_from = 2**20
 
+    @staticmethod
+    def why_not() -> str | None:
+        """Why ``engine="auto"`` should rather take another: a rank has GPUs, whose memory this one does not reach.
+
+        Raises:
+            LaunchError: mpi4py does not load, or does not find the ranks.
+        """
+        import tensorflow as tf
+
+        mpi, gpus = load(), len(tf.config.list_physical_devices("GPU"))
+        return "there are GPUs" if mpi.COMM_WORLD.allreduce(gpus, mpi.MAX) else None  # all ranks have to choose alike
+
     def __init__(self, deadline: float = 600.0, comm: Any = None, process_sets: Any = None):
         mpi = load()
         chosen = mpi.COMM_WORLD if comm is None else comm
@@ -57,7 +70,7 @@ class MpiEngine(Engine):
                 process_set.ranks = self._ranks_of(process_set.mpi_comm)
             process_set.process_set_id = self._make_set(process_set.ranks)
         atexit.register(self._leave)
-        graph_order.install(graph_ops.COLLECTIVE)
+        graph_order.install(COLLECTIVE)
 
     def _adopt(self, ranks: Communicator) -> None:
         self._comm = ranks

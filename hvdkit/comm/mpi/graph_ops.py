@@ -12,8 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-# What the operations are called: nothing else tells them from a user's own Python functions in a graph.
-COLLECTIVE = "hvdkit_collective"
+from hvdkit.engines.mpi import COLLECTIVE
 
 
 def eager() -> bool:

@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from hvdkit.comm.mpi.timeout import Timeout, mismatch, peer_lost
+from hvdkit.comm.mpi.timeout import Timeout, mismatch
+from hvdkit.errors import broken_off
 
 # Of 128 KiB to 4 MiB the fastest for 40 MB on 2 ranks (docs/benchmarks.md): smaller pieces pay for their meetings.
 SLOT_BYTES = 4 * 2**20
@@ -153,7 +154,7 @@ class HostMemory:
         if gone:
             self._gone_since = self._gone_since or time.monotonic()
             if time.monotonic() - self._gone_since > _PEER_ERROR_GRACE_SECONDS:
-                raise peer_lost(f"missing ranks: {', '.join(gone)}, ended before {what}", self._timeout.rank)
+                raise broken_off(f"missing ranks: {', '.join(gone)}, ended before {what}", self._timeout.rank)
         return False
 
     def _reduce_piece(self, x: np.ndarray, out: np.ndarray, combination: Combination, what: str) -> None:

@@ -6,8 +6,9 @@ import atexit
 import sys
 from typing import Any
 
+from hvdkit.engines import info
 from hvdkit.errors import LaunchError
-from hvdkit.utils import env
+from hvdkit.launch.identity import launch_info
 
 _ends_watched = False
 
@@ -18,7 +19,7 @@ def load() -> Any:
     Raises:
         LaunchError: it is not installed, does not load, or its MPI does not know this job's ranks.
     """
-    info = env.launch_info()
+    launched = launch_info()
     already = sys.modules.get("mpi4py.MPI")
     try:
         import mpi4py
@@ -30,13 +31,14 @@ def load() -> Any:
         raise LaunchError(
             f"engine='mpi' needs mpi4py, which does not load: {error}.",
             fix="pip install mpi4py (with the mpirun of its MPI), or hvd.init(engine='horovod').",
-            rank=info.rank,
+            rank=launched.rank,
         ) from error
-    if MPI.COMM_WORLD.size != info.size:
+    if MPI.COMM_WORLD.size != launched.size:
         raise LaunchError(
-            f"{info.launcher} started {info.size} ranks, but mpi4py came up with a world of {MPI.COMM_WORLD.size}.",
-            fix="start with the mpirun of the MPI that mpi4py loads, or hvd.init(engine='horovod').",
-            rank=info.rank,
+            f"{launched.launcher} started {launched.size} ranks, but mpi4py came up with a world of "
+            f"{MPI.COMM_WORLD.size}.",
+            fix=info("mpi").alone_fix,
+            rank=launched.rank,
         )
     if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
         raise LaunchError(

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 
-from hvdkit.errors import BROKEN_OFF_FIX, CommunicationError
+from hvdkit.errors import CommunicationError, broken_off
 from hvdkit.utils.log import get_logger
 
 _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
@@ -50,20 +50,11 @@ class Timeout:
         while not ready():
             waited = time.perf_counter() - begin
             if self.deadline and waited > self.deadline:
-                raise peer_lost(f"missing ranks: {missing()}, {what}, for {waited:.0f} s", self.rank)
+                raise broken_off(f"missing ranks: {missing()}, {what}, for {waited:.0f} s", self.rank)
             if waited > warn_at:
                 get_logger().warning("waiting for %.0f s: %s.", waited, what)
                 warn_at *= 10
             time.sleep(min(_LONGEST_SLEEP, max(_SHORTEST_SLEEP, waited / 50)))
-
-
-def peer_lost(said: str, rank: int) -> CommunicationError:
-    """The error of a rank whose peers are gone or did not come."""
-    return CommunicationError(
-        f"A collective was broken off: another rank ended or did not come in time ({said}).",
-        fix=BROKEN_OFF_FIX,
-        rank=rank,
-    )
 
 
 def mismatch(per_rank: dict[int, str], rank: int) -> CommunicationError:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from hvdkit.comm.process_sets import ProcessSet, global_process_set
 from hvdkit.errors import UsageError
-from hvdkit.keras_internals.attributes import own_distribution
+from hvdkit.keras_internals.attributes import own_reduction_state
 from hvdkit.keras_internals.optimizers import trainable_variables, unwrap
 from hvdkit.optim.allreduce import AllreduceMixin
 from hvdkit.optim.distributed import distribute
@@ -124,6 +124,9 @@ class LocalSGDState(ReductionState):
     is_synchronous: ClassVar[bool] = False
     fit_callback: ClassVar[type[keras.callbacks.Callback] | None] = LocalSGDCallback
 
+    def stateful(self) -> dict[str, Any]:
+        return {**super().stateful(), "local_sgd": self.averaging}
+
     def expected_reductions(self, before: int, after: int) -> int:
         return self.averaging.reductions(before, after)
 
@@ -144,10 +147,10 @@ class LocalSGDMixin(AllreduceMixin):
 
     def reduce_gradients(self, gradients, variables):
         reduce = lambda given: super(LocalSGDMixin, self).reduce_gradients(given, variables)
-        return own_distribution(self).averaging.reduce(reduce, gradients, self.iterations)
+        return own_reduction_state(self).averaging.reduce(reduce, gradients, self.iterations)
 
     def hook_update(self, gradients, variables, rate):
-        state = own_distribution(self)
+        state = own_reduction_state(self)
         state.averaging.begin(self.iterations)
         super().hook_update(gradients, variables, rate)
         state.averaging.end(state.pipeline, self.iterations)
@@ -159,5 +162,5 @@ def _begin(optimizer: Any, variables: list) -> None:
             "Local SGD does not train on the replicas of a strategy.",
             fix="one process for each device, without a strategy.",
         )
-    state = own_distribution(optimizer)
+    state = own_reduction_state(optimizer)
     state.averaging.build(variables, state.local)

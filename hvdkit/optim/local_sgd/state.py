@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from hvdkit.grads.identity import LocalVariables
 from hvdkit.grads.pipeline import GradientPipeline
-from hvdkit.keras_internals.model_contents import distribution_of, optimizers_of
+from hvdkit.utils.stateful import Entry, Kind
 
 
 @dataclass(eq=False)
@@ -49,10 +49,14 @@ class Rounds:
         """Whether the weights become something else than their mean."""
         return bool(self.outer_momentum) or self.outer_lr != 1.0
 
-    @property
-    def state(self) -> list:
-        """What a checkpoint keeps."""
-        return [self.since, *self.anchors, *self.velocities]
+    def state_dict(self) -> dict[str, Entry]:
+        """What a checkpoint keeps; of the weights only that ranks have each their own, whose mean counts."""
+        kept = {"weights": self.variables, "since": self.since}
+        kept |= {"anchors": self.anchors, "velocities": self.velocities}
+        return {name: Entry(value, Kind.MEAN) for name, value in kept.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The variables have got their values."""
 
     def build(self, variables: list, local: LocalVariables) -> None:
         """Make what there is for each weight, as the optimizer makes its slots."""
@@ -117,8 +121,3 @@ class Rounds:
         """End a round that is under way, outside the graph; collective."""
         if int(self.since.numpy()):
             self.average(pipeline)
-
-
-def rounds_of(model: Any) -> list[Rounds]:
-    """Those of a model's optimizers that do local SGD."""
-    return [state.averaging for state in map(distribution_of, optimizers_of(model)) if hasattr(state, "averaging")]

@@ -12,10 +12,10 @@ COST = 0.03
 FIRST_SECONDS, LEAST_SECONDS = 60.0, 20.0
 
 
-class Pace:
+class AutoSaveInterval:
     """Times steps, with and without a checkpoint on its way.
 
-    What follows from it must be the same on every rank, so it follows from numbers that were exchanged (``agreed``).
+    What follows from it must be the same on every rank, so it follows from numbers that were exchanged (``update``).
 
     Attributes:
         is_due: whether it is time for a checkpoint, at this very step.
@@ -51,11 +51,11 @@ class Pace:
         self._last = None
 
     @property
-    def is_time_to_ask(self) -> bool:
+    def should_exchange(self) -> bool:
         """Whether the ranks exchange what they know now; the same on every rank."""
         return self._calls - self._asked >= self._interval
 
-    def mine(self) -> dict[str, float | None]:
+    def measured(self) -> dict[str, float | None]:
         """What the others must know of this rank."""
         step = self._seconds[False] / self._steps[False] if self._steps[False] else 0.0
         slower = max(0.0, self._seconds[True] - step * self._steps[True]) if step else 0.0
@@ -64,23 +64,23 @@ class Pace:
         call = (time.monotonic() - self._window[0]) / calls if calls else 0.0
         return {"call": call, "age": time.monotonic() - self._saved, "cost": cost, "took": self._took}
 
-    def agreed(self, everyones: list[dict]) -> None:
+    def update(self, everyones: list[dict]) -> None:
         """Follow what all ranks know: when to ask again, and whether it is time for a checkpoint.
 
-        >>> pace = Pace()
-        >>> pace.agreed([{"call": 0.01, "age": 90.0, "cost": None, "took": 0.0}])
-        >>> pace.is_due, pace._interval
+        >>> interval = AutoSaveInterval()
+        >>> interval.update([{"call": 0.01, "age": 90.0, "cost": None, "took": 0.0}])
+        >>> interval.is_due, interval._interval
         (True, 2)
-        >>> pace.agreed([{"call": 0.01, "age": 90.0, "cost": 6.0, "took": 2.0}])  # 6 s are 3 % of 200 s
-        >>> pace.is_due
+        >>> interval.update([{"call": 0.01, "age": 90.0, "cost": 6.0, "took": 2.0}])  # 6 s are 3 % of 200 s
+        >>> interval.is_due
         False
         """
         self._asked = self._calls
-        slowest = max(pace["call"] for pace in everyones)
+        slowest = max(rank["call"] for rank in everyones)
         wanted = round(ASK_SECONDS / slowest) if slowest else 1
         self._interval = min(_MOST_CALLS, 2 * self._interval, max(1, wanted))  # steps may become slower at any time
         self._window = time.monotonic(), self._calls
-        costs = [pace["cost"] for pace in everyones if pace["cost"] is not None]
-        takes = [pace["took"] for pace in everyones]
+        costs = [rank["cost"] for rank in everyones if rank["cost"] is not None]
+        takes = [rank["took"] for rank in everyones]
         least = max(LEAST_SECONDS, *takes, *(cost / COST for cost in costs)) if costs else FIRST_SECONDS
-        self.is_due = max(pace["age"] for pace in everyones) >= least
+        self.is_due = max(rank["age"] for rank in everyones) >= least

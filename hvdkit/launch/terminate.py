@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 import time
-from pathlib import Path
+from collections.abc import Collection
 
 import psutil
 
+from hvdkit.launch.launcher import LAUNCHERS, launcher
 from hvdkit.launch.plan import RUN_ID
 from hvdkit.utils import env
 
@@ -40,40 +39,38 @@ class Members:
         return list(self._known)
 
 
-def sweep(run_id: str, patience: float, deadline: float = 10.0) -> int:
-    """End every process of a run: SIGTERM, ``patience`` seconds to obey, then SIGKILL until none is left.
+def terminate(run_id: str, grace_seconds: float, deadline: float = 10.0) -> int:
+    """End every process of a run: SIGTERM, ``grace_seconds`` to obey, then SIGKILL until none is left.
 
     Returns:
         How many were left when it gave up, ``deadline`` seconds after the first SIGKILL; 0 is what to expect.
     """
     members = Members(run_id)
     left = members.living()
-    mpiruns = [process.pid for process in left if _is_mpirun(process)]
-    if left and patience > 0:
+    first = [(_name(process), process.pid) for process in left]
+    if left and grace_seconds > 0:
         _send(left, "terminate")
-        psutil.wait_procs(left, timeout=patience)
+        psutil.wait_procs(left, timeout=grace_seconds)
         left = members.living()
     until = time.monotonic() + deadline
     while left and time.monotonic() < until:
         _send(left, "kill")
         psutil.wait_procs(left, timeout=0.5)
         left = members.living()
-    for pid in mpiruns:
-        remove_session(pid)
+    remove_sessions(first)
     return len(left)
 
 
-def remove_session(mpirun: int) -> None:
-    """Remove what the mpirun of Open MPI 5 with this process id left behind, unless a living process has that id.
+def remove_sessions(processes: Collection[tuple[str, int]]) -> None:
+    """Remove what killed processes of a launcher have left behind, those whose id a living process has excepted.
 
-    Where it was killed its session directory stays, and the next mpirun that the system gives this process id ends with
-    "The PMIx server's listener thread failed to start".
+    Args:
+        processes: the name and the id of each.
     """
-    if is_alive(mpirun):
-        return
-    named = [env.get(f"PRTE_MCA_prte_{which}tmpdir_base") for which in ("local_", "")]
-    base = next(filter(None, named), tempfile.gettempdir())
-    shutil.rmtree(Path(base, f"ompi.{mpirun}"), ignore_errors=True)
+    for known in map(launcher, LAUNCHERS.names()):
+        for name, pid in processes:
+            if name in known.leaves_sessions and not is_alive(pid):
+                known.remove_session(pid, env.child())
 
 
 def is_alive(pid: int) -> bool:
@@ -92,11 +89,10 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def _is_mpirun(process: psutil.Process) -> bool:
-    # Only these: containers that share /tmp may have the other ids in use, by an mpirun that lives.
+def _name(process: psutil.Process) -> str:
     with contextlib.suppress(*_GONE):
-        return process.name() in ("mpirun", "mpiexec", "prterun")
-    return False
+        return process.name()
+    return ""
 
 
 def _send(processes: list[psutil.Process], how: str) -> None:

@@ -1,4 +1,4 @@
-"""``python -m hvdkit.launch.caretaker RUN_ID RUN_DIR``: ends a run whose ``hvdkit run`` was killed with SIGKILL.
+"""``python -m hvdkit.launch.watchdog RUN_ID RUN_DIR``: ends a run whose ``hvdkit run`` was killed with SIGKILL.
 
 It waits on a pipe that only ``hvdkit run`` holds. A byte means that all is done; the end of the pipe without one means
 that ``hvdkit run`` is gone: then every process of the run is ended and the run directory removed.
@@ -17,9 +17,9 @@ def main(argv: list[str]) -> int:
         return 0
     import shutil
 
-    from hvdkit.launch.sweep import sweep
+    from hvdkit.launch.terminate import terminate
 
-    left = sweep(run_id, patience=8.0)
+    left = terminate(run_id, grace_seconds=8.0)
     shutil.rmtree(run_dir, ignore_errors=True)
     return 1 if left else 0
 

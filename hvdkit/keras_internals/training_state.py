@@ -1,0 +1,100 @@
+"""What Keras keeps of a training, as a checkpoint needs it: found by one walk over the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from hvdkit.keras_internals import attributes, optimizers
+from hvdkit.keras_internals.model_contents import (
+    held,
+    is_local,
+    optimizers_of,
+    parameters_of,
+    reduction_state_of,
+    underlying,
+    unwrap,
+    weights_of,
+)
+from hvdkit.utils.stateful import Stateful
+
+
+class ModelContents:
+    """What one walk over a model has found.
+
+    Attributes:
+        optimizers: those that make steps.
+        weights: of the model and of what it holds, each once.
+        parameters: those of the weights that ranks have in common.
+    """
+
+    def __init__(self, model: keras.Model):
+        things = held(model)
+        self.model = model
+        self.optimizers = optimizers_of(model, things)
+        self.weights = weights_of(model, things)
+        self.parameters = parameters_of(model, things)
+
+    def optimizer_variables(self) -> list:
+        """The variables of the optimizers, each once: iterations, learning rate, slots, loss scale."""
+        variables = [v for optimizer in self.optimizers for v in optimizer.variables]
+        return list({id(v): v for v in variables}.values())
+
+    def others(self) -> list:
+        """What is neither a parameter nor of a metric: seeds of dropout, statistics of batch norm, local weights."""
+        skip = {id(underlying(v)) for v in [*self.parameters, *self.model.metrics_variables]}
+        variables = [*self.model.weights, *self.model.non_trainable_variables, *self.weights]
+        return list({id(v): v for v in variables if id(underlying(v)) not in skip}.values())
+
+    def local_weights(self) -> list:
+        """The weights that are kept local."""
+        return [v for v in self.weights if is_local(v)]
+
+    def not_found(self) -> list:
+        """The distributed optimizers that the model does not hold, and that train weights of it that none of its own
+        does: one that was compiled before may be alive still."""
+        known = {id(unwrap(optimizer)) for optimizer in self.optimizers}
+        trained = {id(underlying(v)) for o in self.optimizers for v in trained_variables(o)}
+        weights = {id(underlying(v)) for v in self.weights} - trained
+        others = {id(o): o for o in map(unwrap, attributes.distributed_optimizers()) if id(o) not in known}.values()
+        return [o for o in others if any(id(underlying(v)) in weights for v in trained_variables(o))]
+
+
+def trained_variables(optimizer: Any) -> list:
+    """The variables that an optimizer was built for; none before."""
+    inner = unwrap(optimizer)
+    return list(optimizers.trainable_variables(inner)) if inner.built else []
+
+
+def averaged_variables(optimizer: Any) -> list:
+    """The weights of an optimizer with ``use_ema``, and their averages; none without."""
+    inner = unwrap(optimizer)
+    averaged = getattr(inner, "use_ema", False) and inner.built
+    return [*optimizers.trainable_variables(inner), *optimizers.moving_averages(inner)] if averaged else []
+
+
+def attached_to(optimizer: Any) -> dict[str, Stateful]:
+    """What an optimizer works with and is ``Stateful``, by what it is to the optimizer.
+
+    Of a distributed optimizer it is what its ``ReductionState`` names: how it reduces gradients.
+    """
+    distribution = reduction_state_of(optimizer)
+    found = {} if distribution is None else distribution.stateful()
+    schedule = optimizers.schedule_of(optimizer)
+    if isinstance(schedule, Stateful):
+        found = {"schedules": _ScheduleOf(optimizer, schedule), **found}
+    return {name: thing for name, thing in found.items() if isinstance(thing, Stateful)}
+
+
+class _ScheduleOf:
+    """The learning rate schedule of an optimizer, which tells it how many steps it has made."""
+
+    def __init__(self, optimizer: Any, schedule: Stateful):
+        self._optimizer, self._schedule = optimizer, schedule
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._schedule.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._schedule.load_state_dict({**state, "iterations": optimizers.steps_taken(unwrap(self._optimizer))})

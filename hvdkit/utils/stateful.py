@@ -1,0 +1,147 @@
+"""What a checkpoint keeps of an object, which the object itself says."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from hvdkit.errors import UsageError
+
+
+class Kind(enum.StrEnum):
+    """What becomes of a value that each rank has, where another number of ranks goes on."""
+
+    COMMON = "common"
+    """It is the same on all ranks: rank 0's is saved, and all get it."""
+    PER_RANK = "per_rank"
+    """Each rank gets its own back; ranks that are new get rank 0's."""
+    MEAN = "mean"
+    """What counts is the mean over the ranks; all get it."""
+    SUM = "sum"
+    """What counts is the sum over the ranks; rank 0 gets it, the others get zero."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A value of a ``state_dict``, and what it is.
+
+    Args:
+        value: a variable, an array, a number, text, None, or lists, tuples and dictionaries of these.
+        kind: ``"common"``, ``"per_rank"``, ``"mean"`` or ``"sum"``: see ``Stateful``.
+
+    Raises:
+        UsageError: an unknown kind.
+
+    Example:
+
+    >>> Entry([1, 2], "common").kind
+    <Kind.COMMON: 'common'>
+    """
+
+    value: Any
+    kind: str = Kind.PER_RANK
+
+    def __post_init__(self):
+        known = [kind.value for kind in Kind]
+        if self.kind not in known:
+            raise UsageError(f"`kind` must be one of {', '.join(known)}. Received: kind={self.kind!r}.")
+        object.__setattr__(self, "kind", Kind(self.kind))
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """An object whose state is saved with a training and given back to it: a callback, a reducer, a schedule.
+
+    No base class is needed: what has these two methods is ``Stateful``. It is found as a callback of ``fit`` beside
+    ``CheckpointCallback``, as the ``compression=`` of an optimizer, and as an optimizer's learning rate schedule.
+
+    Example:
+
+    >>> import collections
+    >>> class Recent:
+    ...     def __init__(self):
+    ...         self.losses, self.words = collections.deque(maxlen=3), set()
+    ...
+    ...     def state_dict(self):
+    ...         return {"losses": list(self.losses), "words": Entry(sorted(self.words), "common")}
+    ...
+    ...     def load_state_dict(self, state):
+    ...         self.losses, self.words = collections.deque(state["losses"], maxlen=3), set(state["words"])
+    >>> isinstance(Recent(), Stateful)
+    True
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is saved, by names: variables, arrays and JSON-like data.
+
+        A value is each rank's own, unless an ``Entry`` says that it is common, or that its mean or its sum counts.
+        """
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what was saved, before the training goes on.
+
+        Called more than once where callbacks begin anew when training begins. Of a schedule ``state["iterations"]`` is
+        how many steps its optimizer has made.
+
+        Args:
+            state: the values by their names, arrays in the place of variables. A variable that ``state_dict`` names
+                has its value already; one that will only be made in the first step can be made from the array.
+        """
+
+
+def entries_of(thing: Stateful) -> dict[str, Entry]:
+    """What an object's ``state_dict`` says, each value with its kind.
+
+    Raises:
+        UsageError: it is no dictionary with text as keys.
+    """
+    state = thing.state_dict()
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise UsageError(
+            f"{type(thing).__name__}.state_dict() must return a dictionary with text as keys. Received: {state!r}."
+        )
+    return {name: value if isinstance(value, Entry) else Entry(value) for name, value in state.items()}
+
+
+def leaves(value: Any) -> Iterable[Any]:
+    """What is in a value's lists, tuples and dictionaries.
+
+    >>> list(leaves([1, {"a": (2, 3)}]))
+    [1, 2, 3]
+    """
+    if isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from leaves(part)
+    else:
+        yield value
+
+
+def combine(kind: str, values: list, rank: int) -> Any:
+    """What a rank gets of a value that ranks of another number had.
+
+    Raises:
+        UsageError: a mean or a sum of what are no numbers.
+
+    >>> combine("mean", [np.float32([1.0]), np.float32([3.0])], 0), combine("sum", [np.float32([1.0])] * 2, 1)
+    (array([2.], dtype=float32), array([0.], dtype=float32))
+    >>> combine("sum", [{"n": 2}, {"n": 3}], 0)
+    {'n': 5}
+    """
+    first = values[0]
+    if kind not in (Kind.MEAN, Kind.SUM):
+        return values[rank] if kind == Kind.PER_RANK and rank < len(values) else first
+    if isinstance(first, dict):
+        return {key: combine(kind, [value[key] for value in values], rank) for key in first}
+    if isinstance(first, list | tuple):
+        return type(first)(combine(kind, list(parts), rank) for parts in zip(*values, strict=True))
+    dtype = np.asarray(first).dtype
+    if dtype.kind in "OUS":
+        raise UsageError(f"A checkpoint has {first!r}, of which there is no {kind} over the ranks.")
+    join = np.mean if kind == Kind.MEAN else np.sum
+    joined = join(np.stack(values).astype(np.float64), axis=0).astype(dtype)
+    joined = joined if kind == Kind.MEAN or rank == 0 else np.zeros_like(joined)
+    return joined if isinstance(first, np.ndarray) else joined[()] if isinstance(first, np.generic) else joined.item()
