@@ -24,6 +24,7 @@ from hvdkit.engines import is_collective
 from hvdkit.grads import batch_weight
 from hvdkit.keras_internals import optimizers
 from hvdkit.keras_internals.attributes import own_reduction_state
+from hvdkit.keras_internals.graphs import PYTHON_OPERATIONS
 from hvdkit.keras_internals.model_contents import build_optimizer
 from hvdkit.optim import loss_scale
 from hvdkit.optim.distributed import is_distributed
@@ -109,7 +110,7 @@ def _not_for_xla(graph: tf.Graph) -> str:
     """The collectives and Python functions in a graph and the functions it calls, by the names of their operations."""
     definition = graph.as_graph_def()
     nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
-    return ", ".join(sorted({n.op for n in nodes if is_collective(n.op) or n.op in ("PyFunc", "EagerPyFunc")}))
+    return ", ".join(sorted({n.op for n in nodes if is_collective(n.op) or n.op in PYTHON_OPERATIONS}))
 
 
 def _has_collectives(optimizer: Any) -> bool:
