@@ -15,7 +15,7 @@ Usage: scripts/test.sh [fast|dist|all|chaos] [pytest arguments]
 Ranks that tests start are mostly forks of a process that has imported TensorFlow (tests/forkserver);
 HVDKIT_TESTS_FORKSERVER=0 gives each a process of its own, which takes longer.
 
-Example: scripts/test.sh dist -k proof
+Example: scripts/test.sh dist -k consistency
 USAGE
 }
 

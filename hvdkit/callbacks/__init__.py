@@ -8,7 +8,7 @@ from hvdkit.utils.registry import lazy, load
 _DEFAULTS = {
     "BroadcastGlobalVariablesCallback": "hvdkit.callbacks.broadcast:BroadcastGlobalVariablesCallback",
     "MetricAverageCallback": "hvdkit.callbacks.metric_average:MetricAverageCallback",
-    "CommunicationProof": "hvdkit.callbacks.communication_proof:CommunicationProof",
+    "ConsistencyCheck": "hvdkit.callbacks.consistency_check:ConsistencyCheck",
     "RankZeroProgress": "hvdkit.callbacks.progress:RankZeroProgress",
 }
 _HOME = {
@@ -22,19 +22,19 @@ _HOME = {
 
 __all__ = [*_HOME, "defaults"]
 
-__getattr__, __dir__ = lazy(globals(), _HOME)
+__getattr__, __dir__ = lazy(globals(), _HOME, {"CommunicationProof": "ConsistencyCheck"})
 
 
 def defaults() -> list:
     """The callbacks every run on several ranks wants, in the order they belong.
 
-    The weights of rank 0 for everybody, metrics averaged over the ranks, the communication proof, and progress from
+    The weights of rank 0 for everybody, metrics averaged over the ranks, the consistency check, and progress from
     rank 0 only: a bar on a terminal, one line per epoch elsewhere.
 
     Example:
 
     >>> import hvdkit as hvd
     >>> [type(callback).__name__ for callback in hvd.callbacks.defaults()]
-    ['BroadcastGlobalVariablesCallback', 'MetricAverageCallback', 'CommunicationProof', 'RankZeroProgress']
+    ['BroadcastGlobalVariablesCallback', 'MetricAverageCallback', 'ConsistencyCheck', 'RankZeroProgress']
     """
     return [load(target)() for target in _DEFAULTS.values()]

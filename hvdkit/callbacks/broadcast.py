@@ -41,7 +41,7 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
         device: the TensorFlow device of the exchange, "" for any. The bytes travel through the host's memory, wherever
             it is.
         local_variables: a Keras or TensorFlow variable, or a collection of them, that each rank keeps for itself, with
-            its optimizer slots. Matched by identity, not by name. The communication proof leaves them out too. Their
+            its optimizer slots. Matched by identity, not by name. The consistency check leaves them out too. Their
             gradients are reduced like all others, unless the optimizer is told otherwise.
 
     Raises:

@@ -45,6 +45,7 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         loss_scale.wrap_once(optimizer)
     plain = model.train_step
+    say_on = functools.cache(lambda: get_logger().info(_ON))  # a step is traced again for each shape of data
 
     variables: list = []  # of the gradients; known when the first half has been traced
 
@@ -69,7 +70,7 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
         if in_the_way:
             get_logger().info(_OFF, f"its forward or backward pass has operations that XLA has not ({in_the_way})")
             return plain(data)
-        _say_on()
+        say_on()
         logs, gradients = first(data, weight)
         if not variables:  # nothing to train
             return logs
@@ -85,11 +86,6 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
         return logs
 
     return step
-
-
-@functools.cache  # a step is traced again for each shape of data
-def _say_on() -> None:
-    get_logger().info(_ON)
 
 
 def _why_not(model: keras.Model) -> str | None:

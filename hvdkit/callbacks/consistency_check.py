@@ -1,4 +1,4 @@
-"""The proof that a training is one training: that gradients were exchanged and the ranks are still equal."""
+"""The check that a training is one training: that gradients were exchanged and the ranks are still equal."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from hvdkit.grads import tape_pipelines
 from hvdkit.keras_internals.model_contents import adapted_of, optimizers_of, reduction_state_of
 from hvdkit.optim.reduction_state import reduction_states
 from hvdkit.schedules.learning_rate import check_steps
+from hvdkit.utils.deprecation import renamed_arguments
 from hvdkit.utils.numbers import whole
 
 
-class CommunicationProof(keras.callbacks.Callback):
+class ConsistencyCheck(keras.callbacks.Callback):
     """Check that the ranks train one model together. ``hvd.init()`` adds it to every ``fit`` on several ranks.
 
     Before the first step: do all ranks make the same steps and epochs, and were their preprocessing layers adapted to
     the same data? Before each epoch and at the end: do all go on, or all stop? After the first step, and then every
-    ``every_steps`` steps: does every optimizer that stepped reduce its gradients, as often as it stepped? Are the
+    ``every`` steps: does every optimizer that stepped reduce its gradients, as often as it stepped? Are the
     weights (frozen ones too) bitwise equal on all ranks (sha256)? Once more when ``fit`` is over: are they still, after
     all callbacks have done what they do at the end of training?
 
     Args:
-        every_steps: steps between two checks after the first; None checks at the end of each epoch. A check costs a
+        every: steps between two checks after the first; None checks at the end of each epoch. A check costs a
             hash of the weights (about 1 ms per million parameters) and two small exchanges.
 
     Raises:
@@ -38,12 +39,13 @@ class CommunicationProof(keras.callbacks.Callback):
 
     >>> import hvdkit as hvd
     >>> hvd.init()
-    >>> callbacks = [hvd.callbacks.CommunicationProof(every_steps=500)]
+    >>> callbacks = [hvd.callbacks.ConsistencyCheck(every=500)]
     """
 
-    def __init__(self, every_steps: int | None = None):
+    @renamed_arguments(every_steps="every")
+    def __init__(self, every: int | None = None):
         super().__init__()
-        self.every_steps = None if every_steps is None else whole(every_steps, "every_steps", 1)
+        self.every = None if every is None else whole(every, "every", 1)
         self.initial_epoch = 0
         self._callbacks: list = []
         self._calls = 0
@@ -98,7 +100,7 @@ class CommunicationProof(keras.callbacks.Callback):
             self._seen = {id(o): _counts(o) for o in optimizers_of(self.model)}
             self._by_tapes = tape_pipelines.reductions()
         first = self._calls == 1
-        if first or (self.every_steps and self._unchecked >= self.every_steps):
+        if first or (self.every and self._unchecked >= self.every):
             self._check()
         self._calls += 1
         self._unchecked += int(self.model.steps_per_execution)
@@ -126,7 +128,7 @@ class CommunicationProof(keras.callbacks.Callback):
         )
 
     def on_epoch_end(self, epoch, logs=None):
-        if self._calls == 1 or self.every_steps is None:
+        if self._calls == 1 or self.every is None:
             self._check()
 
     def _check(self) -> None:
