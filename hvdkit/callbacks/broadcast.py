@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from hvdkit.comm import exchange, process_sets, world
-from hvdkit.comm.consistency import agree
+from hvdkit.comm.consistency import assert_same_on_all_ranks
 from hvdkit.comm.variables import broadcast_variables
 from hvdkit.errors import UsageError
 from hvdkit.grads.identity import name_of
@@ -118,7 +118,7 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
             "optimizer": [f"{v.dtype} {list(v.shape)}" for v in slots],
         }
         with tf.device(self.device):
-            agree(
+            assert_same_on_all_ranks(
                 "the variables of their models",
                 mine,
                 by=type(self).__name__,

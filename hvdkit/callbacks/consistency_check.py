@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from hvdkit.comm import exchange, world
-from hvdkit.comm.consistency import agree, assert_equal_weights, together
+from hvdkit.comm.consistency import assert_equal_weights, assert_same_on_all_ranks, raise_on_any_rank
 from hvdkit.comm.process_sets import ProcessSet
 from hvdkit.data.current import current_data
 from hvdkit.errors import CommunicationError, UsageError
@@ -66,7 +66,7 @@ class ConsistencyCheck(keras.callbacks.Callback):
         if self._alone():
             return
         refuse = lambda: refuse_backups(self._callbacks)
-        together("begin this training", refuse, by=type(self).__name__, process_set=self._process_set)
+        raise_on_any_rank("begin this training", refuse, by=type(self).__name__, process_set=self._process_set)
         parameters = self.params or {}  # None in a loop that drives its callbacks by hand
         if world.rank() == 0:
             data = current_data(self.model)  # the epoch that runs may be the rest of one
@@ -92,7 +92,7 @@ class ConsistencyCheck(keras.callbacks.Callback):
         return world.size() == 1 or (self._process_set is not None and not self._process_set.included())
 
     def _agree(self, what: str, mine: Any, fix: str) -> None:
-        agree(what, mine, by=type(self).__name__, fix=fix, process_set=self._process_set)
+        assert_same_on_all_ranks(what, mine, by=type(self).__name__, fix=fix, process_set=self._process_set)
 
     # Before a step and not after the one before it: Keras may call the hooks after a step from another thread.
     def on_train_batch_begin(self, batch, logs=None):

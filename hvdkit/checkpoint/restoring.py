@@ -15,7 +15,7 @@ from hvdkit.checkpoint import callback_state, state, state_schema
 from hvdkit.checkpoint.object_state import SavedObjects
 from hvdkit.checkpoint.storage.store import Checkpoint, Store
 from hvdkit.comm import exchange, world
-from hvdkit.comm.consistency import together
+from hvdkit.comm.consistency import raise_on_any_rank
 from hvdkit.comm.variables import broadcast_variables
 from hvdkit.errors import UsageError
 from hvdkit.keras_internals.model_contents import build_optimizer, renew_adapted
@@ -83,7 +83,7 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
     """
     step = None if step is None else whole(step, "step", 0)
     store = Store(directory)
-    chosen = together(
+    chosen = raise_on_any_rank(
         "read the checkpoint", lambda: _choose(store, step) if world.rank() == 0 else None, by="checkpoints"
     )
     number = exchange.broadcast_object(None if chosen is None else chosen.manifest.step, name="checkpoints: the step")
@@ -95,17 +95,17 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
             fix="begin it with keras.Input(shape), or call it once: model(x[:1]).",
         )
     build_optimizer(model)
-    checkpoint = together(
+    checkpoint = raise_on_any_rank(
         "see the checkpoint that rank 0 sees", lambda: chosen or store.open(int(number)), by="checkpoints"
     )
     state.build_optimizers(model, checkpoint.manifest.state.get("trained", []))
     training, where = state.TrainingState(model), str(checkpoint.path)
-    attached = together("restore", lambda: _restore_own(training, checkpoint), by="checkpoints")
+    attached = raise_on_any_rank("restore", lambda: _restore_own(training, checkpoint), by="checkpoints")
     _restore_common(training, checkpoint)
     manifest = checkpoint.manifest
-    together("restore", lambda: training.load(attached, manifest.state, where), by="checkpoints")
+    raise_on_any_rank("restore", lambda: training.load(attached, manifest.state, where), by="checkpoints")
     renew_adapted(model)
-    callbacks = together("restore", lambda: _objects(callback_state.GROUP, checkpoint), by="checkpoints")
+    callbacks = raise_on_any_rank("restore", lambda: _objects(callback_state.GROUP, checkpoint), by="checkpoints")
     return Restored(manifest.step, manifest.epoch, dict(manifest.state), callbacks)
 
 
@@ -130,7 +130,7 @@ def _restore_common(training: state.TrainingState, checkpoint: Checkpoint) -> No
         state.assign(variables, lambda n: checkpoint.get(homes[n], n), list(homes), str(checkpoint.path))
 
     names = checkpoint.names
-    together("restore", read if world.rank() == 0 else lambda: None, by="checkpoints")
+    raise_on_any_rank("restore", read if world.rank() == 0 else lambda: None, by="checkpoints")
     broadcast_variables(list(variables.values()), 0)
 
 

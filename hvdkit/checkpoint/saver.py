@@ -20,7 +20,7 @@ from hvdkit.checkpoint import state
 from hvdkit.checkpoint.storage.lock import DirectoryLock
 from hvdkit.checkpoint.storage.store import CheckpointWriteError, RetentionPolicy, Store
 from hvdkit.comm import exchange, world
-from hvdkit.comm.consistency import together
+from hvdkit.comm.consistency import raise_on_any_rank
 from hvdkit.keras_internals.model_contents import underlying
 from hvdkit.utils.log import get_logger
 from hvdkit.version import __version__
@@ -68,7 +68,7 @@ class Saver:
         self.seconds = 0.0
         self.run_id = str(exchange.broadcast_object(secrets.token_hex(6), name="a checkpoint's run"))
         take = self._take if world.rank() == 0 else lambda: None
-        together("take the directory of checkpoints", take, by="checkpoints")
+        raise_on_any_rank("take the directory of checkpoints", take, by="checkpoints")
         self._last = -1
         self._made: str | None = None
         self._memory: state.Tensors = {}

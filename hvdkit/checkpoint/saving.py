@@ -11,7 +11,7 @@ from hvdkit.checkpoint.saver import Saver
 from hvdkit.checkpoint.state_schema import check_metadata
 from hvdkit.checkpoint.storage.store import RetentionPolicy
 from hvdkit.comm import world
-from hvdkit.comm.consistency import together
+from hvdkit.comm.consistency import raise_on_any_rank
 from hvdkit.keras_internals.model_contents import build_optimizer
 from hvdkit.utils.deprecation import warn_deprecated
 from hvdkit.utils.log import get_logger
@@ -68,6 +68,6 @@ def save(
                 "directory) goes on from the newest. Remove them, or give another training another directory.",
                 step, directory, newer[0],
             )  # fmt: skip
-        together("save", lambda: saver.save(model, step, epoch, metadata), by="hvd.checkpoint.save")
+        raise_on_any_rank("save", lambda: saver.save(model, step, epoch, metadata), by="hvd.checkpoint.save")
     finally:
         saver.close()

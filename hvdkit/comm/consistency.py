@@ -1,4 +1,4 @@
-"""Proofs that the ranks agree: on what they are about to do, and on their weights afterwards."""
+"""Checks that the ranks agree: on what they are about to do, and on their weights afterwards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from hvdkit.errors import CommunicationError, UsageError
 from hvdkit.keras_internals.attributes import path_of
 
 
-def agree(what: str, mine: Any, *, by: str, fix: str | None = None, process_set: ProcessSet | None = None) -> None:
+def assert_same_on_all_ranks(
+    what: str, mine: Any, *, by: str, fix: str | None = None, process_set: ProcessSet | None = None
+) -> None:
     """Check that every rank brings the same value; collective, one small exchange.
 
     Args:
@@ -36,7 +38,7 @@ def agree(what: str, mine: Any, *, by: str, fix: str | None = None, process_set:
         raise CommunicationError(f"The ranks do not agree on {what}: {differing}.", fix=fix, rank=world.rank())
 
 
-def together(what: str, make: Callable[[], Any], *, by: str, process_set: ProcessSet | None = None) -> Any:
+def raise_on_any_rank(what: str, make: Callable[[], Any], *, by: str, process_set: ProcessSet | None = None) -> Any:
     """Do something that may fail on one rank: it then fails on all, instead of leaving the others waiting; collective.
 
     Args:

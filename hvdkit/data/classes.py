@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from hvdkit.comm import exchange, world
-from hvdkit.comm.consistency import agree, together
+from hvdkit.comm.consistency import assert_same_on_all_ranks, raise_on_any_rank
 from hvdkit.errors import UsageError
 from hvdkit.utils.deprecation import renamed_arguments
 from hvdkit.utils.log import get_logger
@@ -40,7 +40,7 @@ def class_weights(y: Any, *, presharded: bool = False) -> dict[int, float]:
     >>> hvd.data.class_weights([0, 0, 0, 1])
     {0: 0.6666666666666666, 1: 2.0}
     """
-    classes = together("count its classes", lambda: _classes(y), by=_NAME) if presharded else _classes(y)
+    classes = raise_on_any_rank("count its classes", lambda: _classes(y), by=_NAME) if presharded else _classes(y)
     found, counts = np.unique(classes, return_counts=True)
     mine = {str(c): int(n) for c, n in zip(found, counts, strict=True)}
     total: dict[int, int] = {}
@@ -66,8 +66,8 @@ def checked(class_weight: Any, y: Any, *, presharded: bool) -> dict[int, float]:
     if isinstance(class_weight, str) and class_weight == "balanced":
         return class_weights(y, presharded=presharded)
     take = lambda: (by_class(class_weight), np.unique(_classes(y)).tolist())
-    weights, present = together("take its class weights", take, by=_SHARD)
-    agree("their class weights", {str(c): w for c, w in weights.items()}, by=_SHARD)
+    weights, present = raise_on_any_rank("take its class weights", take, by=_SHARD)
+    assert_same_on_all_ranks("their class weights", {str(c): w for c, w in weights.items()}, by=_SHARD)
     if presharded:
         everyones = exchange.allgather_object(present, f"{_SHARD}: the classes of each rank")
         present = sorted({c for theirs in everyones for c in theirs})

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from hvdkit.comm import world
-from hvdkit.comm.consistency import agree, together
+from hvdkit.comm.consistency import assert_same_on_all_ranks, raise_on_any_rank
 from hvdkit.data.npz import Npz
 from hvdkit.data.plan import balanced, permutation
 from hvdkit.data.records import TFRecord
@@ -70,12 +70,12 @@ def _alike(files: list[Npz]) -> list[Npz]:
 def own_files(files: list, parse: Callable | None, *, presharded: bool) -> Files:
     """The files of this rank, as one source; shared out by their samples, unless they are this rank's own already."""
     if presharded:
-        own = together("take its files", lambda: Files(files, files, parse), by="hvd.data.shard")
+        own = raise_on_any_rank("take its files", lambda: Files(files, files, parse), by="hvd.data.shard")
         kind = [[name, dtype.name, list(map(int, shape))] for name, (dtype, shape) in own.example.spec().items()]
         fix = "the same arrays, dtypes and shapes in the files of every rank."
-        agree("what their files hold", kind, by="hvd.data.shard", fix=fix)
+        assert_same_on_all_ranks("what their files hold", kind, by="hvd.data.shard", fix=fix)
         return own
-    agree(
+    assert_same_on_all_ranks(
         "their files",
         [[f.path.name, f.samples] for f in files],
         by="hvd.data.shard",

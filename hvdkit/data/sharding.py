@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from hvdkit.comm import exchange, world
-from hvdkit.comm.consistency import agree, together
+from hvdkit.comm.consistency import assert_same_on_all_ranks, raise_on_any_rank
 from hvdkit.data import classes, files, streams
 from hvdkit.data import plan as plans
 from hvdkit.data.arrays import Arrays
@@ -114,11 +114,11 @@ def shard(
     if files.are_names(x):
         for name, value in {"y": y, "sample_weight": sample_weight, "class_weight": class_weight}.items():
             _refuse(name, value, "the files hold it")
-        opened = together("open its files", lambda: files.opened(x, parse), by=streams.SHARD)
+        opened = raise_on_any_rank("open its files", lambda: files.opened(x, parse), by=streams.SHARD)
         return _shard_presharded(files.own_files(opened, parse, presharded=presharded), options)
     if class_weight is not None:
         class_weight = classes.checked(class_weight, y, presharded=presharded)
-    source = together("take its arrays", lambda: Arrays(x, y, sample_weight, class_weight), by=streams.SHARD)
+    source = raise_on_any_rank("take its arrays", lambda: Arrays(x, y, sample_weight, class_weight), by=streams.SHARD)
     if presharded:
         if per_rank_batch != "equal":
             raise UsageError("`per_rank_batch` is for arrays that every rank has in full.")
@@ -128,7 +128,7 @@ def shard(
 
 def _shard_global(source: Arrays, options: dict, per_rank_batch: str) -> MapStyleData:
     facts = {**options, "split": False, **source.state()}
-    agree(
+    assert_same_on_all_ranks(
         "their data",
         facts,
         by=streams.SHARD,
@@ -149,7 +149,7 @@ def _shard_global(source: Arrays, options: dict, per_rank_batch: str) -> MapStyl
 def _shard_presharded(source: Any, options: dict) -> MapStyleData:
     facts = {**options, "split": True}
     fix = "call hvd.data.shard with the same arguments on every rank."
-    agree("how they share their data", facts, by=streams.SHARD, fix=fix)
+    assert_same_on_all_ranks("how they share their data", facts, by=streams.SHARD, fix=fix)
     facts["parts"] = exchange.allgather_object(
         source.state(), f"{streams.SHARD}: the samples of each rank"
     )  # of all ranks: a checkpoint keeps what rank 0 knows

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from hvdkit.comm import world
-from hvdkit.comm.consistency import agree, together
+from hvdkit.comm.consistency import assert_same_on_all_ranks, raise_on_any_rank
 from hvdkit.data import kinds
 from hvdkit.data.plan import permutation
 from hvdkit.data.reading import LOOK_AHEAD, SHARD, Reading
@@ -33,15 +33,17 @@ def shard_stream(x: Any, options: dict[str, Any], *, presharded: bool, buffer_si
         buffer_size: of a dataset's shuffle, in elements.
     """
     if isinstance(x, keras.utils.PyDataset):
-        source = together("look into its data", lambda: _PyBatches(x, options, presharded), by=SHARD)
+        source = raise_on_any_rank("look into its data", lambda: _PyBatches(x, options, presharded), by=SHARD)
     else:
-        source = together("look into its data", lambda: _Elements(x, options, presharded, buffer_size), by=SHARD)
+        source = raise_on_any_rank(
+            "look into its data", lambda: _Elements(x, options, presharded, buffer_size), by=SHARD
+        )
     facts = {**options, "split": presharded, "kind": type(x).__name__, "length": source.length}
-    agree(
+    assert_same_on_all_ranks(
         "how they share their data", facts, by=SHARD, fix="call hvd.data.shard with the same arguments on every rank."
     )
     if not presharded and world.size() > 1:
-        agree(
+        assert_same_on_all_ranks(
             "the first element of their data",
             kinds.digest(source.first()),
             by=SHARD,
@@ -206,7 +208,7 @@ class IterableData(Sharded):
         if not self._reading.is_over(step):
             return True
         self._reading.finish()
-        together("end its epoch", self._source.end_epoch, by=SHARD)
+        raise_on_any_rank("end its epoch", self._source.end_epoch, by=SHARD)
         return False
 
     def get_tf_dataset(self) -> tf.data.Dataset:

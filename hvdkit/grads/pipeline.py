@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from hvdkit.comm import world
-from hvdkit.comm.consistency import agree
+from hvdkit.comm.consistency import assert_same_on_all_ranks
 from hvdkit.comm.engine import Engine, ReduceOp
 from hvdkit.comm.ordering import CollectiveOrder
 from hvdkit.comm.process_sets import engine_of
@@ -166,7 +166,7 @@ class GradientPipeline:
         training_begins()
         mine = [[names[i], f"{g.dtype.name} {'sparse' if _is_sparse(g) else list(g.shape)}"] for i, g in shared.items()]
         with tf.init_scope():
-            agree(
+            assert_same_on_all_ranks(
                 "their gradients",
                 mine,
                 by="hvd.DistributedOptimizer or hvd.DistributedGradientTape",
