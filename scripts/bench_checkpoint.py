@@ -1,7 +1,7 @@
 """What checkpoints cost: training that waits for them, and the disk.
 
-    mpirun -np 2 python scripts/bench_checkpoint.py stall     a save every 20 steps beside none, in turns
-    python scripts/bench_checkpoint.py write                  1 GB of weights beside `dd conv=fsync`, in turns
+    mpirun -np 2 python scripts/bench_checkpoint.py stall     a save every 20 steps beside none, interleaved
+    python scripts/bench_checkpoint.py write                  1 GB of weights beside `dd conv=fsync`, interleaved
 
 The directory is --directory, which should be on the disk that checkpoints go to.
 """

@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def report(arguments: argparse.Namespace, config: Path) -> None:
-    """Train with each kind of round in turns, a seed after the other, and print what came of it."""
+    """Train with each kind of round interleaved, a seed after the other, and print what came of it."""
     kinds = {"DistributedOptimizer": "null"} | {
         f"local SGD, period {n}": f"{{sync_period: {n}}}" for n in (1, arguments.sync_period)
     }

@@ -2,12 +2,12 @@
 
     python scripts/bench_parts.py --workloads W1,W3
 
-The same step is made with more and more of the exchange in it, variants taking turns in the same processes:
+The same step is made with more and more of the communication in it, variants interleaved in the same processes:
 
-    no exchange    plain Keras on each rank
-    packing        the pipeline's graph: buckets are packed and unpacked, but nothing is called
-    calling        a Python function is called for each bucket, and gives it back as it is
-    hvdkit         the reduction; of its time in the function, what it spends waiting for the other ranks
+    no communication    plain Keras on each rank
+    packing             the pipeline's graph: buckets are packed and unpacked, but nothing is called
+    calling             a Python function is called for each bucket, and gives it back as it is
+    hvdkit              the reduction; of its time in the function, what it spends waiting for the other ranks
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def measure(workload: str, rounds: int, steps: int) -> dict:
         return inner
 
     ways = {
-        "no exchange": None,
+        "no communication": None,
         "packing": lambda function, tensors, dtypes: [tf.identity(t) for t in tensors],
         "calling": lambda function, tensors, dtypes: call(lambda *arrays: list(arrays), tensors, dtypes),
         "hvdkit": lambda function, tensors, dtypes: call(timed("inside", function), tensors, dtypes),
@@ -54,10 +54,10 @@ def measure(workload: str, rounds: int, steps: int) -> dict:
     Timeout.wait = timed("waiting", wait)
     fits = {}
     for name, way in ways.items():
-        made = step.compiled("hvdkit" if way else step.CEILING, workload)
+        made = step.compiled("hvdkit" if way else step.NO_COMMUNICATION, workload)
         graph_ops.call = way or call
         fits[name] = functools.partial(step.timed_fit, *made)
-        with hvd.local_training():  # no proof: it would see that two variants reduce nothing
+        with hvd.local_training():  # no consistency check: it would see that two variants reduce nothing
             fits[name](3)
         graph_ops.call = call
     taken: dict[str, list] = {name: [] for name in [*ways, *spent]}
@@ -79,17 +79,17 @@ def main() -> None:
     parser.add_argument("--workloads", default="W1,W3", help="default: %(default)s")
     parser.add_argument("--np", type=int, default=2, help="ranks (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=9, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=60, help="of one turn (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=60, help="of one measurement (default: %(default)s)")
     arguments = parser.parse_args()
     from hvdkit.testing import run_ranks
 
     print("| workload | what | ms of a step | more than the line before, median of rounds |\n|---|---|---|---|")
     for workload in arguments.workloads.split(","):
         environ = {"HVDKIT_ENGINE": "mpi", "OMP_NUM_THREADS": "1"}
-        how = {"launcher": "mpirun", "environ": environ, "timeout": 3600}
-        taken = run_ranks(arguments.np, measure, workload, arguments.rounds, arguments.steps, **how).values[0]
+        options = {"launcher": "mpirun", "environ": environ, "timeout": 3600}
+        taken = run_ranks(arguments.np, measure, workload, arguments.rounds, arguments.steps, **options).values[0]
         before = None
-        for name in ("no exchange", "packing", "calling", "hvdkit"):
+        for name in ("no communication", "packing", "calling", "hvdkit"):
             more = (
                 ""
                 if before is None

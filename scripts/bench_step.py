@@ -1,11 +1,11 @@
-"""How fast is a training step? hvdkit beside plain Keras, no exchange at all, and the peers.
+"""How fast is a training step? hvdkit beside plain Keras, no communication at all, and the peers.
 
     python scripts/bench_step.py                     without the peers: what `hvdkit bench step` does
     scripts/bench_setup.sh .peers && python scripts/bench_step.py --peers .peers --json step.json --plot step.png
 
-Each variant runs in processes of its own, which stand still while another has its turn. Ratios are of turns of the same
-round; a turn in which others used the machine is repeated. "no exchange" is what the ranks reach when they do not
-communicate: the ceiling.
+Each variant runs in processes of its own, which are stopped while another one is measured. Ratios are within a round;
+a measurement during which others used the machine is repeated. "no communication" is what the ranks reach when they
+do not communicate: an upper bound.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from hvdkit.bench import engines, jobs, report, step
+from hvdkit.bench import engines, report, runner, step
 from hvdkit.bench.workloads import WORKLOADS
 
 _HERE = Path(__file__).parent / "peers"
 
 
-def peers(folder: Path, workload: str, ranks: int, threads: int) -> list[jobs.Variant]:
+def peers(folder: Path, workload: str, ranks: int, threads: int) -> list[runner.Variant]:
     """The peers' variants; ``folder`` is what bench_setup.sh made."""
     keras2, torch = (folder.absolute() / name / "bin" for name in ("keras2", "torch"))
     here = Path(sys.executable).parent
@@ -40,7 +40,7 @@ def peers(folder: Path, workload: str, ranks: int, threads: int) -> list[jobs.Va
     for name, command in commands.items():
         own = Path(command[0]).parent
         more = {"PATH": f"{own}:/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[1])}
-        made.append(jobs.Variant(name, ranks, batch, command, {**environ, **more}))
+        made.append(runner.Variant(name, ranks, batch, command, {**environ, **more}))
     return made
 
 
@@ -51,20 +51,28 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, help="the folder that bench_setup.sh made")
     parser.add_argument("--extras", default="", help="fp16,xla: each engine also with these")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of one turn (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of one measurement (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of each rank (default: %(default)s)")
     parser.add_argument("--json", dest="save_as", type=Path, help="write everything here")
     parser.add_argument("--plot", type=Path, help="draw the ratios here (.png, .svg)")
-    how = vars(parser.parse_args())
-    workloads, ranks, folder = how.pop("workloads").split(","), how.pop("np"), how.pop("peers")
-    extras, save_as, plot = [e for e in how.pop("extras").split(",") if e], how.pop("save_as"), how.pop("plot")
+    options = vars(parser.parse_args())
+    workloads, ranks, folder = options.pop("workloads").split(","), options.pop("np"), options.pop("peers")
+    extras, save_as, plot = (
+        [e for e in options.pop("extras").split(",") if e],
+        options.pop("save_as"),
+        options.pop("plot"),
+    )
 
     def measure(workload: str) -> dict:
-        ours = step.variants(workload, ranks, how["threads"], engines.here() if ranks > 1 else {}, extras)
-        theirs = peers(folder, workload, ranks, how["threads"]) if folder and ranks > 1 else []
-        return jobs.interleave([*ours, *theirs], how["rounds"], how["seconds"], report.progress(workload))
+        own_variants = step.variants(
+            workload, ranks, options["threads"], engines.launchable_engines() if ranks > 1 else {}, extras
+        )
+        peer_variants = peers(folder, workload, ranks, options["threads"]) if folder and ranks > 1 else []
+        return runner.interleave(
+            [*own_variants, *peer_variants], options["rounds"], options["seconds"], report.progress(workload)
+        )
 
-    step.report_on(workloads, measure, {"ranks": ranks, **how}, save_as=save_as, plot=plot)
+    step.report_on(workloads, measure, {"ranks": ranks, **options}, save_as=save_as, plot=plot)
 
 
 if __name__ == "__main__":

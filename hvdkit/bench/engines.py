@@ -9,7 +9,7 @@ from hvdkit.launch import discovery
 from hvdkit.launch.launcher import launcher
 
 
-def here(wanted: str = "") -> dict[str, tuple[str, str]]:
+def launchable_engines(wanted: str = "") -> dict[str, tuple[str, str]]:
     """A name for each, with its launcher and engine; the fastest first.
 
     Args:
@@ -27,10 +27,10 @@ def here(wanted: str = "") -> dict[str, tuple[str, str]]:
         if launcher(by).starts_ranks
     }
     names = [name.strip() for name in wanted.split(",") if name.strip()] or first
-    found = {name: there[name] for name in names if name in there}
-    if not found or (wanted and len(found) < len(names)):
+    chosen = {name: there[name] for name in names if name in there}
+    if not chosen or (wanted and len(chosen) < len(names)):
         raise LaunchError(
             f"Ranks cannot be started here with {wanted or ' or '.join(first)}. What there may be: {', '.join(every)}.",
             fix=f"{' or '.join(engine.install for engine in known)}; hvdkit doctor says what is missing.",
         )
-    return found
+    return chosen

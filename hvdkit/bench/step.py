@@ -12,23 +12,23 @@ from typing import Any
 
 import click
 
-from hvdkit.bench import report, station
-from hvdkit.bench.jobs import Turn, Variant
+from hvdkit.bench import report, worker
+from hvdkit.bench.runner import Measurement, Variant
 from hvdkit.bench.workloads import WORKLOADS, data, model
 from hvdkit.utils import env
 
 #: What others are compared to: with one rank, and with several.
-PLAIN, CEILING = "Keras", "no exchange"
+PLAIN, NO_COMMUNICATION = "Keras", "no communication"
 
 
 def variants(
     workload: str, ranks: int, threads: int, engines: dict[str, tuple[str, str]], extras: list
 ) -> list[Variant]:
-    """What takes turns.
+    """What is measured interleaved.
 
     Args:
         workload: one of ``WORKLOADS``.
-        ranks: how many ranks; 1 compares hvdkit in a world of one with plain Keras.
+        ranks: how many ranks; 1 compares hvdkit in a single process with plain Keras.
         threads: of each rank.
         engines: a name and its launcher and engine, e.g. ``{"mpi": ("mpirun", "mpi")}``.
         extras: what is added to each engine besides nothing: ``"fp16"``, ``"xla"``, ``"bucket=65536"``
@@ -36,7 +36,7 @@ def variants(
     """
     if ranks == 1:
         return [variant(name, workload, 1, threads) for name in (PLAIN, "hvdkit")]
-    made = [variant(CEILING, workload, ranks, threads, next(iter(engines.values())))]
+    made = [variant(NO_COMMUNICATION, workload, ranks, threads, next(iter(engines.values())))]
     for name, by in engines.items():
         names = [f"hvdkit {name}", *(f"hvdkit {name} {extra}" for extra in extras)]
         made += [variant(full, workload, ranks, threads, by) for full in names]
@@ -58,8 +58,8 @@ def variant(name: str, workload: str, ranks: int, threads: int, by: tuple[str, s
 
 def report_on(
     workloads: list[str],
-    measure: Callable[[str], dict[str, list[Turn]]],
-    how: dict[str, Any],
+    measure: Callable[[str], dict[str, list[Measurement]]],
+    options: dict[str, Any],
     *,
     save_as: Path | None = None,
     plot: Path | None = None,
@@ -68,49 +68,52 @@ def report_on(
 
     Args:
         workloads: of ``WORKLOADS``.
-        measure: the turns of a workload's variants.
-        how: for the report: ``ranks``, and whatever else.
+        measure: returns the measurements of a workload's variants.
+        options: for the report: ``ranks``, and whatever else.
         save_as: a JSON file for everything.
         plot: an image file for the ratios.
     """
-    rows, turns, against = [], {}, {}
+    rows, measurements, against = [], {}, {}
     for workload in workloads:
-        turns[workload] = measure(workload)
-        against[workload] = CEILING if CEILING in turns[workload] else PLAIN
-        rows += report.rows({"workload": workload, "ranks": how["ranks"]}, turns[workload], against[workload])
+        measurements[workload] = measure(workload)
+        against[workload] = NO_COMMUNICATION if NO_COMMUNICATION in measurements[workload] else PLAIN
+        rows += report.rows(
+            {"workload": workload, "ranks": options["ranks"]}, measurements[workload], against[workload]
+        )
         click.echo(report.table(rows))
         if save_as:
-            report.save(save_as, how, rows, turns)
+            report.save(save_as, options, rows, measurements)
     if plot:
-        report.plot(plot, turns, against)
+        report.plot(plot, measurements, against)
 
 
-def among_ranks(workload: str, rounds: int, seconds: float) -> dict[str, list[Turn]]:
-    """As ``jobs.interleave``, of hvdkit and no exchange, among ranks that are launched already: in each process both.
+def among_ranks(workload: str, rounds: int, seconds: float) -> dict[str, list[Measurement]]:
+    """As ``runner.interleave``, of hvdkit and no communication, among ranks that are launched already: each process
+    runs both.
 
-    Every rank calls it, and all get the same. What others use of the cores is not known then. Horovod's thread, where
-    it moves the bytes, slows down both.
+    Every rank calls it, and all get the same. What other programs use of the cores is not known then. Horovod's thread,
+    if it moves the bytes, slows down both.
     """
     import hvdkit as hvd
 
-    fits = {name: functools.partial(timed_fit, *compiled(name, workload)) for name in (CEILING, "hvdkit")}
+    fits = {name: functools.partial(timed_fit, *compiled(name, workload)) for name in (NO_COMMUNICATION, "hvdkit")}
 
-    def turn(name: str, steps: int) -> Turn:
+    def measure(name: str, steps: int) -> Measurement:
         hvd.barrier()
-        with hvd.local_training() if name == CEILING else contextlib.nullcontext():
-            done = station.timed(fits[name], steps)
-        return Turn.of(hvd.allgather_object(done), steps * WORKLOADS[workload][1] * hvd.size())
+        with hvd.local_training() if name == NO_COMMUNICATION else contextlib.nullcontext():
+            done = worker.timed(fits[name], steps)
+        return Measurement.from_ranks(hvd.allgather_object(done), steps * WORKLOADS[workload][1] * hvd.size())
 
     steps = {}
     for name in fits:
-        turn(name, 3)
-        per_step = WORKLOADS[workload][1] * hvd.size() / turn(name, 30).rate
+        measure(name, 3)
+        per_step = WORKLOADS[workload][1] * hvd.size() / measure(name, 30).rate
         steps[name] = max(5, round(seconds / per_step))
-    turns: dict[str, list[Turn]] = {name: [] for name in fits}
+    measurements: dict[str, list[Measurement]] = {name: [] for name in fits}
     for _ in range(rounds):
-        for name, its in turns.items():
-            its.append(turn(name, steps[name]))
-    return turns
+        for name, series in measurements.items():
+            series.append(measure(name, steps[name]))
+    return measurements
 
 
 def compiled(name: str, workload: str) -> tuple[Any, Any]:
@@ -148,7 +151,7 @@ def _stopwatch() -> Any:
             if batch == 2:  # the consistency check has looked at the first step
                 self.begin = time.perf_counter(), time.process_time()
 
-        def on_epoch_end(self, epoch, logs=None):  # before the proof's, which guards add at the end
+        def on_epoch_end(self, epoch, logs=None):  # before the consistency check's, which `fit` adds at the end
             self.wall = time.perf_counter() - self.begin[0]
             self.cpu = time.process_time() - self.begin[1]
 
@@ -163,10 +166,10 @@ def _rank(name: str, workload: str, threads: str) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(int(threads))
     hvd.init()
     made, dataset = compiled(name, workload)
-    exchange = contextlib.nullcontext() if name.startswith("hvdkit") else hvd.local_training()
-    with exchange:
+    context = contextlib.nullcontext() if name.startswith("hvdkit") else hvd.local_training()
+    with context:
         measure = functools.partial(timed_fit, made, dataset)
-        station.serve(env.get("HVDKIT_BENCH_FOLDER"), hvd.rank(), measure)
+        worker.serve(env.get("HVDKIT_BENCH_FOLDER"), hvd.rank(), measure)
 
 
 if __name__ == "__main__":

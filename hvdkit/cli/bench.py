@@ -20,8 +20,8 @@ Examples:
   hvdkit bench allreduce -np 4                all-reduce alone
   mpirun -np 64 hvdkit bench step --workloads W1      among ranks that are launched already, on any hosts
 
-Variants take turns, and ratios are of turns of one round: they hold on a machine that others use too. A turn in which
-others took more than a twentieth of the cores is repeated.
+Variants are measured interleaved, and ratios are of one round: they hold on a machine that others use too. A
+measurement during which other programs took more than a twentieth of the cores is repeated.
 """
 
 
@@ -31,7 +31,7 @@ def _shared(command: Any) -> Any:
             "-np", "--num-proc", "np", type=click.IntRange(min=1), default=2, show_default=True, help="Ranks."
         ),
         click.option(
-            "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns of each variant."
+            "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Measurements of each variant."
         ),
         click.option("--engines", default="", metavar="LIST", help="mpi, gloo, horovod-mpi [default: mpi,gloo]."),
     ):
@@ -44,7 +44,9 @@ def _of_steps(command: Any) -> Any:
         click.option("--plot", type=click.Path(path_type=Path), help="Draw the ratios here (.png, .svg)."),
         click.option("--json", "save_as", type=click.Path(path_type=Path), help="Write everything here."),
         click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each rank."),
-        click.option("--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Of one turn."),
+        click.option(
+            "--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Of one measurement."
+        ),
         click.option(
             "--workloads", default="W1,W2,W3", show_default=True, callback=_workloads, help="See hvdkit bench --help."
         ),
@@ -72,50 +74,52 @@ def command() -> None:
     Workloads: W1  an MLP of 10 M parameters: many bytes
                W2  a small CNN: much to compute
                W3  242 small tensors
-    "no exchange" is what the ranks reach when they do not communicate: the ceiling.
+    "no communication" is what the ranks reach when they do not communicate: an upper bound.
     """
-    # Ended by a batch system, it takes its processes along as it does at Ctrl-C; some of them stand still.
+    # Ended by a batch system, it ends its processes as it does at Ctrl-C; some of them are stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 @command.command()
 @_of_steps
 @click.option("--extras", default="", metavar="LIST", help="fp16, xla, bucket=BYTES: each also with these.")
-def step(*, np: int, engines: str, workloads: list[str], extras: str, save_as: Path, plot: Path, **how: Any) -> None:
-    """A training step, beside no exchange at all (with -np 1: beside plain Keras)."""
-    from hvdkit.bench import jobs, report
+def step(
+    *, np: int, engines: str, workloads: list[str], extras: str, save_as: Path, plot: Path, **options: Any
+) -> None:
+    """A training step, beside ranks that do not communicate (with -np 1: beside plain Keras)."""
+    from hvdkit.bench import report, runner
     from hvdkit.bench import step as steps
-    from hvdkit.bench.engines import here
+    from hvdkit.bench.engines import launchable_engines
 
     if launch_info().launcher != "none":
         if engines or extras:
             raise UsageError("--engines and --extras start ranks, and these are launched already.", fix="HVDKIT_ENGINE")
-        _among_ranks(workloads, how, save_as=save_as, plot=plot)
+        _among_ranks(workloads, options, save_as=save_as, plot=plot)
         return
-    ways = here(engines) if np > 1 else {}
+    ways = launchable_engines(engines) if np > 1 else {}
     words = [word.strip() for word in extras.split(",") if word.strip()]
 
     def measure(workload: str) -> dict:
-        variants = steps.variants(workload, np, how["threads"], ways, words)
-        return jobs.interleave(variants, how["rounds"], how["seconds"], report.progress(workload))
+        variants = steps.variants(workload, np, options["threads"], ways, words)
+        return runner.interleave(variants, options["rounds"], options["seconds"], report.progress(workload))
 
-    steps.report_on(workloads, measure, {"ranks": np, **how}, save_as=save_as, plot=plot)
+    steps.report_on(workloads, measure, {"ranks": np, **options}, save_as=save_as, plot=plot)
 
 
-def _among_ranks(workloads: list[str], how: dict[str, Any], **files: Path | None) -> None:
+def _among_ranks(workloads: list[str], options: dict[str, Any], **files: Path | None) -> None:
     import tensorflow as tf
 
     import hvdkit as hvd
     from hvdkit.bench import step as steps
 
-    tf.config.threading.set_intra_op_parallelism_threads(how["threads"])
+    tf.config.threading.set_intra_op_parallelism_threads(options["threads"])
     hvd.init()
 
     def measure(workload: str) -> dict:
-        return steps.among_ranks(workload, how["rounds"], how["seconds"])
+        return steps.among_ranks(workload, options["rounds"], options["seconds"])
 
     if hvd.rank() == 0:
-        steps.report_on(workloads, measure, {"ranks": hvd.size(), **how}, **files)
+        steps.report_on(workloads, measure, {"ranks": hvd.size(), **options}, **files)
     else:
         for workload in workloads:
             measure(workload)
@@ -123,17 +127,17 @@ def _among_ranks(workloads: list[str], how: dict[str, Any], **files: Path | None
 
 @command.command()
 @_of_steps
-def scaling(*, np: int, engines: str, workloads: list[str], save_as: Path, plot: Path, **how: Any) -> None:
+def scaling(*, np: int, engines: str, workloads: list[str], save_as: Path, plot: Path, **options: Any) -> None:
     """1 to NP ranks, each beside as many that do not communicate."""
     from hvdkit.bench import scaling as scalings
-    from hvdkit.bench.engines import here
+    from hvdkit.bench.engines import launchable_engines
 
     if launch_info().launcher != "none":
         raise UsageError(
             "`hvdkit bench scaling` starts ranks, and these are launched already.", fix="hvdkit bench step"
         )
-    by = next(iter(here(engines).values()))
-    scalings.report_on(workloads, np, by, how, save_as=save_as, plot=plot)
+    by = next(iter(launchable_engines(engines).values()))
+    scalings.report_on(workloads, np, by, options, save_as=save_as, plot=plot)
 
 
 @command.command()
@@ -142,10 +146,10 @@ def allreduce(np: int, rounds: int, engines: str) -> None:
     """All-reduce of NumPy arrays, beside raw mpi4py where an MPI launches the ranks."""
     if launch_info().launcher == "none":
         from hvdkit import launch
-        from hvdkit.bench.engines import here
+        from hvdkit.bench.engines import launchable_engines
 
         words = ["bench", "allreduce", "--rounds", str(rounds)]
-        for name, (launcher, engine) in here(engines).items():
+        for name, (launcher, engine) in launchable_engines(engines).items():
             click.echo(f"{name}, {np} ranks", err=True)
             code = launch.run(words, np, launcher=launcher, engine=engine, module="hvdkit")
             if code:

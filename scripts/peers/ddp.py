@@ -11,7 +11,7 @@ import torch
 from torch import distributed, nn
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "hvdkit" / "bench"))
-import station
+import worker
 import workloads
 
 
@@ -44,7 +44,7 @@ def rank(number: int, ranks: int, port: int, workload: str, threads: int) -> Non
         loss_of(model(inputs), labels).backward()
         optimizer.step()
 
-    station.serve(os.environ["HVDKIT_BENCH_FOLDER"], number, station.loop(step))
+    worker.serve(os.environ["HVDKIT_BENCH_FOLDER"], number, worker.loop(step))
 
 
 def main(ranks: str, workload: str, threads: str) -> None:

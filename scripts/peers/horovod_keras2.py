@@ -10,7 +10,7 @@ import tensorflow as tf
 
 # This environment has no hvdkit: the two files are loaded as they lie.
 sys.path.insert(0, str(Path(__file__).parents[2] / "hvdkit" / "bench"))
-import station
+import worker
 import workloads
 
 
@@ -37,7 +37,7 @@ def main(workload: str, threads: str) -> None:
         model.fit(dataset, steps_per_epoch=steps + 2, epochs=1, verbose=0, callbacks=[watch])
         return watch.taken
 
-    station.serve(os.environ["HVDKIT_BENCH_FOLDER"], horovod.rank(), measure)
+    worker.serve(os.environ["HVDKIT_BENCH_FOLDER"], horovod.rank(), measure)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import horovod.tensorflow as horovod
 import keras
 import tensorflow as tf
 
-from hvdkit.bench import station, workloads
+from hvdkit.bench import worker, workloads
 from hvdkit.bench.step import timed_fit
 
 
@@ -32,7 +32,7 @@ def main(workload: str, threads: str) -> None:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.001, momentum=0.9), loss)
     dataset = tf.data.Dataset.from_tensors(workloads.data(workload)).repeat()
-    station.serve(os.environ["HVDKIT_BENCH_FOLDER"], horovod.rank(), lambda steps: timed_fit(model, dataset, steps))
+    worker.serve(os.environ["HVDKIT_BENCH_FOLDER"], horovod.rank(), lambda steps: timed_fit(model, dataset, steps))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ def rank(workload: str, threads: str) -> None:
     import tensorflow as tf
     from tensorflow.python.eager import context
 
-    from hvdkit.bench import station, workloads
+    from hvdkit.bench import worker, workloads
 
     tf.config.threading.set_intra_op_parallelism_threads(int(threads))
-    # Stopped while others have their turn, a worker must not be taken for dead.
+    # Stopped while others are measured, a worker must not be taken for dead.
     context.context().configure_coordination_service("standalone", heartbeat_timeout_in_ms=86_400_000)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     x, y = workloads.data(workload)
@@ -38,7 +38,7 @@ def rank(workload: str, threads: str) -> None:
         strategy.run(one)
 
     number = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
-    station.serve(os.environ["HVDKIT_BENCH_FOLDER"], number, station.loop(step))
+    worker.serve(os.environ["HVDKIT_BENCH_FOLDER"], number, worker.loop(step))
 
 
 def main(ranks: str, workload: str, threads: str) -> None:

@@ -27,10 +27,10 @@ def test_step(tmp_path):
     _bench("step", "--workloads", "W1", "--rounds", "1", "--seconds", "0.1", "--engines", "gloo",
            "--json", str(tmp_path / "step.json"))  # fmt: skip
     saved = json.loads((tmp_path / "step.json").read_text())
-    assert [row["variant"] for row in saved["rows"]] == ["no exchange", "hvdkit gloo"]
-    (turn,) = saved["turns"]["W1"]["hvdkit gloo"]
-    assert turn["rate"] > 1
-    assert turn["peak_bytes"] > 50 * 2**20
+    assert [row["variant"] for row in saved["rows"]] == ["no communication", "hvdkit gloo"]
+    (measurement,) = saved["measurements"]["W1"]["hvdkit gloo"]
+    assert measurement["rate"] > 1
+    assert measurement["peak_bytes"] > 50 * 2**20
 
 
 def test_step_among_ranks_that_are_launched_already(tmp_path):
@@ -52,22 +52,22 @@ def test_step_among_ranks_that_are_launched_already(tmp_path):
     command = [sys.executable, "-m", "hvdkit", "run", "-np", "2", "--launcher", "horovodrun", *words]
     done = subprocess.run(command, env=env.child(), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("| W1 ") == 2  # said once: no exchange, and hvdkit
+    assert done.stdout.count("| W1 ") == 2  # said once: no communication, and hvdkit
     assert {row["ranks"] for row in json.loads(saved.read_text())["rows"]} == {2}
 
 
 def test_scaling():
-    said = _bench("scaling", "--workloads", "W1", "--rounds", "1", "--seconds", "0.1", "-np", "1")
-    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in said.splitlines()[2:]]
-    assert rows == [["W1", "1", "no exchange"], ["W1", "1", "hvdkit"]]
+    printed = _bench("scaling", "--workloads", "W1", "--rounds", "1", "--seconds", "0.1", "-np", "1")
+    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in printed.splitlines()[2:]]
+    assert rows == [["W1", "1", "no communication"], ["W1", "1", "hvdkit"]]
 
 
 def test_allreduce():
     needs("mpirun", "mpi")
     needs("horovodrun")
-    said = _bench("allreduce", "-np", "2", "--rounds", "2", "--engines", "mpi,gloo")
-    assert said.count("| 40 MB") == 2
-    assert said.count("raw mpi4py, us") == 1  # beside the engine that an MPI started
+    printed = _bench("allreduce", "-np", "2", "--rounds", "2", "--engines", "mpi,gloo")
+    assert printed.count("| 40 MB") == 2
+    assert printed.count("raw mpi4py, us") == 1  # beside the engine that an MPI started
 
 
 def test_ended_it_leaves_nobody_behind():

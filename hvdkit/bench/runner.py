@@ -1,4 +1,4 @@
-"""The side of a benchmark that gives turns: one variant's processes run, all others are stopped."""
+"""The runner of a benchmark: measures the variants interleaved; one variant's processes run, all others are stopped."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pathlib import Path
 
 import psutil
 
-from hvdkit.bench import station
+from hvdkit.bench import worker
 from hvdkit.errors import HvdkitError
 from hvdkit.utils import env
 
-_START_SECONDS, _TURN_SECONDS, _END_SECONDS = 300.0, 600.0, 5.0
-#: The share of all cores' time that others may use in a turn.
-QUIET = 0.05
-_REPEATS = 4
+_START_SECONDS, _MEASURE_SECONDS, _END_SECONDS = 300.0, 600.0, 5.0
+#: The fraction of all cores' time that other programs may use during a measurement.
+FOREIGN_LIMIT = 0.05
+_ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What takes turns.
+    """One of the things that are compared.
 
-    ``command`` starts its ranks; each calls ``station.serve`` with the folder in ``HVDKIT_BENCH_FOLDER``. ``batch`` is
+    ``command`` starts its ranks; each calls ``worker.serve`` with the folder in ``HVDKIT_BENCH_FOLDER``. ``batch`` is
     the number of samples in a step of one rank.
     """
 
@@ -41,9 +41,9 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Measurement:
     """What was measured: samples per second of all ranks together, CPU seconds per 1,000 samples, the largest peak of
-    a rank's memory so far, and the share of all cores' time that others used."""
+    a rank's memory so far, and the fraction of all cores' time that other programs used."""
 
     rate: float
     cpu: float
@@ -51,8 +51,8 @@ class Turn:
     foreign: float = 0.0
 
     @classmethod
-    def of(cls, done: list[dict], samples: int, foreign: float = 0.0) -> Turn:
-        """From what each rank said (``station.timed``), and the samples of all ranks together."""
+    def from_ranks(cls, done: list[dict], samples: int, foreign: float = 0.0) -> Measurement:
+        """From what each rank reports (``worker.timed``), and the samples of all ranks together."""
         return cls(
             rate=samples / max(rank["wall"] for rank in done),
             cpu=1000 * sum(rank["cpu"] for rank in done) / samples,
@@ -65,7 +65,7 @@ class Job:
     """A variant's processes."""
 
     def __init__(self, variant: Variant, folder: Path):
-        self.variant, self._folder, self._turn = variant, folder, 0
+        self.variant, self._folder, self._number = variant, folder, 0
         folder.mkdir()
         self._log = (folder / "output.log").open("wb")
         environ = env.child({**variant.environ, "HVDKIT_BENCH_FOLDER": str(folder)})
@@ -83,15 +83,15 @@ class Job:
             self.end()
             raise
 
-    def turn(self, steps: int) -> Turn:
-        """Let it make so many steps."""
-        self._turn += 1
+    def measure(self, steps: int) -> Measurement:
+        """Let its ranks make so many steps, and measure them."""
+        self._number += 1
         with self._running() as processes:
-            before = _Load(processes)
-            station.write(self._folder / f"turn-{self._turn}", {"steps": steps})
-            done = self._wait(f"done-{self._turn}", _TURN_SECONDS)
+            before = _CpuLoad(processes)
+            worker.write(self._folder / f"request-{self._number}", {"steps": steps})
+            done = self._wait(f"result-{self._number}", _MEASURE_SECONDS)
             foreign = before.foreign_since()
-        return Turn.of(done, steps * self.variant.batch * self.variant.ranks, foreign)
+        return Measurement.from_ranks(done, steps * self.variant.batch * self.variant.ranks, foreign)
 
     def freeze(self) -> None:
         """Stop its processes, so that they use no processor."""
@@ -138,20 +138,20 @@ class Job:
         deadline = time.monotonic() + seconds
         while not all(path.exists() for path in paths):
             if self._process.poll() is not None or time.monotonic() > deadline:
-                said = (self._folder / "output.log").read_text(errors="replace")[-3000:]
+                output = (self._folder / "output.log").read_text(errors="replace")[-3000:]
                 ended = (
                     f"ended with {self._process.returncode}" if self._process.poll() is not None else "took too long"
                 )
-                raise HvdkitError(f"The benchmark's variant {self.variant.name!r} {ended}. It said:\n{said}")
+                raise HvdkitError(f"The benchmark's variant {self.variant.name!r} {ended}. Its output:\n{output}")
             time.sleep(0.005)
         return [json.loads(path.read_text()) for path in paths]
 
 
-class _Load:
-    """Who uses the processors."""
+class _CpuLoad:
+    """How much of the processors is used, and by whom."""
 
     def __init__(self, processes: list[psutil.Process]):
-        self._ours = [*processes, psutil.Process()]
+        self._own_processes = [*processes, psutil.Process()]
         self._begin, self._busy, self._own = time.monotonic(), _busy_seconds(), self._own_seconds()
 
     def foreign_since(self) -> float:
@@ -160,7 +160,7 @@ class _Load:
 
     def _own_seconds(self) -> float:
         total = 0.0
-        for process in self._ours:
+        for process in self._own_processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
                 total += times.user + times.system
@@ -173,45 +173,47 @@ def _busy_seconds() -> float:
     return sum(seconds for kind, seconds in times.items() if kind not in ("idle", "iowait", "guest", "guest_nice"))
 
 
-def interleave(variants: list[Variant], rounds: int, seconds: float, say=lambda text: None) -> dict[str, list[Turn]]:
-    """Give each variant a turn of so many seconds, round after round.
+def interleave(
+    variants: list[Variant], rounds: int, seconds: float, report_progress=lambda text: None
+) -> dict[str, list[Measurement]]:
+    """Measure each variant for so many seconds, round after round.
 
     Args:
         variants: with different names.
-        rounds: how many turns each gets.
-        seconds: about how long a turn is.
-        say: told how far it is.
+        rounds: how often each is measured.
+        seconds: about how long a measurement takes.
+        report_progress: is called with a line about what is measured next.
 
     Returns:
-        Per variant its turns. One in which others used more than ``QUIET`` of the cores was repeated; after
-        ``_REPEATS`` such turns the quietest counts.
+        Per variant its measurements. One in which other programs used more than ``FOREIGN_LIMIT`` of the cores was
+        repeated; after ``_ATTEMPTS`` such measurements the least disturbed one counts.
 
     Raises:
-        HvdkitError: a variant's processes ended; with what they said.
+        HvdkitError: a variant's processes ended; with their output.
     """
-    turns: dict[str, list[Turn]] = {variant.name: [] for variant in variants}
+    measurements: dict[str, list[Measurement]] = {variant.name: [] for variant in variants}
     with tempfile.TemporaryDirectory(prefix="hvdkit-bench-") as folder, contextlib.ExitStack() as stack:
         jobs, steps = [], {}
         for number, variant in enumerate(variants):
-            say(f"starting {variant.name}")
+            report_progress(f"starting {variant.name}")
             job = Job(variant, Path(folder, str(number)))
             stack.callback(job.end)
-            job.turn(3)
+            job.measure(3)
             samples = 30 * variant.batch * variant.ranks
-            took = samples / statistics.median(job.turn(30).rate for _ in range(2))
+            took = samples / statistics.median(job.measure(30).rate for _ in range(2))
             steps[variant.name] = max(5, round(seconds / took * 30))
             jobs.append(job)
         for number in range(rounds):
-            say(f"round {number + 1} of {rounds}")
+            report_progress(f"round {number + 1} of {rounds}")
             for job in jobs:
-                turns[job.variant.name].append(_quiet_turn(job, steps[job.variant.name]))
-    return turns
+                measurements[job.variant.name].append(_undisturbed(job, steps[job.variant.name]))
+    return measurements
 
 
-def _quiet_turn(job: Job, steps: int) -> Turn:
-    tried: list[Turn] = []
-    while len(tried) < _REPEATS:
-        tried.append(job.turn(steps))
-        if tried[-1].foreign <= QUIET:
+def _undisturbed(job: Job, steps: int) -> Measurement:
+    attempts: list[Measurement] = []
+    while len(attempts) < _ATTEMPTS:
+        attempts.append(job.measure(steps))
+        if attempts[-1].foreign <= FOREIGN_LIMIT:
             break
-    return min(tried, key=lambda turn: turn.foreign)
+    return min(attempts, key=lambda measurement: measurement.foreign)

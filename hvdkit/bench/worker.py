@@ -1,4 +1,4 @@
-"""The side of a benchmark that trains: waits for its turn, makes so many steps, and says how long they took.
+"""The worker of a benchmark: waits for a request, makes so many steps, and reports how long they took.
 
 Only the standard library, and nothing else of hvdkit: the peers' programs load this file in environments of their own.
 """
@@ -16,27 +16,27 @@ _POLL_SECONDS = 0.002
 
 
 def serve(folder: str, rank: int, measure: Callable[[int], tuple[float, float]]) -> None:
-    """Take turns until the end is announced.
+    """Answer the runner's requests until it announces the end.
 
     Args:
-        folder: where turns are announced and answered, as small JSON files.
+        folder: where requests are made and answered, as small JSON files.
         rank: this rank.
         measure: makes so many steps, together with the other ranks; wall seconds and CPU seconds of this process.
     """
-    place, turn = Path(folder), 0
-    write(place / f"ready-{rank}", {})
+    directory, number = Path(folder), 0
+    write(directory / f"ready-{rank}", {})
     while True:
-        turn += 1
-        announced = place / f"turn-{turn}"
-        while not announced.exists():
-            if (place / "end").exists():
+        number += 1
+        request = directory / f"request-{number}"
+        while not request.exists():
+            if (directory / "end").exists():
                 return
             time.sleep(_POLL_SECONDS)
-        write(place / f"done-{turn}-{rank}", timed(measure, json.loads(announced.read_text())["steps"]))
+        write(directory / f"result-{number}-{rank}", timed(measure, json.loads(request.read_text())["steps"]))
 
 
 def timed(measure: Callable[[int], tuple[float, float]], steps: int) -> dict[str, float]:
-    """What a rank says of its turn: seconds of wall clock and CPU, and the most memory it ever had."""
+    """What a rank reports of its steps: seconds of wall clock and CPU, and the most memory it ever had."""
     wall, cpu = measure(steps)
     return {"wall": wall, "cpu": cpu, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
