@@ -20,13 +20,13 @@ from hvdkit.horovod_build import stamp
 from hvdkit.launch.identity import launch_info
 from hvdkit.utils import env
 
-# What steps aside while the library is imported: hvdkit.compat has stand-ins under Horovod's name.
-standing_aside: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+# Makes `import horovod` import the library: while hvdkit.compat runs, its shims answer to that name otherwise.
+real_horovod_modules: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
 
 
 @functools.cache
 def load() -> Any:
-    """Horovod's TensorFlow module, the same one at every call, also where a stand-in has its name.
+    """Horovod's TensorFlow module, the same one at every call, also if a shim has its name.
 
     Raises:
         HorovodMissingError: it is not installed, does not load, or was built for another TensorFlow.
@@ -36,7 +36,7 @@ def load() -> Any:
     if misfit:  # said before it is loaded: a build for another TensorFlow may also crash
         raise HorovodMissingError(misfit, fix="hvdkit install-horovod", rank=rank)
     try:
-        with standing_aside():
+        with real_horovod_modules():
             import horovod.tensorflow as hvd
     except Exception as error:
         raise _explain(error, rank) from error

@@ -33,11 +33,11 @@ def main(argv: list[str]) -> int:
     except UsageError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
-    finder.install()
+    finder.install_finder()
     try:
         _run(program)
     except Exception as error:  # noqa: BLE001  shown as Python shows it
-        frames = _without_ours(error.__traceback__)
+        frames = _without_own_frames(error.__traceback__)
         sys.excepthook(type(error), error.with_traceback(frames), frames)
         return 1
     return 0
@@ -55,10 +55,10 @@ def _run(program: tuple[str, ...]) -> None:
     runpy.run_path(program[0], run_name="__main__")
 
 
-def _without_ours(frames: TracebackType | None) -> TracebackType | None:
+def _without_own_frames(frames: TracebackType | None) -> TracebackType | None:
     """The traceback from the script's first line on, as if Python itself had run it."""
-    ours = (__file__, runpy.__file__, "<frozen runpy>")
-    while frames is not None and frames.tb_next is not None and frames.tb_frame.f_code.co_filename in ours:
+    own_files = (__file__, runpy.__file__, "<frozen runpy>")
+    while frames is not None and frames.tb_next is not None and frames.tb_frame.f_code.co_filename in own_files:
         frames = frames.tb_next
     return frames
 

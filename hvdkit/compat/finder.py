@@ -1,4 +1,4 @@
-"""Where Python asks for modules: ``horovod`` is answered by the stand-ins, and Keras 3 gets its old words.
+"""Import hooks: ``horovod`` is answered by the shims, and Keras 3 gets the names of Keras 2.
 
 Nothing is imported before the script imports it, so that what a script puts into the environment before it imports
 TensorFlow still counts.
@@ -16,17 +16,17 @@ from types import ModuleType
 from typing import Any
 
 from hvdkit.comm import horovod
-from hvdkit.compat import idioms, library_parts, old_names, stand_ins
+from hvdkit.compat import keras2_patches, library_parts, renames, shims
 
 
-def install() -> None:
+def install_finder() -> None:
     """Answer imports from here on. Call it before the script's first line, once."""
     finder = Finder()
     sys.meta_path.insert(0, finder)
-    horovod.standing_aside = finder.aside
+    horovod.real_horovod_modules = finder.real_horovod
     for name, module in list(sys.modules.items()):  # what was imported before
         if module is not None:
-            finder.arrived(name, module)
+            finder.on_imported(name, module)
 
 
 class Finder(MetaPathFinder):
@@ -40,37 +40,39 @@ class Finder(MetaPathFinder):
         if name.partition(".")[0] == "horovod":
             if not self._answers:
                 return None
-            own = library_parts.spec(name)
-            return own or importlib.util.spec_from_loader(name, _Made(stand_ins.make(name)), is_package=True)
-        moved = old_names.moved(name)
-        if moved is not None:
-            return importlib.util.spec_from_loader(name, _Made(moved), is_package=True)
-        if name == "keras" or old_names.changes(name):
+            library_spec = library_parts.library_spec(name)
+            return library_spec or importlib.util.spec_from_loader(
+                name, _ReadyModule(shims.make_shim(name)), is_package=True
+            )
+        moved_module = renames.moved_module(name)
+        if moved_module is not None:
+            return importlib.util.spec_from_loader(name, _ReadyModule(moved_module), is_package=True)
+        if name == "keras" or renames.has_renames(name):
             return self._watched(name, path, target)
         return None
 
-    def arrived(self, name: str, module: ModuleType) -> None:
-        """A module has been imported: put the old words in."""
+    def on_imported(self, name: str, module: ModuleType) -> None:
+        """Patch a module that has been imported."""
         if name == "keras":
-            idioms.install(module)
-        if old_names.changes(name):
-            old_names.install(name, module)
+            keras2_patches.patch_keras(module)
+        if renames.has_renames(name):
+            renames.install_renames(name, module)
 
     @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """Inside, Horovod's name means Horovod's own library."""
-        standing = _take_horovod()
+    def real_horovod(self) -> Iterator[None]:
+        """Within this context, ``import horovod`` imports the installed Horovod and not the shims."""
+        shim_modules = _take_horovod()
         sys.modules.update(self._library)
         self._answers = False
         try:
             yield
         finally:
             self._library = _take_horovod()
-            sys.modules.update(standing)
+            sys.modules.update(shim_modules)
             self._answers = True
 
     def _watched(self, name: str, path: Sequence[str] | None, target: Any) -> ModuleSpec | None:
-        """The spec that the other finders have, which tells us when the module has run."""
+        """The spec that the other finders have; ``on_imported`` is called as soon as the module has run."""
         specs = (f.find_spec(name, path, target) for f in sys.meta_path if f is not self and hasattr(f, "find_spec"))
         spec = next((spec for spec in specs if spec is not None), None)
         if spec is None or spec.loader is None:
@@ -79,14 +81,14 @@ class Finder(MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             run(module)
-            self.arrived(name, module)
+            self.on_imported(name, module)
 
         spec.loader.exec_module = exec_module
         return spec
 
 
-class _Made(Loader):
-    """Gives Python a module that is there already."""
+class _ReadyModule(Loader):
+    """The loader of a module that exists already."""
 
     def __init__(self, module: ModuleType):
         self._module = module

@@ -15,7 +15,7 @@ from packaging import version as versions
 
 from hvdkit.comm import world
 from hvdkit.comm.process_sets import ProcessSet, add_process_set, global_process_set, remove_process_set
-from hvdkit.compat.notices import RefusedImportError
+from hvdkit.compat.deprecations import RefusedImportError
 from hvdkit.errors import CommunicationError, UsageError
 from hvdkit.utils import env as environment
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from hvdkit.comm import ops
 from hvdkit.comm.engine import ReduceOp
 from hvdkit.comm.variables import broadcast_global_variables as _broadcast_global_variables
-from hvdkit.compat.raised import EagerError, as_horovod_raises
+from hvdkit.compat.horovod_errors import EagerError, as_horovod_raises
 
 __all__ = ["allgather", "allreduce", "broadcast", "broadcast_global_variables", "reducescatter"]
 

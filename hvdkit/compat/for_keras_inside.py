@@ -89,13 +89,13 @@ def load_model(  # noqa: PLR0917
 
 def _impl(name: str) -> type:
     """A callback whose first argument is Keras' backend, for classes that derive from it and from Keras' own."""
-    ours = getattr(callbacks, name)
+    base = getattr(callbacks, name)
 
     def __init__(self: Any, backend: Any, *args: Any, **kwargs: Any) -> None:
         super(made, self).__init__(*args, **kwargs)
         self.backend = backend
 
-    made = type(f"{name}Impl", (ours,), {"__init__": __init__, "__doc__": f"``hvd.callbacks.{name}``."})
+    made = type(f"{name}Impl", (base,), {"__init__": __init__, "__doc__": f"``hvd.callbacks.{name}``."})
     return made
 
 

@@ -19,7 +19,7 @@ from hvdkit.comm.variables import broadcast_variables as _broadcast_variables
 from hvdkit.compat.for_keras import broadcast_global_variables
 from hvdkit.compat.for_keras import tensor as _tensor
 from hvdkit.compat.for_util import handle_average_backwards_compatibility
-from hvdkit.compat.raised import NotForSlicesError, as_horovod_raises
+from hvdkit.compat.horovod_errors import NotForSlicesError, as_horovod_raises
 from hvdkit.errors import UsageError
 from hvdkit.optim import distributed
 

@@ -1,8 +1,8 @@
 """Arguments that Keras 2 took: what each becomes in Keras 3.
 
 Three tables of rules: what classes are made with (``CONSTRUCTORS``), what methods are called with (``METHODS``), and
-functions of modules (``FUNCTIONS``). A rule takes an argument out of those that were said, and puts in what says the
-same today, or raises what to write instead.
+functions of modules (``FUNCTIONS``). A rule removes an argument from those that were passed, and puts in its equivalent
+in Keras 3, or raises with what to write instead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from hvdkit.compat import keras2_special
-from hvdkit.compat.notices import say
+from hvdkit.compat.deprecations import warn_once
 from hvdkit.errors import UsageError
 
 Rule = Callable[[Any, dict[str, Any], str, str], None]
@@ -24,22 +24,22 @@ Rule = Callable[[Any, dict[str, Any], str, str], None]
 def dropped(now: str = "delete it: it has no effect any more.") -> Rule:
     """An argument without any effect."""
 
-    def rule(_: Any, said: dict[str, Any], name: str, whose: str) -> None:
-        del said[name]
-        say(f"{whose}({name}=)", now)
+    def rule(_: Any, arguments: dict[str, Any], name: str, whose: str) -> None:
+        del arguments[name]
+        warn_once(f"{whose}({name}=)", now)
 
     return rule
 
 
 def only(*values: Any, now: str) -> Rule:
-    """An argument of which only values without an effect can still be said."""
+    """An argument of which only values without an effect can still be passed."""
 
-    def rule(_: Any, said: dict[str, Any], name: str, whose: str) -> None:
-        value = said.pop(name)
+    def rule(_: Any, arguments: dict[str, Any], name: str, whose: str) -> None:
+        value = arguments.pop(name)
         if not (value is None or (isinstance(value, bool | int | str) and value in values)):
             raise UsageError(f"Keras 3's {whose} has no {name}. Received: {name}={value!r}.", fix=now)
         if value is not None:
-            say(f"{whose}({name}=)", "delete it: this is how it is.")
+            warn_once(f"{whose}({name}=)", "delete it: this is how it is.")
 
     return rule
 
@@ -47,9 +47,9 @@ def only(*values: Any, now: str) -> Rule:
 def renamed(new: str) -> Rule:
     """An argument under a new name."""
 
-    def rule(_: Any, said: dict[str, Any], name: str, whose: str) -> None:
-        said[new] = said.pop(name)
-        say(f"{whose}({name}=)", f"write {new}=.")
+    def rule(_: Any, arguments: dict[str, Any], name: str, whose: str) -> None:
+        arguments[new] = arguments.pop(name)
+        warn_once(f"{whose}({name}=)", f"write {new}=.")
 
     return rule
 
@@ -167,11 +167,11 @@ POSITIONS: dict[str, tuple[tuple[str, ...], Callable[[Any], bool]]] = {
 }
 
 
-# Rules for values that are no more, of arguments that are.
+# Rules for values that no longer exist, of arguments that still do.
 _OF_VALUES = (keras2_special.reduction, keras2_special.aggregation)
 
 
-def install(keras: Any) -> None:
+def patch_arguments(keras: Any) -> None:
     """Put them into Keras' classes."""
     for path, rules in CONSTRUCTORS.items():
         _wrap(keras, path, "__init__", rules)
@@ -181,7 +181,7 @@ def install(keras: Any) -> None:
             _wrap(keras, path, method, rules)
 
 
-def install_functions(canonical: str, module: ModuleType) -> None:
+def patch_function_arguments(canonical: str, module: ModuleType) -> None:
     """Put them into the functions of one module; ``canonical`` is its name in ``keras``."""
     for name, rules in FUNCTIONS.get(canonical, {}).items():
         original = vars(module).get(name)
@@ -191,7 +191,7 @@ def install_functions(canonical: str, module: ModuleType) -> None:
             setattr(module, name, wrapper)
 
 
-def changes(canonical: str) -> bool:
+def has_changed_arguments(canonical: str) -> bool:
     """Whether a module has such functions."""
     return canonical in FUNCTIONS
 
@@ -212,17 +212,17 @@ def _with_rules(
     old = {name for name, rule in rules.items() if rule in _OF_VALUES or name not in signature.parameters}
 
     @functools.wraps(original)
-    def wrapper(*args: Any, **said: Any) -> Any:
-        me, rest = (args[:1], args[1:]) if bound else ((), args)
+    def wrapper(*args: Any, **arguments: Any) -> Any:
+        instance, rest = (args[:1], args[1:]) if bound else ((), args)
         if positions is not None and rest and positions[1](rest[0]):
-            said.update(zip(positions[0], rest, strict=False))
+            arguments.update(zip(positions[0], rest, strict=False))
             rest = ()
-            say(f"{whose}({positions[0][0]}, ...)", "name the arguments: their order is another one in Keras 3.")
-        for name in old & said.keys():
-            rules[name](me[0] if me else None, said, name, whose)
-        return original(*me, *rest, **said)
+            warn_once(f"{whose}({positions[0][0]}, ...)", "name the arguments: their order is another one in Keras 3.")
+        for name in old & arguments.keys():
+            rules[name](instance[0] if instance else None, arguments, name, whose)
+        return original(*instance, *rest, **arguments)
 
-    # Whoever binds arguments to this signature, as the guard over `fit` does, must let the old ones through.
+    # Code that binds arguments to this signature, as hvdkit's `fit` does, must let the old ones through.
     parameters = list(signature.parameters.values())
     if parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD:
         parameters.append(inspect.Parameter("old", inspect.Parameter.VAR_KEYWORD))

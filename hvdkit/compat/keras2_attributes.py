@@ -7,14 +7,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from hvdkit.compat.notices import say
+from hvdkit.compat.deprecations import warn_once
 from hvdkit.keras_internals import keras2
 
 # An attribute of layers -> what of the layer it is the shape, the mask or the value of.
 _SHAPES = {"input_shape": "input", "output_shape": "output"}
 
 
-def install(keras: Any) -> None:
+def patch_attributes(keras: Any) -> None:
     """Put them into Keras' classes."""
     _layers(keras)
     _tensors(keras)
@@ -50,9 +50,9 @@ def _sequential(keras: Any) -> None:
     keras2.around_sequential_rebuild(keras, rebuild_by_input)
 
 
-def _said(old: str, new: str, method: str) -> Any:
+def _warning_method(old: str, new: str, method: str) -> Any:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        say(old, new)
+        warn_once(old, new)
         return getattr(self, method)(*args, **kwargs)
 
     return call
@@ -63,31 +63,31 @@ def _layers(keras: Any) -> None:
 
     def shape_property(name: str, tensors: str) -> property:
         def get(self: Any) -> Any:
-            found = getattr(self, tensors)  # AttributeError where the layer has not been called, as it was
-            say(f"layer.{name}", f"write layer.{tensors}.shape.")
-            return _shapes_of(keras, found)
+            value = getattr(self, tensors)  # AttributeError where the layer has not been called, as it was
+            warn_once(f"layer.{name}", f"write layer.{tensors}.shape.")
+            return _shapes_of(keras, value)
 
         return property(get)
 
     for name, tensors in _SHAPES.items():
         setattr(layer, name, shape_property(name, tensors))
 
-    def at(name: str, tensors: str, shape: bool) -> Any:
+    def getter_by_call(name: str, tensors: str, shape: bool) -> Any:
         def get(self: Any, node_index: int) -> Any:
-            say(f"layer.{name}()", f"write layer.{tensors}, where the layer was called once.")
+            warn_once(f"layer.{name}()", f"write layer.{tensors}, where the layer was called once.")
             nodes = keras2.calls_of(self)
             if not 0 <= node_index < len(nodes):
                 raise ValueError(f"The layer {self.name} was called {len(nodes)} times. Received: {node_index}.")
             node = nodes[node_index]
-            found = node.input_tensors if tensors == "input" else node.outputs
-            found = found[0] if len(found) == 1 else list(found)
-            return _shapes_of(keras, found) if shape else found
+            value = node.input_tensors if tensors == "input" else node.outputs
+            value = value[0] if len(value) == 1 else list(value)
+            return _shapes_of(keras, value) if shape else value
 
         return get
 
     for tensors in ("input", "output"):
-        setattr(layer, f"get_{tensors}_at", at(f"get_{tensors}_at", tensors, shape=False))
-        setattr(layer, f"get_{tensors}_shape_at", at(f"get_{tensors}_shape_at", tensors, shape=True))
+        setattr(layer, f"get_{tensors}_at", getter_by_call(f"get_{tensors}_at", tensors, shape=False))
+        setattr(layer, f"get_{tensors}_shape_at", getter_by_call(f"get_{tensors}_shape_at", tensors, shape=True))
 
 
 def _shapes_of(keras: Any, tensors: Any) -> Any:
@@ -116,7 +116,7 @@ class _Shape(tuple):
         return _Shape((*other, *self)) if _is_a_shape(other) else NotImplemented
 
     def as_list(self) -> list[int | None]:
-        say("tensor.shape.as_list()", "write list(tensor.shape).")
+        warn_once("tensor.shape.as_list()", "write list(tensor.shape).")
         return list(self)
 
     @property
@@ -143,4 +143,4 @@ def _variables(keras: Any) -> None:
     variable.ref = tf.Variable.ref
     variable.read_value = lambda self: tf.identity(self.value)
     variable.get_shape = lambda self: self.shape
-    variable.eval = _said("variable.eval()", "write variable.numpy().", "numpy")
+    variable.eval = _warning_method("variable.eval()", "write variable.numpy().", "numpy")

@@ -1,4 +1,4 @@
-"""What Keras 3 does in another way under a name that it still has: done as in Keras 2, or told."""
+"""What Keras 3 does differently under a name that it still has: patched to do as Keras 2, or with a warning."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from hvdkit.compat.notices import say
+from hvdkit.compat.deprecations import warn_once
 from hvdkit.keras_internals import keras2
 
 
-def install(keras: Any) -> None:
+def patch_behaviour(keras: Any) -> None:
     """Put them into Keras' classes."""
     _periods(keras)
     _resets(keras)
@@ -42,10 +42,10 @@ def _resets(keras: Any) -> None:
     cls = keras.metrics.Metric
 
     def reset_states(self: Any) -> None:
-        say("metric.reset_states()", "write metric.reset_state().")
-        theirs = [owner for owner in type(self).__mro__ if "reset_states" in vars(owner) and owner is not cls]
+        warn_once("metric.reset_states()", "write metric.reset_state().")
+        user_classes = [owner for owner in type(self).__mro__ if "reset_states" in vars(owner) and owner is not cls]
         # What a user's method reaches by super() is the reset of the class that it extends, and not itself once more.
-        (super(theirs[-1], self) if theirs else self).reset_state()
+        (super(user_classes[-1], self) if user_classes else self).reset_state()
 
     def __init_subclass__(subclass: type, **kwargs: Any) -> None:
         super(cls, subclass).__init_subclass__(**kwargs)
@@ -60,10 +60,10 @@ def _by_the_old_name(cls: Any) -> Callable:
     """``reset_state`` of a metric class that has written ``reset_states``."""
 
     def reset_state(self: Any) -> None:
-        if getattr(self, "resets_as_in_keras_2", False):  # its reset_states has called us
+        if getattr(self, "resets_as_in_keras_2", False):  # called by its reset_states
             super(cls, self).reset_state()
             return
-        say(f"{cls.__name__}.reset_states", "write def reset_state(self): Keras 3 calls that.")
+        warn_once(f"{cls.__name__}.reset_states", "write def reset_state(self): Keras 3 calls that.")
         self.resets_as_in_keras_2 = True
         try:
             self.reset_states()
@@ -77,20 +77,22 @@ def _to_categorical(original: Callable) -> Callable:
     """Of the dtype that is asked for, float32 if none is: NumPy arrays are float64 in Keras 3."""
 
     @functools.wraps(original)
-    def to_categorical(*args: Any, dtype: Any = "float32", **said: Any) -> Any:
+    def to_categorical(*args: Any, dtype: Any = "float32", **kwargs: Any) -> Any:
         import tensorflow as tf
 
         if len(args) > 2:
             args, dtype = args[:2], args[2]
-        made, dtype = original(*args, **said), tf.as_dtype(dtype)
-        say("to_categorical()", f'write keras.utils.to_categorical(x).astype("{dtype.name}"): it is float64 otherwise.')
+        made, dtype = original(*args, **kwargs), tf.as_dtype(dtype)
+        warn_once(
+            "to_categorical()", f'write keras.utils.to_categorical(x).astype("{dtype.name}"): it is float64 otherwise.'
+        )
         return tf.cast(made, dtype) if tf.is_tensor(made) else made.astype(dtype.as_numpy_dtype)
 
     return to_categorical
 
 
-def _say_hard_sigmoid() -> None:
-    say(
+def _warn_about_hard_sigmoid() -> None:
+    warn_once(
         "hard_sigmoid",
         "it is relu6(x + 3) / 6 in Keras 3, and was 0.2 * x + 0.5 between 0 and 1 in Keras 2. For that, give the layer "
         "a function of your own: keras.ops.clip(0.2 * x + 0.5, 0, 1).",
@@ -101,7 +103,7 @@ def _get_activation(original: Callable) -> Callable:
     @functools.wraps(original)
     def get(identifier: Any) -> Any:
         if isinstance(identifier, str) and identifier == "hard_sigmoid":
-            _say_hard_sigmoid()
+            _warn_about_hard_sigmoid()
         return original(identifier)
 
     return get
@@ -110,13 +112,13 @@ def _get_activation(original: Callable) -> Callable:
 def _hard_sigmoid(original: Callable) -> Callable:
     @functools.wraps(original)
     def hard_sigmoid(x: Any) -> Any:
-        _say_hard_sigmoid()
+        _warn_about_hard_sigmoid()
         return original(x)
 
     return hard_sigmoid
 
 
-# A module by its name in `keras` -> a function of its -> what makes of Keras 3's what takes its place.
+# A module by its name in `keras` -> one of its functions -> the decorator that makes the replacement of Keras 3's.
 FUNCTIONS: dict[str, dict[str, Callable[[Callable], Callable]]] = {
     # Layers ask the inner module.
     keras2.INNER_ACTIVATIONS: {"get": _get_activation},
@@ -125,16 +127,16 @@ FUNCTIONS: dict[str, dict[str, Callable[[Callable], Callable]]] = {
 }
 
 
-def install_functions(canonical: str, module: ModuleType) -> None:
+def patch_function_behaviour(canonical: str, module: ModuleType) -> None:
     """Put them into one module; ``canonical`` is its name in ``keras``."""
-    for name, make in FUNCTIONS.get(canonical, {}).items():
+    for name, wrap in FUNCTIONS.get(canonical, {}).items():
         original = vars(module)[name]
         if not hasattr(original, "behaves_as_keras_2"):
-            wrapper = make(original)
+            wrapper = wrap(original)
             wrapper.behaves_as_keras_2 = True
             setattr(module, name, wrapper)
 
 
-def changes(canonical: str) -> bool:
+def has_changed_behaviour(canonical: str) -> bool:
     """Whether a module has such functions."""
     return canonical in FUNCTIONS

@@ -6,7 +6,7 @@ import functools
 import inspect
 from typing import Any
 
-from hvdkit.compat.notices import say
+from hvdkit.compat.deprecations import warn_once
 from hvdkit.errors import UsageError
 
 GONE = {
@@ -29,7 +29,7 @@ _NOW = (
 )
 
 
-def install(keras: Any) -> None:
+def patch_optimizers(keras: Any) -> None:
     """Put them into Keras' classes."""
     _optimizer_arguments(keras)
     _optimizer_attributes(keras)
@@ -46,10 +46,10 @@ def _optimizer_arguments(keras: Any) -> None:
         _refuse_keras_2(self)
         for name in ("jit_compile", "is_legacy_optimizer"):
             if kwargs.pop(name, None) is not None:
-                say(f"optimizer({name}=)", "delete it: compile(jit_compile=) says it for the step.")
+                warn_once(f"optimizer({name}=)", "delete it: compile(jit_compile=) says it for the step.")
         rate, decay = kwargs.pop("lr", None), kwargs.pop("decay", None)
         if rate is not None:
-            say("optimizer(lr=)", "write learning_rate=.")
+            warn_once("optimizer(lr=)", "write learning_rate=.")
         elif args:
             rate = args[0]
         else:
@@ -83,7 +83,7 @@ def _refuse_keras_2(optimizer: Any) -> None:
 def _decayed(keras: Any, rate: Any, decay: float) -> Any:
     if callable(rate):
         raise UsageError("An optimizer has either a schedule or decay=.", fix="delete decay=.")
-    say(
+    warn_once(
         "optimizer(decay=)",
         "write learning_rate=keras.optimizers.schedules.InverseTimeDecay(lr, decay_steps=1, decay_rate=decay). "
         "Its learning rate cannot be set then: with a callback that sets it, delete decay=.",
@@ -95,11 +95,11 @@ def _optimizer_attributes(keras: Any) -> None:
     """``optimizer.lr``, which Keras 3 would let one set without any effect, and ``optimizer.variables()``."""
 
     def get(self: Any) -> Any:
-        say("optimizer.lr", "write optimizer.learning_rate.")
+        warn_once("optimizer.lr", "write optimizer.learning_rate.")
         return self.learning_rate
 
     def set_(self: Any, value: Any) -> None:
-        say("optimizer.lr", "write optimizer.learning_rate.")
+        warn_once("optimizer.lr", "write optimizer.learning_rate.")
         self.learning_rate = value
 
     keras.optimizers.Optimizer.lr = property(get, set_)
@@ -111,7 +111,7 @@ class _Callable(list):
     """A list that may also be called for itself."""
 
     def __call__(self) -> _Callable:
-        say("optimizer.variables()", "write optimizer.variables.")
+        warn_once("optimizer.variables()", "write optimizer.variables.")
         return self
 
 
@@ -125,11 +125,11 @@ def _loss_scale(keras: Any) -> None:
     apply, scale_loss = cls.apply, cls.scale_loss
 
     def get_scaled_loss(self: Any, loss: Any) -> Any:
-        say("optimizer.get_scaled_loss()", "write optimizer.scale_loss().")
+        warn_once("optimizer.get_scaled_loss()", "write optimizer.scale_loss().")
         return (lambda: self.scale_loss(loss())) if callable(loss) else self.scale_loss(loss)
 
     def get_unscaled_gradients(self: Any, grads: list) -> list:
-        say("optimizer.get_unscaled_gradients()", "delete it: optimizer.apply unscales.")
+        warn_once("optimizer.get_unscaled_gradients()", "delete it: optimizer.apply unscales.")
         self.unscaled_by_keras_2 = True
         return _times(grads, 1 / _scale(self))
 

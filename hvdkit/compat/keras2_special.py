@@ -5,28 +5,28 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from hvdkit.compat.notices import say
+from hvdkit.compat.deprecations import warn_once
 from hvdkit.errors import UsageError
 from hvdkit.keras_internals.attributes import own_reduction_state
 
 _REDUCTIONS = ("auto", "none", "sum", "sum_over_batch_size")
 
 
-def batch_input_shape(layer: Any, said: dict[str, Any], name: str, whose: str) -> None:
+def batch_input_shape(layer: Any, arguments: dict[str, Any], name: str, whose: str) -> None:
     """``batch_input_shape=(batch, ...)``: the shape, and the batch size where it has one."""
-    shape = tuple(said.pop(name))
-    say(f"layer({name}=)", f"put keras.Input(batch_shape={shape}) in front of the layer.")
-    said["input_shape"] = shape[1:]
+    shape = tuple(arguments.pop(name))
+    warn_once(f"layer({name}=)", f"put keras.Input(batch_shape={shape}) in front of the layer.")
+    arguments["input_shape"] = shape[1:]
     if shape[0] is not None:
         layer.batch_shape_of_keras_2 = shape
 
 
-def weights(layer: Any, said: dict[str, Any], name: str, whose: str) -> None:
+def weights(layer: Any, arguments: dict[str, Any], name: str, whose: str) -> None:
     """``weights=[...]``: the values that the layer's variables get as soon as there are any."""
-    values, build = said.pop(name), layer.build
+    values, build = arguments.pop(name), layer.build
     if values is None:
         return
-    say(f"layer({name}=)", "call layer.set_weights(weights) when the layer is built, or initializer=.")
+    warn_once(f"layer({name}=)", "call layer.set_weights(weights) when the layer is built, or initializer=.")
 
     @functools.wraps(build)
     def build_and_set(*args: Any, **kwargs: Any) -> Any:
@@ -37,42 +37,44 @@ def weights(layer: Any, said: dict[str, Any], name: str, whose: str) -> None:
     layer.build = build_and_set
 
 
-def period(callback: Any, said: dict[str, Any], name: str, whose: str) -> None:
+def period(callback: Any, arguments: dict[str, Any], name: str, whose: str) -> None:
     """``ModelCheckpoint(period=n)``: every n-th epoch."""
-    callback.period = said.pop(name)  # keras2_behaviour saves by it
-    say(f"{whose}({name}=)", 'write save_freq="epoch", or save_freq= with the number of batches between two saves.')
+    callback.period = arguments.pop(name)  # keras2_behaviour saves by it
+    warn_once(
+        f"{whose}({name}=)", 'write save_freq="epoch", or save_freq= with the number of batches between two saves.'
+    )
 
 
-def reduction(_: Any, said: dict[str, Any], name: str, whose: str) -> None:
+def reduction(_: Any, arguments: dict[str, Any], name: str, whose: str) -> None:
     """``Reduction.AUTO`` is the sum over the batch, divided by its size."""
-    if said[name] == "auto":
-        said[name] = "sum_over_batch_size"
-        say(f"{whose}({name}='auto')", 'write "sum_over_batch_size".')
+    if arguments[name] == "auto":
+        arguments[name] = "sum_over_batch_size"
+        warn_once(f"{whose}({name}='auto')", 'write "sum_over_batch_size".')
 
 
-def aggregate(optimizer: Any, said: dict[str, Any], name: str, whose: str) -> None:
+def aggregate(optimizer: Any, arguments: dict[str, Any], name: str, whose: str) -> None:
     """Whether gradients are still to be joined: a distributed optimizer always joins them."""
-    ready = said.pop(name) is (name == "skip_gradients_aggregation")
+    ready = arguments.pop(name) is (name == "skip_gradients_aggregation")
     if ready and own_reduction_state(optimizer) is not None:
         raise UsageError(
             f"A distributed optimizer reduces the gradients it is given; {name}= says that they are reduced already.",
             fix="give reduced gradients to a plain optimizer, or leave the reduction to hvd.DistributedOptimizer.",
         )
-    say(f"{whose}({name}=)", "delete it.")
+    warn_once(f"{whose}({name}=)", "delete it.")
 
 
-def aggregation(_: Any, said: dict[str, Any], name: str, whose: str) -> None:
+def aggregation(_: Any, arguments: dict[str, Any], name: str, whose: str) -> None:
     """``tf.VariableAggregation`` by its name."""
-    if hasattr(said[name], "name"):
-        said[name] = said[name].name.lower()
-        say(f"{whose}({name}=)", f'write "{said[name]}".')
+    if hasattr(arguments[name], "name"):
+        arguments[name] = arguments[name].name.lower()
+        warn_once(f"{whose}({name}=)", f'write "{arguments[name]}".')
 
 
-def grayscale(_: Any, said: dict[str, Any], name: str, whose: str) -> None:
+def grayscale(_: Any, arguments: dict[str, Any], name: str, whose: str) -> None:
     """``load_img(grayscale=True)``."""
-    if said.pop(name):
-        said["color_mode"] = "grayscale"
-    say(f"{whose}({name}=)", 'write color_mode="grayscale".')
+    if arguments.pop(name):
+        arguments["color_mode"] = "grayscale"
+    warn_once(f"{whose}({name}=)", 'write color_mode="grayscale".')
 
 
 def no_dtype(first: Any) -> bool:

@@ -1,4 +1,4 @@
-"""TensorFlow variables that layers hold: Keras 2 trained them, Keras 3 does not know them. They are told once."""
+"""TensorFlow variables that layers hold: Keras 2 trained them, Keras 3 does not track them. One warning for each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from hvdkit.compat.notices import say
+from hvdkit.compat.deprecations import warn_once
 from hvdkit.keras_internals import keras2
 
 _NOW = (
@@ -14,35 +14,35 @@ _NOW = (
     "write self.add_weight(shape=..., initializer=...); where it is not, as a counter, tf.Variable(..., "
     "trainable=False)."
 )
-_MOST_NAMES = 8
+_MAX_NAMES = 8
 
 
-def install(keras: Any) -> None:
+def patch_untrained(keras: Any) -> None:
     """Let each layer say which ones it holds as soon as it is built, and a model when its training begins."""
     begin = keras.callbacks.CallbackList.on_train_begin
 
     @functools.wraps(begin)
     def on_train_begin(self: Any, logs: Any = None) -> None:
-        _tell(keras2.model_of(self))  # what has come into its layers since
+        _warn_about_untrained(keras2.model_of(self))  # what has come into its layers since
         begin(self, logs)
 
-    def and_tell(built: Callable) -> Callable:
+    def then_warn(built: Callable) -> Callable:
         @functools.wraps(built)
         def post_build(self: Any) -> None:
             built(self)
-            _tell(self)
+            _warn_about_untrained(self)
 
         return post_build
 
     keras.callbacks.CallbackList.on_train_begin = on_train_begin
-    keras2.around_post_build(keras, and_tell)
+    keras2.around_post_build(keras, then_warn)
 
 
-def _tell(layer: Any) -> None:
+def _warn_about_untrained(layer: Any) -> None:
     names = _untrained(layer)
     if names:
-        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-        say(f"a trainable tf.Variable or K.variable in {', '.join(names[:_MOST_NAMES])}{more}", _NOW)
+        more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+        warn_once(f"a trainable tf.Variable or K.variable in {', '.join(names[:_MAX_NAMES])}{more}", _NOW)
 
 
 def _untrained(layer: Any) -> list[str]:

@@ -13,9 +13,9 @@ from pathlib import Path
 PARTS = ("horovod.runner.common", "horovod.runner.util", "horovod.tensorflow.data")
 
 
-def spec(name: str) -> ModuleSpec | None:
-    """How to load a module of Horovod's own; None where it is none of these parts, or Horovod is not installed."""
-    folder = _folder()
+def library_spec(name: str) -> ModuleSpec | None:
+    """How to load a module of Horovod itself; None if it is in none of these parts, or Horovod is not installed."""
+    folder = _library_folder()
     if folder is None or not any(name == part or name.startswith(f"{part}.") for part in PARTS):
         return None
     path = folder.joinpath(*name.split(".")[1:])
@@ -28,6 +28,10 @@ def spec(name: str) -> ModuleSpec | None:
 
 
 @functools.cache
-def _folder() -> Path | None:
-    found = PathFinder.find_spec("horovod")
-    return None if found is None or not found.submodule_search_locations else Path(found.submodule_search_locations[0])
+def _library_folder() -> Path | None:
+    horovod = PathFinder.find_spec("horovod")
+    return (
+        None
+        if horovod is None or not horovod.submodule_search_locations
+        else Path(horovod.submodule_search_locations[0])
+    )

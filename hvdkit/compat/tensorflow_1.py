@@ -1,4 +1,4 @@
-"""TensorFlow 1's words that only prepare a session: they are told once, and have no effect; the rest is refused."""
+"""TensorFlow 1's functions that only prepare a session: each has no effect but one warning; the rest is refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from hvdkit.compat.notices import GoneError, say
+from hvdkit.compat.deprecations import GoneError, warn_once
 from hvdkit.errors import UsageError
 
 PINNED = "delete it: hvd.init() gives this rank its GPU and lets its memory grow. There are no sessions any more."
@@ -53,7 +53,7 @@ def _version_1(name: str) -> Callable[[], Any]:
     return lambda: getattr(importlib.import_module("tensorflow").compat.v1, name)
 
 
-# A name in `tf` -> what stands for it, and what is said.
+# A name in `tf` -> its replacement, and the warning.
 KEPT: dict[str, tuple[Callable[[], Any], str]] = {
     "ConfigProto": (_version_1("ConfigProto"), PINNED),
     "GPUOptions": (_version_1("GPUOptions"), PINNED),
@@ -67,16 +67,16 @@ KEPT: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
-def lookup(name: str) -> Any:
-    """What stands for ``tf.NAME``, or None.
+def lookup_tensorflow_1(name: str) -> Any:
+    """The replacement of ``tf.NAME``, or None.
 
     Raises:
-        GoneError: it is TensorFlow 1's, and nothing stands for it.
+        GoneError: it is TensorFlow 1's, and has no replacement.
     """
     if name in GONE:
         raise GoneError(f"tf.{name} is TensorFlow 1's.", fix=GONE[name])
     if name not in KEPT:
         return None
     made, now = KEPT[name]
-    say(f"tf.{name}", now)
+    warn_once(f"tf.{name}", now)
     return made()

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from hvdkit.compat import keras2_arguments, keras2_behaviour, tensorflow_1
-from hvdkit.compat.notices import say
+from hvdkit.compat.deprecations import warn_once
 from hvdkit.errors import UsageError
 from hvdkit.keras_internals import keras2
 
@@ -160,14 +160,18 @@ _OPS = {
 _CHANGED = {"tensorflow", *KEPT, *GONE, *_TWINS, *(old.rpartition(".")[0] for old in MOVED)}
 
 
-def changes(name: str) -> bool:
-    """Whether a module is one that gets old names."""
+def has_renames(name: str) -> bool:
+    """Whether a module gets names or arguments of Keras 2."""
     canonical = _canonical(name)
-    return canonical in _CHANGED or keras2_arguments.changes(canonical) or keras2_behaviour.changes(canonical)
+    return (
+        canonical in _CHANGED
+        or keras2_arguments.has_changed_arguments(canonical)
+        or keras2_behaviour.has_changed_behaviour(canonical)
+    )
 
 
-def moved(name: str) -> ModuleType | None:
-    """The module that stands under an old path, or None."""
+def moved_module(name: str) -> ModuleType | None:
+    """A module for an old path, which looks its names up where they are now; None if the path is not an old one."""
     old = _canonical(name)
     home = MOVED.get(old)
     if home is None or home == name:
@@ -178,18 +182,18 @@ def moved(name: str) -> ModuleType | None:
         if attribute.startswith("__"):
             raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
         value = getattr(importlib.import_module(home), attribute)
-        say(old, f"it is {home} now.")
+        warn_once(old, f"it is {home} now.")
         return value
 
     module.__getattr__ = lookup
     return module
 
 
-def install(name: str, module: ModuleType) -> None:
+def install_renames(name: str, module: ModuleType) -> None:
     """Let a module answer to the old names that it lacks."""
     canonical = _canonical(name)
-    keras2_arguments.install_functions(canonical, module)
-    keras2_behaviour.install_functions(canonical, module)
+    keras2_arguments.patch_function_arguments(canonical, module)
+    keras2_behaviour.patch_function_behaviour(canonical, module)
     if canonical not in _CHANGED:
         return
     for kept in KEPT.get(canonical, ()):
@@ -201,23 +205,23 @@ def _lookup(name: str, canonical: str, attribute: str) -> Any:
     old = f"{canonical}.{attribute}"
     if attribute in KEPT.get(canonical, ()):
         value, fix = KEPT[canonical][attribute]
-        say(old, fix)
+        warn_once(old, fix)
         return value
     if attribute in GONE.get(canonical, ()):
         return _gone(old, GONE[canonical][attribute])
     if canonical == "tensorflow":
-        found = tensorflow_1.lookup(attribute)
-        if found is not None:
-            return found
+        replacement = tensorflow_1.lookup_tensorflow_1(attribute)
+        if replacement is not None:
+            return replacement
     if old in MOVED:
         return importlib.import_module(f"{name}.{attribute}")
     if canonical in _TWINS and not attribute.startswith("__"):
         twin = canonical if name != canonical else keras2.tf_keras_module(canonical)
-        theirs = vars(importlib.import_module(twin))
-        if attribute in theirs:
+        attributes = vars(importlib.import_module(twin))
+        if attribute in attributes:
             if name == canonical:
-                say(old, _instead(canonical, attribute))
-            return theirs[attribute]
+                warn_once(old, _instead(canonical, attribute))
+            return attributes[attribute]
     raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
 
 
@@ -234,8 +238,8 @@ def _instead(canonical: str, attribute: str) -> str:
     keras = importlib.import_module("keras")
     if canonical == "keras.backend" and hasattr(keras.ops, attribute):
         return f"write keras.ops.{_OPS.get(attribute, attribute)}."
-    theirs = getattr(importlib.import_module(keras2.tf_keras_module(canonical)), attribute)
-    name = getattr(theirs, "__name__", attribute)
+    twin = getattr(importlib.import_module(keras2.tf_keras_module(canonical)), attribute)
+    name = getattr(twin, "__name__", attribute)
     if name != attribute and hasattr(importlib.import_module(canonical), name):
         return f"write {canonical}.{name}."
     return f"Keras 3 has it for old scripts only, as tf.{canonical}.{attribute}."

@@ -1,6 +1,6 @@
-"""What Keras 2 let one say to a model and an optimizer, put into Keras 3's words, and what is no more.
+"""Patches that make Keras 3's models and optimizers accept the API of Keras 2, and refuse what no longer exists.
 
-``IDIOMS`` is the table: each line installs one of them into Keras' own classes.
+``PATCHES`` is the table: each line installs one of them into Keras' own classes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hvdkit.compat import keras2_arguments, keras2_attributes, keras2_behaviour, keras2_optimizers, keras2_untrained
-from hvdkit.compat.notices import GoneError, say
+from hvdkit.compat.deprecations import GoneError, warn_once
 
 GENERATORS = {"fit_generator": "fit", "evaluate_generator": "evaluate", "predict_generator": "predict"}
 GONE_FROM_MODELS = {
@@ -20,10 +20,10 @@ GONE_FROM_MODELS = {
 }
 
 
-def install(keras: Any) -> None:
-    """Put them all into Keras."""
-    for idiom in IDIOMS:
-        idiom(keras)
+def patch_keras(keras: Any) -> None:
+    """Apply all patches to Keras."""
+    for patch in PATCHES:
+        patch(keras)
 
 
 def _generators(keras: Any) -> None:
@@ -85,27 +85,27 @@ def _generators(keras: Any) -> None:
         return self.predict(generator, steps=steps, callbacks=callbacks, verbose=verbose)
 
     for method in (fit_generator, evaluate_generator, predict_generator):
-        setattr(keras.Model, method.__name__, _said(method, GENERATORS[method.__name__]))
+        setattr(keras.Model, method.__name__, _warning_method(method, GENERATORS[method.__name__]))
 
 
-def _said(method: Callable, now: str) -> Callable:
+def _warning_method(method: Callable, now: str) -> Callable:
     @functools.wraps(method)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        say(f"model.{method.__name__}", f"write model.{now}, which takes generators.")
+        warn_once(f"model.{method.__name__}", f"write model.{now}, which takes generators.")
         return method(self, *args, **kwargs)
 
     return wrapper
 
 
 def _gone(keras: Any) -> None:
-    """Methods that are no more, and say what to write."""
+    """Methods that no longer exist: they raise, with what to write instead."""
     for cls, names in ((keras.Model, GONE_FROM_MODELS), (keras.optimizers.Optimizer, keras2_optimizers.GONE)):
         for name, fix in names.items():
             setattr(cls, name, _Gone(f"{cls.__name__}.{name}", fix))
 
 
 class _Gone:
-    """An attribute that there is no more, on an instance as on the class."""
+    """An attribute that no longer exists, on an instance as on the class."""
 
     def __init__(self, name: str, fix: str):
         self._name, self._fix = name, fix
@@ -114,12 +114,12 @@ class _Gone:
         raise GoneError(f"Keras 3 has no {self._name}.", fix=self._fix)
 
 
-IDIOMS = (
-    keras2_arguments.install,
-    keras2_attributes.install,
-    keras2_behaviour.install,
-    keras2_optimizers.install,
-    keras2_untrained.install,
+PATCHES = (
+    keras2_arguments.patch_arguments,
+    keras2_attributes.patch_attributes,
+    keras2_behaviour.patch_behaviour,
+    keras2_optimizers.patch_optimizers,
+    keras2_untrained.patch_untrained,
     _generators,
     _gone,
 )

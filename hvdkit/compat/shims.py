@@ -1,4 +1,4 @@
-"""What stands under Horovod's names: which module of ours answers for which of Horovod's, and what none answers for."""
+"""The shims under Horovod's names: which module of hvdkit answers for which of Horovod's, and what none answers for."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import importlib
 from types import ModuleType
 from typing import Any
 
-from hvdkit.compat.notices import GoneError, RefusedImportError
+from hvdkit.compat.deprecations import GoneError, RefusedImportError
 
 _TENSORFLOW, _KERAS, _CALLBACKS = "hvdkit.compat.for_tensorflow", "hvdkit.compat.for_keras", "hvdkit.callbacks"
 _COMMON, _UTIL, _RUNNER = "hvdkit.compat.for_common", "hvdkit.compat.for_util", "hvdkit.compat.for_runner"
 _INSIDE = "hvdkit.compat.for_keras_inside"
-# Horovod's module -> the modules of ours that answer, the first that has the name.
+# Horovod's module -> hvdkit's modules that answer for it; the first one that has the name does.
 HOMES: dict[str, tuple[str, ...]] = {
     "horovod": ("hvdkit.compat.for_horovod",),
     "horovod.common": (),
@@ -58,7 +58,7 @@ FIXES = {
     "is_homogeneous": "len(set(hvd.allgather_object(hvd.local_size()))) == 1.",
     "LocalGradientAggregationHelper": "hvd.DistributedOptimizer(..., backward_passes_per_step=k).",
 }
-# What old scripts find under Horovod's names because hvdkit has it under the same.
+# What hvdkit has under the same name as Horovod.
 SHARED = frozenset({
     "init", "shutdown", "is_initialized", "start_timeline", "stop_timeline", "size", "local_size", "cross_size", "rank",
     "local_rank", "cross_rank", "mpi_threads_supported", "mpi_enabled", "mpi_built", "gloo_enabled", "gloo_built",
@@ -70,8 +70,8 @@ SHARED = frozenset({
 })  # fmt: skip
 
 
-def make(name: str) -> ModuleType:
-    """The module that stands under one of Horovod's names.
+def make_shim(name: str) -> ModuleType:
+    """The module that answers for one of Horovod's.
 
     Raises:
         RefusedImportError: hvdkit has nothing for it; with what to write instead.
@@ -93,16 +93,16 @@ def make(name: str) -> ModuleType:
 def _lookup(name: str, homes: tuple[str, ...], attribute: str) -> Any:
     if f"{name}.{attribute}" in HOMES:
         return importlib.import_module(f"{name}.{attribute}")
-    ours = [importlib.import_module(home) for home in homes]
-    for home in ours:
-        if attribute in home.__all__:
-            return getattr(home, attribute)
+    modules = [importlib.import_module(home) for home in homes]
+    for module in modules:
+        if attribute in module.__all__:
+            return getattr(module, attribute)
     hvdkit = importlib.import_module("hvdkit")
     shared = SHARED.intersection(hvdkit.__all__) if {_TENSORFLOW, _KERAS}.intersection(homes) else set()
     if attribute in shared:
         return getattr(hvdkit, attribute)
     if attribute == "__all__":
-        return sorted(shared.union(*({one for one in home.__all__ if not one.startswith("_")} for home in ours)))
+        return sorted(shared.union(*({one for one in module.__all__ if not one.startswith("_")} for module in modules)))
     if attribute.startswith("__"):
         raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
     raise GoneError(f"hvdkit does not stand in for {name}.{attribute}.", fix=_fix(f"{name}.{attribute}"))

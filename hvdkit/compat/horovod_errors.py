@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from hvdkit.errors import CommunicationError, HvdkitError, UsageError
 
-# An error of hvdkit's or of Python's -> what Horovod's operations raise for it in TensorFlow.
-THEIRS = (
+# A type of hvdkit's or Python's -> the type that Horovod's operations raise for it in TensorFlow.
+HOROVOD_TYPES = (
     (CommunicationError, tf.errors.FailedPreconditionError),
     (ValueError, tf.errors.InvalidArgumentError),
 )
@@ -33,21 +33,21 @@ def as_horovod_raises(collective: Callable) -> Callable:
         try:
             return collective(*args, **kwargs)
         except Exception as error:
-            theirs = next((theirs for ours, theirs in THEIRS if isinstance(error, ours)), None)
-            if theirs is None or isinstance(error, tf.errors.OpError | NotImplementedError):
+            horovod_type = next((other for own, other in HOROVOD_TYPES if isinstance(error, own)), None)
+            if horovod_type is None or isinstance(error, tf.errors.OpError | NotImplementedError):
                 raise
-            raise _both(type(error), theirs)(error).with_traceback(error.__traceback__) from error.__cause__
+            raise _both(type(error), horovod_type)(error).with_traceback(error.__traceback__) from error.__cause__
 
     return wrapper
 
 
 @functools.cache
-def _both(ours: type, theirs: type) -> type:
-    """A class of both: named as ours, with the attributes of both."""
+def _both(own_type: type, horovod_type: type) -> type:
+    """A class that derives from both and has hvdkit's name, with the attributes of both."""
 
     def __init__(self: Any, error: Exception) -> None:
-        theirs.__init__(self, None, None, str(error))
+        horovod_type.__init__(self, None, None, str(error))
         if isinstance(error, HvdkitError):
             self.what, self.fix, self.rank = error.what, error.fix, error.rank
 
-    return type(ours.__name__, (ours, theirs), {"__init__": __init__, "__module__": ours.__module__})
+    return type(own_type.__name__, (own_type, horovod_type), {"__init__": __init__, "__module__": own_type.__module__})
