@@ -40,13 +40,13 @@ class Arrays:
         if sample_weight is not None:
             sample_weight = _for_outputs(y, sample_weight)
         named = [each for name, part in zip(_NAMES, (x, y, sample_weight), strict=True) for each in _named(name, part)]
-        parts = {what: rows.of(leaf, what) for what, leaf in named}
+        parts = {what: rows.rows_of(leaf, what) for what, leaf in named}
         lengths = {what: part.samples for what, part in parts.items() if part is not None}
         if not lengths:
             raise UsageError("There is no array of samples in `x`.")
         if len(set(lengths.values())) > 1:
-            found = ", ".join(f"{what} {length}" for what, length in lengths.items())
-            raise UsageError(f"The arrays have different numbers of samples: {found}.")
+            lengths_text = ", ".join(f"{what} {length}" for what, length in lengths.items())
+            raise UsageError(f"The arrays have different numbers of samples: {lengths_text}.")
         self.samples = next(iter(lengths.values()))
         self._rows = list(parts.values())
         given = keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
@@ -98,12 +98,12 @@ def _by_class(y: Any, sample_weight: Any, class_weight: dict[int, float]) -> Any
         return own
     if keras.tree.is_nested(sample_weight):
         raise UsageError("`sample_weight` must be one array where there are class weights.", fix="np.array(...) of it.")
-    theirs = np.asarray(sample_weight, np.float32)
-    if theirs.shape[:1] != own.shape:
+    weights = np.asarray(sample_weight, np.float32)
+    if weights.shape[:1] != own.shape:
         raise UsageError(
-            f"The arrays have different numbers of samples: `sample_weight` {theirs.shape}, `y` {own.shape}."
+            f"The arrays have different numbers of samples: `sample_weight` {weights.shape}, `y` {own.shape}."
         )
-    return own.reshape(-1, *[1] * (theirs.ndim - 1)) * theirs
+    return own.reshape(-1, *[1] * (weights.ndim - 1)) * weights
 
 
 def _for_outputs(y: Any, sample_weight: Any) -> Any:

@@ -41,17 +41,17 @@ def class_weights(y: Any, *, presharded: bool = False) -> dict[int, float]:
     {0: 0.6666666666666666, 1: 2.0}
     """
     classes = raise_on_any_rank("count its classes", lambda: _classes(y), by=_NAME) if presharded else _classes(y)
-    found, counts = np.unique(classes, return_counts=True)
-    mine = {str(c): int(n) for c, n in zip(found, counts, strict=True)}
+    values, counts = np.unique(classes, return_counts=True)
+    own_counts = {str(c): int(n) for c, n in zip(values, counts, strict=True)}
     total: dict[int, int] = {}
-    for part in exchange.allgather_object(mine, _NAME) if presharded else [mine]:
+    for part in exchange.allgather_object(own_counts, _NAME) if presharded else [own_counts]:
         for name, count in part.items():
             total[int(name)] = total.get(int(name), 0) + count
     n = sum(total.values())
     return {c: n / (len(total) * total[c]) for c in sorted(total)}
 
 
-def checked(class_weight: Any, y: Any, *, presharded: bool) -> dict[int, float]:
+def check_class_weights(class_weight: Any, y: Any, *, presharded: bool) -> dict[int, float]:
     """Class weights that fit the targets of all ranks; collective.
 
     Args:
@@ -65,12 +65,12 @@ def checked(class_weight: Any, y: Any, *, presharded: bool) -> dict[int, float]:
     """
     if isinstance(class_weight, str) and class_weight == "balanced":
         return class_weights(y, presharded=presharded)
-    take = lambda: (by_class(class_weight), np.unique(_classes(y)).tolist())
-    weights, present = raise_on_any_rank("take its class weights", take, by=_SHARD)
+    parse = lambda: (by_class(class_weight), np.unique(_classes(y)).tolist())
+    weights, present = raise_on_any_rank("take its class weights", parse, by=_SHARD)
     assert_same_on_all_ranks("their class weights", {str(c): w for c, w in weights.items()}, by=_SHARD)
     if presharded:
-        everyones = exchange.allgather_object(present, f"{_SHARD}: the classes of each rank")
-        present = sorted({c for theirs in everyones for c in theirs})
+        per_rank = exchange.allgather_object(present, f"{_SHARD}: the classes of each rank")
+        present = sorted({c for classes_of_rank in per_rank for c in classes_of_rank})
     absent, unweighted = sorted({*weights} - {*present}), sorted({*present} - {*weights})
     if absent and unweighted:
         raise UsageError(
@@ -89,8 +89,8 @@ def _listed(classes: list[int]) -> str:
 
 def sample_weights(y: Any, class_weight: dict[int, float]) -> np.ndarray:
     """The weight of each sample by its class, float32; 1 for a class that has none."""
-    found, which = np.unique(_classes(y), return_inverse=True)
-    return np.asarray([class_weight.get(int(c), 1.0) for c in found], np.float32)[which]
+    values, which = np.unique(_classes(y), return_inverse=True)
+    return np.asarray([class_weight.get(int(c), 1.0) for c in values], np.float32)[which]
 
 
 def _classes(y: Any) -> np.ndarray:

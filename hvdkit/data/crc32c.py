@@ -29,8 +29,8 @@ def masked(records: Sequence[bytes], piece: int = 5) -> np.ndarray:
     >>> [hex(crc) for crc in masked([b"123456789", b""])]
     ['0xc78ab0e5', '0xa282ead8']
     """
-    found = [_plain(group, piece) for group in _groups(records)]
-    crc = np.concatenate([*found, np.zeros(0, np.uint32)])
+    checksums = [_plain(group, piece) for group in _groups(records)]
+    crc = np.concatenate([*checksums, np.zeros(0, np.uint32)])
     return (crc >> np.uint32(15) | crc << np.uint32(17)) + _MASK
 
 

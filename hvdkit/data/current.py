@@ -9,10 +9,10 @@ _data: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 class Resumable(Protocol):
-    """Data that knows its place and can be set to another."""
+    """Data that knows its position and can be set to another."""
 
     num_batches: int | None
-    """The steps of the running epoch in this process; None where nobody knows."""
+    """The steps of the running epoch in this process; None if their number is unknown."""
 
     def place(self, steps: int) -> dict[str, Any]:
         """Where the data are after so many steps of the running epoch in this process, as JSON-like data.
@@ -37,5 +37,5 @@ def set_current(model: Any, data: Resumable | None) -> None:
 
 
 def current_data(model: Any) -> Resumable | None:
-    """What a model is being trained on, where it is resumable."""
+    """The data that a model is being trained on, if they are resumable; else None."""
     return _data.get(model)

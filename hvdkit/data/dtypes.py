@@ -11,11 +11,11 @@ import tensorflow as tf
 from hvdkit.errors import UsageError
 
 
-def of(dtype: np.dtype, what: str) -> tf.DType:
+def tensorflow_dtype(dtype: np.dtype, what: str) -> tf.DType:
     """The dtype of TensorFlow for arrays with a dtype of NumPy: numbers, bools and texts.
 
     Args:
-        dtype: of NumPy; of one with objects nobody knows whether they are texts, see ``is_text``.
+        dtype: of NumPy; of one with objects it is unknown whether they are texts, see ``is_text``.
         what: the array, as the error names it.
 
     Raises:
@@ -23,7 +23,7 @@ def of(dtype: np.dtype, what: str) -> tf.DType:
 
     Example:
 
-    >>> of(np.dtype(">f4"), "`x`"), of(np.dtype("<U5"), "`x`")
+    >>> tensorflow_dtype(np.dtype(">f4"), "`x`"), tensorflow_dtype(np.dtype("<U5"), "`x`")
     (tf.float32, tf.string)
     """
     if dtype.kind in "SUT":
@@ -31,10 +31,10 @@ def of(dtype: np.dtype, what: str) -> tf.DType:
     try:
         return tf.as_dtype(keras.backend.standardize_dtype(dtype))
     except ValueError:
-        raise refused(dtype, what) from None
+        raise unsupported_dtype(dtype, what) from None
 
 
-def refused(dtype: np.dtype, what: str) -> UsageError:
+def unsupported_dtype(dtype: np.dtype, what: str) -> UsageError:
     """The error that says that an array has values of which Keras makes no tensor, and the way out."""
     return UsageError(f"{what} is an array of {dtype}, of which Keras makes no tensor.", fix=_way_out(dtype))
 

@@ -20,15 +20,15 @@ from hvdkit.data.records import TFRecord
 from hvdkit.errors import UsageError
 
 
-def are_names(x: Any) -> bool:
+def are_file_names(x: Any) -> bool:
     """Whether this is a file name, a glob, or a list of them."""
     return isinstance(x, str | os.PathLike) or (
         isinstance(x, list | tuple) and len(x) > 0 and all(isinstance(i, str | os.PathLike) for i in x)
     )
 
 
-def opened(names: Any, parse: Callable | None) -> list:
-    """Files looked into, by file names or globs; ``parse`` is for TFRecord files.
+def open_files(names: Any, parse: Callable | None) -> list:
+    """Open files by their names or globs; ``parse`` is for TFRecord files.
 
     Raises:
         UsageError: no such files, files of both kinds, damaged ones, or no ``parse``.
@@ -51,13 +51,13 @@ def _alike(files: list[Npz]) -> list[Npz]:
     """The same files, all of whose arrays are of the dtypes and shapes of the first one's: a batch may span files."""
     filled = [f for f in files if f.samples]
     for file in filled[1:]:
-        mine, first = file.spec(), filled[0].spec()
-        if list(mine) != list(first):
+        own_spec, first = file.spec(), filled[0].spec()
+        if list(own_spec) != list(first):
             raise UsageError(
-                f"{file.path} has the arrays {', '.join(mine)}, but {filled[0].path} {', '.join(first)}.",
+                f"{file.path} has the arrays {', '.join(own_spec)}, but {filled[0].path} {', '.join(first)}.",
                 fix="the same arrays in every file.",
             )
-        for name, (dtype, shape) in mine.items():
+        for name, (dtype, shape) in own_spec.items():
             if (dtype, shape) != first[name]:
                 raise UsageError(
                     f"`{name}` of {file.path} has samples of {dtype.name} and shape {shape}, but that of "
@@ -87,13 +87,13 @@ def own_files(files: list, parse: Callable | None, *, presharded: bool) -> Files
 
 def _paths(names: Any) -> list[Path]:
     names = [names] if isinstance(names, str | os.PathLike) else list(names)
-    found: list[Path] = []
+    paths: list[Path] = []
     for name in map(os.fspath, names):
         matches = sorted(glob.glob(name)) or ([name] if os.path.exists(name) else [])
         if not matches:
             raise UsageError(f"No file is named {name}.", fix="check the path; on every host.")
-        found += map(Path, matches)
-    return found
+        paths += map(Path, matches)
+    return paths
 
 
 class Files:
@@ -129,14 +129,14 @@ class Files:
         """The order of an epoch: the files in turn and the samples within each, so that one file is open at a time."""
         begins = self._ends - [f.samples for f in self._files] if self._files else []
 
-        def of(epoch: int) -> np.ndarray:
+        def order_of(epoch: int) -> np.ndarray:
             if not shuffle:
                 return np.arange(self.samples, dtype=np.int64)
-            turn = permutation(len(self._files), *seeds, epoch)
-            parts = [begins[i] + permutation(self._files[i].samples, *seeds, epoch, int(i)) for i in turn]
+            file_order = permutation(len(self._files), *seeds, epoch)
+            parts = [begins[i] + permutation(self._files[i].samples, *seeds, epoch, int(i)) for i in file_order]
             return np.concatenate([*parts, np.zeros(0, np.int64)])
 
-        return of
+        return order_of
 
     def take(self, rows: tf.Tensor) -> Any:
         read = tf.numpy_function(self._read, [rows], [dtype for dtype, _ in self._spec], stateful=False)
@@ -151,22 +151,22 @@ class Files:
 
     def _read(self, rows: np.ndarray) -> list[np.ndarray]:
         try:
-            return self._found(rows)
+            return self._gather(rows)
         except Exception as error:
             self.failure = error  # TensorFlow raises one of its own, which holds this one's traceback as text
             raise
 
-    def _found(self, rows: np.ndarray) -> list[np.ndarray]:
+    def _gather(self, rows: np.ndarray) -> list[np.ndarray]:
         if not self.samples:  # a rank without files, which weighs nothing
             return self.example.read(np.zeros(1, np.int64))
         which = np.searchsorted(self._ends, rows, side="right")
         out: list | None = None
         for number in np.unique(which):
-            here = which == number
+            in_file = which == number
             file = self._files[number]
-            parts = file.read(rows[here] - (self._ends[number] - file.samples))
+            parts = file.read(rows[in_file] - (self._ends[number] - file.samples))
             if out is None:
                 out = [np.empty((len(rows), *p.shape[1:]), p.dtype) for p in parts]
             for whole, part in zip(out, parts, strict=True):
-                whole[here] = part
+                whole[in_file] = part
         return out

@@ -17,7 +17,7 @@ from hvdkit.keras_internals.data import is_scipy_sparse, scipy_sparse_to_tf_spar
 _KINDS = (tf.TensorSpec, tf.RaggedTensorSpec, tf.SparseTensorSpec)
 
 
-def check(spec: Any) -> None:
+def check_components(spec: Any) -> None:
     """Refuse components that are no tensors with values.
 
     Args:
@@ -116,17 +116,17 @@ def _tensor_of(path: tuple, leaf: Any) -> Any:
     if tf.is_tensor(leaf):
         return tf.convert_to_tensor(leaf) if isinstance(leaf, tf.Variable) else leaf
     if is_scipy_sparse(leaf):
-        return of_scipy(leaf, _component(path))
+        return tensor_of_scipy(leaf, _component(path))
     if leaf is None:
         raise UsageError(f"{_component(path)} is None, of which Keras makes no tensor.", fix="leave it out.")
     array = np.asarray(leaf)
     if dtypes.is_text(array):
         return tf.constant(dtypes.native(array), tf.string)
-    dtypes.of(array.dtype, _component(path))
+    dtypes.tensorflow_dtype(array.dtype, _component(path))
     return dtypes.native(array)
 
 
-def of_scipy(matrix: Any, what: str) -> tf.SparseTensor:
+def tensor_of_scipy(matrix: Any, what: str) -> tf.SparseTensor:
     """A sparse matrix of scipy's as a tensor.
 
     Raises:
@@ -135,31 +135,31 @@ def of_scipy(matrix: Any, what: str) -> tf.SparseTensor:
     if len(matrix.shape) != 2:
         axes = len(matrix.shape)
         raise UsageError(f"{what} is a sparse array with {axes} axes; of scipy's, only those with 2 are taken.")
-    dtypes.of(matrix.dtype, what)
+    dtypes.tensorflow_dtype(matrix.dtype, what)
     return tf.sparse.reorder(scipy_sparse_to_tf_sparse(matrix.tocsr()))
 
 
 def digest(element: Any) -> str:
     """What two elements have in common only where their structures, dtypes, shapes and values are the same."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for path, leaf in _with_paths(element):
-        found.update(f"{path}{type(leaf).__name__ if _is_composite(leaf) else ''}".encode())
+        sha256.update(f"{path}{type(leaf).__name__ if _is_composite(leaf) else ''}".encode())
         for part in tf.nest.flatten(leaf, expand_composites=True):
             array = np.ascontiguousarray(part)
-            found.update(f"{array.dtype}{np.shape(part)}".encode())
+            sha256.update(f"{array.dtype}{np.shape(part)}".encode())
             if array.dtype.hasobject:  # strings: the array itself holds their addresses
                 for text in array.ravel().tolist():
-                    found.update(len(text).to_bytes(8, "little") + text)
+                    sha256.update(len(text).to_bytes(8, "little") + text)
             else:
-                found.update(array.tobytes())
-    return found.hexdigest()[:16]
+                sha256.update(array.tobytes())
+    return sha256.hexdigest()[:16]
 
 
 def _is_composite(leaf: Any) -> bool:
     return isinstance(leaf, tf.RaggedTensor | tf.SparseTensor)
 
 
-def samples(batch: Any) -> int:
+def count_samples(batch: Any) -> int:
     """How many samples a batch has."""
     first = tf.nest.flatten(batch)[0]
     if isinstance(first, tf.RaggedTensor):

@@ -34,7 +34,7 @@ class Npz:
         try:
             stat = path.stat()
             with zipfile.ZipFile(path) as archive:
-                _check(archive, path)
+                _check_members(archive, path)
                 names = {Path(n).stem for n in archive.namelist()}
                 self.members = tuple(m for m in MEMBERS if m in names)
                 headers = [_header(archive, m) for m in self.members]
@@ -52,10 +52,10 @@ class Npz:
             raise UsageError(f"The arrays of {path} have different numbers of samples: {sorted(lengths)}.")
         (self.samples,) = lengths
         self._spec = {
-            member: (dtypes.of(dtype, f"`{member}` of {path}"), shape[1:])
+            member: (dtypes.tensorflow_dtype(dtype, f"`{member}` of {path}"), shape[1:])
             for member, (shape, dtype) in zip(self.members, headers, strict=True)
         }
-        self._as_it_was = (stat.st_mtime_ns, stat.st_size)
+        self._stat = (stat.st_mtime_ns, stat.st_size)
 
     def spec(self) -> dict:
         """The dtype and the shape of a sample of each array, by its name."""
@@ -67,11 +67,11 @@ class Npz:
         Raises:
             UsageError: the file cannot be read.
         """
-        return [array[rows] for array in _loaded(str(self.path), self.members, self._as_it_was)]
+        return [array[rows] for array in _loaded(str(self.path), self.members, self._stat)]
 
 
 @functools.lru_cache(maxsize=2)  # samples are shuffled within files, so few are needed at a time
-def _loaded(path: str, members: tuple[str, ...], _as_it_was: tuple[int, int]) -> list[np.ndarray]:
+def _loaded(path: str, members: tuple[str, ...], _stat: tuple[int, int]) -> list[np.ndarray]:
     try:
         with np.load(os.fspath(path), allow_pickle=False) as archive:
             return [dtypes.native(archive[m]) for m in members]
@@ -79,7 +79,7 @@ def _loaded(path: str, members: tuple[str, ...], _as_it_was: tuple[int, int]) ->
         raise UsageError(f"{path} cannot be read as .npz: {error}.", fix="write the file again.") from error
 
 
-def _check(archive: zipfile.ZipFile, path: Path) -> None:
+def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
     """Find out whether a member was lost by damage to its name or to the list: an ``x`` without ``y`` is a file too."""
     for member in archive.infolist():
         archive.open(member).close()  # compares its name in the list with the one beside it

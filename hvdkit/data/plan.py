@@ -39,14 +39,14 @@ class Plan:
         return self.counts * self.counts.shape[1] / self.counts.sum(axis=1, keepdims=True)
 
 
-def global_plan(samples: int, sizes: list[int], *, drop: bool, passed: int = 0) -> Plan:
+def global_plan(samples: int, sizes: list[int], *, drop: bool, offset: int = 0) -> Plan:
     """Samples that all ranks have, shared out: step s is the s-th global batch, cut up between the ranks.
 
     Args:
         samples: of an epoch.
         sizes: the batch size of each rank; their sum is the global batch.
         drop: leave out a last global batch that is not full, instead of sharing out what it has.
-        passed: so many samples of the epoch are through already.
+        offset: so many samples of the epoch have been trained on already.
 
     Example:
 
@@ -55,29 +55,29 @@ def global_plan(samples: int, sizes: list[int], *, drop: bool, passed: int = 0) 
     ([[2, 2], [2, 1]], [[0, 2], [4, 6]])
     """
     whole = sum(sizes)
-    left = samples - passed
+    left = samples - offset
     steps = left // whole if drop else -(-left // whole)
     totals = np.minimum(whole, left - np.arange(steps, dtype=np.int64) * whole)
-    plan = _cut(totals, sizes, passed)
-    if passed and steps > 1 and plan.has_empty and not global_plan(samples, sizes, drop=drop).has_empty:
+    plan = _cut(totals, sizes, offset)
+    if offset and steps > 1 and plan.has_empty and not global_plan(samples, sizes, drop=drop).has_empty:
         # The rest of an epoch that other ranks began: that no rank is ever without samples was settled before.
-        plan = _cut(np.append(totals[:-2], totals[-2:].sum()), sizes, passed)
+        plan = _cut(np.append(totals[:-2], totals[-2:].sum()), sizes, offset)
     return plan
 
 
-def _cut(totals: np.ndarray, sizes: list[int], passed: int) -> Plan:
+def _cut(totals: np.ndarray, sizes: list[int], offset: int) -> Plan:
     """So many samples of all ranks in each step, cut up between ranks with these batch sizes."""
     edges = np.concatenate([[0], np.cumsum(np.asarray(sizes, np.int64))])
     # In whole numbers, rounded up, so that of two samples for three ranks the first ranks get one each.
     bounds = -(-edges[None, :] * totals[:, None] // edges[-1])
     begins = bounds[:, :-1] + np.arange(len(totals), dtype=np.int64)[:, None] * edges[-1]
-    return Plan(np.diff(bounds, axis=1), passed + begins)
+    return Plan(np.diff(bounds, axis=1), offset + begins)
 
 
-def per_rank_plan(samples: list[int], sizes: list[int], *, drop: bool, passed: int = 0) -> Plan:
-    """Samples that each rank has for itself: every rank goes on until the last one is through.
+def per_rank_plan(samples: list[int], sizes: list[int], *, drop: bool, offset: int = 0) -> Plan:
+    """Samples that each rank has for itself: every rank makes as many steps as the one that needs most.
 
-    ``passed`` is how many steps of the epoch are through already.
+    ``offset`` is the number of steps of the epoch that have been made already.
 
     >>> per_rank_plan([5, 2, 0], [2, 2, 2], drop=False).counts.tolist()
     [[2, 2, 0], [2, 0, 0], [1, 0, 0]]
@@ -88,7 +88,7 @@ def per_rank_plan(samples: list[int], sizes: list[int], *, drop: bool, passed: i
     steps = int((n // b).min() if drop else (-(-n // b)).max())
     begins = np.arange(steps, dtype=np.int64)[:, None] * b[None, :]
     counts = np.clip(n[None, :] - begins, 0, b[None, :])
-    return Plan(counts[passed:], np.minimum(begins, n[None, :])[passed:])
+    return Plan(counts[offset:], np.minimum(begins, n[None, :])[offset:])
 
 
 def permutation(samples: int, *seeds: int) -> np.ndarray:

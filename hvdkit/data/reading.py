@@ -1,4 +1,4 @@
-"""The reading of one epoch of batches whose sizes nobody knows beforehand.
+"""The reading of one epoch of batches whose sizes are unknown beforehand.
 
 How many samples a step has over all ranks, and whether it is the last, is agreed on some steps ahead: every
 ``LOOK_AHEAD`` steps the ranks exchange the sizes of as many batches, which a thread has read meanwhile. That is one
@@ -64,7 +64,7 @@ class Reading:
                     self._change.wait_for(lambda: self._unshared() < 2 * LOOK_AHEAD or self._stopped)
                     if self._stopped:
                         return
-                    if kinds.samples(batch):
+                    if kinds.count_samples(batch):
                         self._read.append(batch)
                     self._change.notify_all()
         except BaseException as error:  # noqa: BLE001  raised in the main thread, on every rank
@@ -81,21 +81,21 @@ class Reading:
             with self._change:
                 self._change.wait_for(lambda: self._unshared() >= LOOK_AHEAD or self._all_read)
                 ahead = len(self._weights)
-                mine = [kinds.samples(b) for b in list(self._read)[ahead : ahead + LOOK_AHEAD]]
-            self._exchange(mine)
+                own_counts = [kinds.count_samples(b) for b in list(self._read)[ahead : ahead + LOOK_AHEAD]]
+            self._exchange(own_counts)
 
-    def _exchange(self, mine: list[int]) -> None:
+    def _exchange(self, own_counts: list[int]) -> None:
         error = None if self._error is None else str(self._error) or repr(self._error)
-        everyones = exchange.allgather_object(
-            {"samples": mine, "error": error, "length": self._length}, f"{SHARD}: the sizes of the next batches"
+        per_rank = exchange.allgather_object(
+            {"samples": own_counts, "error": error, "length": self._length}, f"{SHARD}: the sizes of the next batches"
         )
-        for rank, theirs in enumerate(everyones):
-            if theirs["error"]:
+        for rank, state in enumerate(per_rank):
+            if state["error"]:
                 self.stop()
                 if self._error is not None:
                     raise self._error
-                raise UsageError(f"Rank {rank} could not read its data: {theirs['error']}", rank=world.rank())
-        batches = [theirs["length"] for theirs in everyones]
+                raise UsageError(f"Rank {rank} could not read its data: {state['error']}", rank=world.rank())
+        batches = [state["length"] for state in per_rank]
         if len(set(batches)) > 1:
             self.stop()
             raise CommunicationError(
@@ -103,13 +103,13 @@ class Reading:
                 fix="let on_epoch_begin do the same on every rank: from a seed that all have, and the epoch.",
                 rank=world.rank(),
             )
-        lengths = [len(theirs["samples"]) for theirs in everyones]
+        lengths = [len(state["samples"]) for state in per_rank]
         steps = min(lengths) if self._drop else max(lengths)
-        counts = np.array([[*theirs["samples"], *[0] * LOOK_AHEAD][:steps] for theirs in everyones], float)
+        counts = np.array([[*state["samples"], *[0] * LOOK_AHEAD][:steps] for state in per_rank], float)
         with self._change:
             for i in range(steps):
                 own = counts[world.rank(), i]
-                self._weights.append(own * len(everyones) / counts[:, i].sum())
+                self._weights.append(own * len(per_rank) / counts[:, i].sum())
             self._agreed += steps
             if steps < LOOK_AHEAD:
                 self._over = True

@@ -1,4 +1,4 @@
-"""One array of samples, of whatever kind Keras takes: how some of its rows are had.
+"""One array of samples, of whatever kind Keras takes, and how to gather some of its rows.
 
 Dense arrays, ragged and sparse tensors are held by TensorFlow, which gathers rows without Python's help. What lies on a
 disk stays there: memory-mapped arrays, and whatever takes a list of row numbers (h5py, zarr).
@@ -86,19 +86,19 @@ class _OnDisk:
     def _read(self, numbers: np.ndarray) -> np.ndarray:
         ordered, back = np.unique(numbers, return_inverse=True)  # HDF5 wants them in order
         try:
-            found = np.asarray(self._array[ordered])[back]
+            values = np.asarray(self._array[ordered])[back]
         except Exception as error:
-            said = f"{self._what} cannot be read: {type(error).__name__}: {error}."
-            self.failure = UsageError(said, fix="keep its file open, and as it is, until the training is over.")
+            message = f"{self._what} cannot be read: {type(error).__name__}: {error}."
+            self.failure = UsageError(message, fix="keep its file open, and as it is, until the training is over.")
             raise self.failure from error
-        return np.ascontiguousarray(dtypes.native(found, self._dtype))
+        return np.ascontiguousarray(dtypes.native(values, self._dtype))
 
     def digest(self) -> bytes:
         return _digest(self._array)
 
 
-def of(leaf: Any, what: str) -> Rows | _OnDisk | None:
-    """How to have rows of an array, a tensor or the like; None of None, which some output's targets may be.
+def rows_of(leaf: Any, what: str) -> Rows | _OnDisk | None:
+    """An object that gathers rows of an array, a tensor or the like; None of None, which some targets may be.
 
     Args:
         leaf: what the user gave.
@@ -110,15 +110,15 @@ def of(leaf: Any, what: str) -> Rows | _OnDisk | None:
     if leaf is None:
         return None
     if isinstance(leaf, tf.RaggedTensor):
-        return Rows(_to(leaf, what))
+        return Rows(_as_floatx(leaf, what))
     if isinstance(leaf, tf.SparseTensor) or is_scipy_sparse(leaf):
-        return _Sparse(_to(leaf if tf.is_tensor(leaf) else kinds.of_scipy(leaf, what), what))
+        return _Sparse(_as_floatx(leaf if tf.is_tensor(leaf) else kinds.tensor_of_scipy(leaf, what), what))
     array = _array(leaf, what)
     if type(array) is np.ndarray and (array.dtype.kind == "O" or dtypes.is_text(array)):
         if not dtypes.is_text(array):
-            raise dtypes.refused(array.dtype, what)
+            raise dtypes.unsupported_dtype(array.dtype, what)
         return Rows(_tensor(dtypes.native(array)))
-    dtype = np.dtype(_floatx(dtypes.of(array.dtype, what)).as_numpy_dtype)
+    dtype = np.dtype(_floatx(dtypes.tensorflow_dtype(array.dtype, what)).as_numpy_dtype)
     if type(array) is np.ndarray or not array.shape[0]:
         return _Dense(np.asarray(array[:]), dtype)
     return _OnDisk(array, dtype, what)
@@ -145,8 +145,8 @@ def _of_frame(leaf: Any) -> Any:
     """A frame or a series, as Keras has it: of one of pandas numbers of one dtype, and of a series a column."""
     if type(leaf).__module__.partition(".")[0] != "pandas":
         return leaf.to_numpy()
-    kinds_of = {dtype.kind for dtype in leaf.dtypes} if leaf.ndim == 2 else set()
-    if "f" in kinds_of and kinds_of <= set("biuf"):
+    dtype_kinds = {dtype.kind for dtype in leaf.dtypes} if leaf.ndim == 2 else set()
+    if "f" in dtype_kinds and dtype_kinds <= set("biuf"):
         leaf = leaf.astype(keras.config.floatx())
     array = leaf.to_numpy()
     return array[:, None] if array.ndim == 1 else array
@@ -167,7 +167,7 @@ def _floatx(dtype: tf.DType) -> tf.DType:
     return tf.as_dtype(keras.config.floatx()) if is_float else dtype
 
 
-def _to(tensor: Any, what: str) -> Any:
+def _as_floatx(tensor: Any, what: str) -> Any:
     """A ragged or sparse tensor as Keras takes it."""
     if tensor.shape.rank is None:
         raise UsageError(f"{what} has a shape that nobody knows.", fix="tf.ensure_shape.")

@@ -1,8 +1,8 @@
 """Which variables a step changes by what its samples hold, and which by its being a step.
 
-A rank that has no samples left in a step takes part with a stand-in for a batch. What the stand-in changed is put back
+A rank that has no samples left in a step takes part with a stand-in for a batch. What the stand-in changed is restored
 afterwards: metrics, moving averages, the state of a recurrent layer. What counts steps, an annealing weight, an average
-of the weights for a teacher, a random seed, must go on as on the other ranks. Which is which is read from the graph of
+of the weights for a teacher, a random seed, must change as on the other ranks. Which is which is read from the graph of
 the step: does what is assigned depend on the batch? Two kinds of operation cut that dependence: gradients that are made
 zero without samples, and collectives, which bring what follows from the samples of all ranks.
 """
@@ -57,11 +57,11 @@ def mark_variable(variable: Any, *, follows: str) -> None:
 
 
 def mark_of(variable: Any) -> str | None:
-    """What ``mark_variable`` said of a variable; None where it said nothing."""
+    """What ``mark_variable`` was told of a variable; None if it was told nothing."""
     return attributes.follows_of(underlying(variable))
 
 
-def changes(graph: tf.Graph, batch: Any, handles: list[tf.Tensor]) -> list[set[str]]:
+def kinds_of_change(graph: tf.Graph, batch: Any, handles: list[tf.Tensor]) -> list[set[str]]:
     """What changes each variable in the part of a step that is traced so far.
 
     Args:
@@ -79,16 +79,16 @@ def changes(graph: tf.Graph, batch: Any, handles: list[tf.Tensor]) -> list[set[s
     masks = {_tensor(leaf.name): 1 for leaf in leaves if isinstance(leaf, tf.Tensor)}
     masks |= {(handle.op.name, 0): 2 << i for i, handle in enumerate(handles)}
     writes, _ = _Analysis(library).nodes(definition.node, masks)
-    found = [writes.get(handle.op.name, set()) for handle in handles]
+    origins_of = [writes.get(handle.op.name, set()) for handle in handles]
     # A variable follows the samples where it is made of them, or of another one that does; an assignment to it that is
     # made of it alone does not.
     follow, before = 1, 0
     while follow != before:
         before = follow
-        for i, origins in enumerate(found):
+        for i, origins in enumerate(origins_of):
             if any(origin & follow for origin in origins):
                 follow |= 2 << i
-    return [{SAMPLES if origin & follow & ~(2 << i) else STEPS for origin in o} for i, o in enumerate(found)]
+    return [{SAMPLES if origin & follow & ~(2 << i) else STEPS for origin in o} for i, o in enumerate(origins_of)]
 
 
 def _tensor(name: str) -> tuple[str, int]:
@@ -162,7 +162,7 @@ class _Analysis:
                     outputs, assigned = self._call(node.op, branches, list(map(of, inputs)))
                     known |= {(node.name, i): mask for i, mask in enumerate(outputs)}
                     for n, origins in assigned.items():
-                        if inputs[n][0] in homes:  # else a table, or a variable that nobody asked for
+                        if inputs[n][0] in homes:  # else a table, or a variable that was not asked for
                             writes.setdefault(homes[inputs[n][0]], set()).update(origins)
                 elif home is not None and _is_write(node.op):
                     writes.setdefault(home, set()).add(functools.reduce(operator.or_, map(of, inputs[1:]), 0))
@@ -198,7 +198,7 @@ class _Analysis:
 
     def _loop(self, branches: list[str], inputs: list[int]) -> tuple[list[int], dict[int, set[int]]]:
         condition, body = map(self.function, branches)
-        while True:  # what one turn makes of its inputs are the inputs of the next
+        while True:  # what one iteration makes of its inputs are the inputs of the next
             deciding = condition.called(inputs)[0][0]
             outputs, writes = body.called(inputs)
             after = [mask | made | deciding for mask, made in zip(inputs, outputs, strict=True)]
@@ -226,11 +226,11 @@ def _functions(node: Any) -> Iterator[str]:
         yield from (function.name for function in node.attr["branches"].list.func)
 
 
-def candidates(model: keras.Model) -> list:
+def untrained_variables(model: keras.Model) -> list:
     """The variables of a model that a step may change and no optimizer does."""
     alike = {id(v) for v in parameters_of(model)}
-    found = [*model.non_trainable_variables, *weights_of(model)]
-    return [v for v in {id(v): v for v in found}.values() if id(v) not in alike]
+    variables = [*model.non_trainable_variables, *weights_of(model)]
+    return [v for v in {id(v): v for v in variables}.values() if id(v) not in alike]
 
 
 def following_samples(model: keras.Model, batch: Any, variables: list) -> list:
@@ -243,8 +243,8 @@ def following_samples(model: keras.Model, batch: Any, variables: list) -> list:
     if tf.executing_eagerly():
         known = _without_a_graph(model, variables)
     else:
-        known = changes(graph, batch, [graph.capture(underlying(v).handle) for v in variables])
-    unclear = [v for v, how in zip(variables, known, strict=True) if len(how) > 1 and mark_of(v) is None]
+        known = kinds_of_change(graph, batch, [graph.capture(underlying(v).handle) for v in variables])
+    unclear = [v for v, kinds in zip(variables, known, strict=True) if len(kinds) > 1 and mark_of(v) is None]
     if unclear:
         names = ", ".join(attributes.path_of(v) for v in unclear[:3])
         why = "the step runs eagerly" if tf.executing_eagerly() else "the step assigns both to it"
@@ -254,12 +254,12 @@ def following_samples(model: keras.Model, batch: Any, variables: list) -> list:
             fix='hvd.data.mark_variable(variable, follows="steps") or follows="samples" before fit; or '
             "drop_remainder=True in hvd.data.shard, with which no rank is ever without samples.",
         )
-    marked = [how if mark_of(v) is None else {mark_of(v)} for v, how in zip(variables, known, strict=True)]
-    return [v for v, how in zip(variables, marked, strict=True) if SAMPLES in how]
+    marked = [kinds if mark_of(v) is None else {mark_of(v)} for v, kinds in zip(variables, known, strict=True)]
+    return [v for v, kinds in zip(variables, marked, strict=True) if SAMPLES in kinds]
 
 
 def _without_a_graph(model: keras.Model, variables: list) -> list[set[str]]:
-    """Of Keras' own layers, moving averages; of variables of the user's own nobody knows."""
+    """Of Keras' own layers, moving averages; of variables of the user's own it is unknown."""
     is_of_keras = lambda layer: type(layer).__module__.startswith("keras.")
     layers = [layer for layer in layers_of(model) if all(map(is_of_keras, layers_of(layer)))]
     of_keras = {id(v) for layer in layers for v in layer.non_trainable_variables}

@@ -13,6 +13,7 @@ from hvdkit.comm import world
 from hvdkit.data.plan import Plan
 from hvdkit.errors import UsageError
 from hvdkit.keras_internals.data import DataAdapter
+from hvdkit.utils.deprecation import warn_deprecated
 from hvdkit.utils.numbers import whole
 
 # The keys of a batch on its way to the train step (``feed.py`` takes them off again).
@@ -46,36 +47,42 @@ class Sharded(DataAdapter):
 
     Attributes:
         epoch: the epoch whose samples come next, 0 first; ``fit`` sets it.
-        passed: where it begins: at 0, but after a resume in its middle.
+        offset: where it begins: at 0, but after a resume in its middle.
     """
 
-    def __init__(self, facts: dict[str, Any]) -> None:
+    def __init__(self, metadata: dict[str, Any]) -> None:
         self.epoch = 0
-        self.passed = 0
-        self._facts = facts
+        self.offset = 0
+        self._metadata = metadata
         self._resume: tuple[int, dict[str, Any]] | None = None
 
     def begin(self, epoch: int) -> None:
-        """Go to an epoch, and to the place in it that ``seek`` asked for."""
-        self.failure()  # of an epoch that was left
-        self.epoch, self.passed = whole(epoch, "epoch", 0), 0
+        """Go to an epoch, and to the position in it that ``seek`` asked for."""
+        self.failure()  # forgets that of an epoch that was left
+        self.epoch, self.offset = whole(epoch, "epoch", 0), 0
         if self._resume is not None:
             if self._resume[0] == epoch:
-                self.passed = int(self._resume[1]["passed"])
+                self.offset = int(self._resume[1]["passed"])
             self._resume = None
 
-    def facts(self) -> dict[str, Any]:
+    @property
+    def passed(self) -> int:
+        """Deprecated: ``offset``."""
+        warn_deprecated(f"{type(self).__name__}.passed", "offset")
+        return self.offset
+
+    def metadata(self) -> dict[str, Any]:
         """What must be the same for a resume in the middle of an epoch."""
-        return dict(self._facts)
+        return dict(self._metadata)
 
     def seek(self, epoch: int, place: dict[str, Any]) -> None:
         """Let an epoch, when it comes, begin in its middle."""
-        mine, theirs = self.facts(), place.get("facts", {})
-        if self._facts["split"]:  # each rank's own samples: another rank cannot go on with them
-            mine["ranks"], theirs = world.size(), {"ranks": place.get("ranks"), **theirs}
-        differing = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
+        own_metadata, saved_metadata = self.metadata(), place.get("facts", {})
+        if self._metadata["split"]:  # each rank's own samples: another rank cannot continue with them
+            own_metadata["ranks"], saved_metadata = world.size(), {"ranks": place.get("ranks"), **saved_metadata}
+        differing = sorted(k for k in {*own_metadata, *saved_metadata} if own_metadata.get(k) != saved_metadata.get(k))
         if place.get("passed") and differing:
-            what = "; ".join(f"{k} was {theirs.get(k)!r} and is {mine.get(k)!r}" for k in differing)
+            what = "; ".join(f"{k} was {saved_metadata.get(k)!r} and is {own_metadata.get(k)!r}" for k in differing)
             raise UsageError(
                 f"A training cannot go on in the middle of an epoch with other data: {what}.",
                 fix="shard the same data with the same arguments (of data that is split already, on as many ranks), "
@@ -85,7 +92,7 @@ class Sharded(DataAdapter):
 
     @property
     def num_batches(self) -> int | None:
-        """The steps of the epoch that runs, from where it began; None where nobody knows."""
+        """The steps of the epoch that runs, from where it began; None if their number is unknown."""
         raise NotImplementedError
 
     @property
@@ -129,7 +136,7 @@ class Sharded(DataAdapter):
         while self.has_step(step):
             with failures_of(self):
                 batch = next(iterator)
-            yield parted(batch)
+            yield unpack_weighted_batch(batch)
             step += 1
 
     def failure(self) -> Exception | None:
@@ -139,7 +146,7 @@ class Sharded(DataAdapter):
 
 @contextlib.contextmanager
 def failures_of(*given: Sharded | None) -> Iterator[None]:
-    """Raise what went wrong when data were read as it was, and not as TensorFlow tells it."""
+    """Raise the error of reading the data as it was, and not TensorFlow's own account of it."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -150,7 +157,7 @@ def failures_of(*given: Sharded | None) -> Iterator[None]:
         raise
 
 
-def parted(batch: Any) -> tuple[Any, tf.Tensor]:
+def unpack_weighted_batch(batch: Any) -> tuple[Any, tf.Tensor]:
     """A batch and its weight, as they come from the dataset."""
     if not isinstance(batch, dict) or DATA not in batch:
         return batch, tf.constant(1.0)
@@ -162,11 +169,11 @@ class MapStyleData(Sharded):
 
     Args:
         source: where the samples come from.
-        plan: makes the steps from the batch sizes of the ranks, and from what has passed of the epoch: samples of all
-            ranks, or, of data that is split already, steps.
+        plan: makes the steps from the batch sizes of the ranks, and from the offset in the epoch: samples of all
+            ranks, or, of presharded data, steps.
         sizes: the batch size of each rank.
         order: the numbers of this rank's source in the order of an epoch.
-        facts: what a resume in the middle of an epoch depends on; the same on every rank.
+        metadata: what a resume in the middle of an epoch depends on; the same on every rank.
 
     Attributes:
         plan: of the epoch that runs.
@@ -179,9 +186,9 @@ class MapStyleData(Sharded):
         plan: Callable[[list[int], int], Plan],
         sizes: list[int],
         order: Callable[[int], np.ndarray],
-        facts: dict[str, Any],
+        metadata: dict[str, Any],
     ):
-        super().__init__(facts)
+        super().__init__(metadata)
         self.source = source
         self.measured = False
         self._order, self._make = order, plan
@@ -194,18 +201,18 @@ class MapStyleData(Sharded):
 
     def begin(self, epoch: int) -> None:
         super().begin(epoch)
-        self.plan = self._make(self.sizes, self.passed) if self.passed else self._whole
+        self.plan = self._make(self.sizes, self.offset) if self.offset else self._whole
 
     def place(self, steps: int) -> dict[str, Any]:
         """Where the data are after so many steps since ``begin``."""
-        of_all = steps if self._facts["split"] else int(self.plan.counts[:steps].sum())
-        passed, over = self.passed + of_all, steps >= self.plan.steps
+        of_all = steps if self._metadata["split"] else int(self.plan.counts[:steps].sum())
+        offset, over = self.offset + of_all, steps >= self.plan.steps
         return {
-            "passed": passed,
+            "passed": offset,
             "over": over,
             "sizes": list(self.sizes),
             "ranks": world.size(),
-            "facts": self.facts(),
+            "facts": self.metadata(),
         }
 
     def seek(self, epoch: int, place: dict[str, Any]) -> None:

@@ -94,7 +94,7 @@ def shard(
     batch_size = None if batch_size is None else whole(batch_size, "batch_size", 1, 2**31 - 1)
     seed, buffer_size = whole(seed, "seed", 0, 2**32 - 1), whole(buffer_size, "buffer_size", 1, 2**63 - 1)
     shuffle = _flag(shuffle)
-    _check(per_rank_batch, parse)
+    _check_options(per_rank_batch, parse)
     if isinstance(class_weight, str) and class_weight != "balanced":
         raise UsageError(f'`class_weight` must be a dict or "balanced". Received: class_weight={class_weight!r}.')
     options = {
@@ -111,13 +111,13 @@ def shard(
         return streams.shard_stream(x, options, presharded=presharded, buffer_size=buffer_size)
     _need_batch_size(batch_size)
     options["shuffle"] = shuffle is not False
-    if files.are_names(x):
+    if files.are_file_names(x):
         for name, value in {"y": y, "sample_weight": sample_weight, "class_weight": class_weight}.items():
             _refuse(name, value, "the files hold it")
-        opened = raise_on_any_rank("open its files", lambda: files.opened(x, parse), by=streams.SHARD)
-        return _shard_presharded(files.own_files(opened, parse, presharded=presharded), options)
+        opened_files = raise_on_any_rank("open its files", lambda: files.open_files(x, parse), by=streams.SHARD)
+        return _shard_presharded(files.own_files(opened_files, parse, presharded=presharded), options)
     if class_weight is not None:
-        class_weight = classes.checked(class_weight, y, presharded=presharded)
+        class_weight = classes.check_class_weights(class_weight, y, presharded=presharded)
     source = raise_on_any_rank("take its arrays", lambda: Arrays(x, y, sample_weight, class_weight), by=streams.SHARD)
     if presharded:
         if per_rank_batch != "equal":
@@ -127,37 +127,37 @@ def shard(
 
 
 def _shard_global(source: Arrays, options: dict, per_rank_batch: str) -> MapStyleData:
-    facts = {**options, "split": False, **source.state()}
+    metadata = {**options, "split": False, **source.state()}
     assert_same_on_all_ranks(
         "their data",
-        facts,
+        metadata,
         by=streams.SHARD,
         fix="give hvd.data.shard the same arrays in the same order on every rank, or, where each has its own part, "
         "presharded=True.",
     )
     _need_samples(source.samples)
     order = source.order(shuffle=options["shuffle"], seeds=(options["seed"],))
-    plan = lambda sizes, passed: plans.global_plan(
-        source.samples, sizes, drop=options["uneven"] == "drop", passed=passed
+    plan = lambda sizes, offset: plans.global_plan(
+        source.samples, sizes, drop=options["uneven"] == "drop", offset=offset
     )
-    made = MapStyleData(source, plan, [options["batch size"]] * world.size(), order, facts)
+    made = MapStyleData(source, plan, [options["batch size"]] * world.size(), order, metadata)
     _need_steps(made, source.samples, options)
     made.measured = per_rank_batch == "auto"
     return made
 
 
 def _shard_presharded(source: Any, options: dict) -> MapStyleData:
-    facts = {**options, "split": True}
+    metadata = {**options, "split": True}
     fix = "call hvd.data.shard with the same arguments on every rank."
-    assert_same_on_all_ranks("how they share their data", facts, by=streams.SHARD, fix=fix)
-    facts["parts"] = exchange.allgather_object(
+    assert_same_on_all_ranks("how they share their data", metadata, by=streams.SHARD, fix=fix)
+    metadata["parts"] = exchange.allgather_object(
         source.state(), f"{streams.SHARD}: the samples of each rank"
     )  # of all ranks: a checkpoint keeps what rank 0 knows
-    per_rank = [part["samples"] for part in facts["parts"]]
+    per_rank = [part["samples"] for part in metadata["parts"]]
     _need_samples(sum(per_rank))
     order = source.order(shuffle=options["shuffle"], seeds=(options["seed"], world.rank()))
-    plan = lambda sizes, passed: plans.per_rank_plan(per_rank, sizes, drop=options["uneven"] == "drop", passed=passed)
-    made = MapStyleData(source, plan, [options["batch size"]] * world.size(), order, facts)
+    plan = lambda sizes, offset: plans.per_rank_plan(per_rank, sizes, drop=options["uneven"] == "drop", offset=offset)
+    made = MapStyleData(source, plan, [options["batch size"]] * world.size(), order, metadata)
     _need_steps(made, min(per_rank), options)
     return made
 
@@ -171,7 +171,7 @@ def _flag(shuffle: Any) -> bool | None:
     raise UsageError(f"`shuffle` must be True, False or None. Received: shuffle={shuffle!r}.")
 
 
-def _check(per_rank_batch: str, parse: Any) -> None:
+def _check_options(per_rank_batch: str, parse: Any) -> None:
     if parse is not None and not callable(parse):
         raise UsageError(f"`parse` must be a function. Received: parse={parse!r}.")
     if per_rank_batch not in ("equal", "auto"):

@@ -29,9 +29,9 @@ def measured_sizes(model: keras.Model, data: MapStyleData) -> list[int]:
     """
     batch = data.source.take(tf.constant(data.rows(0)[0]))
     seconds = _seconds(model, batch)
-    everyones = [float(s) for s in exchange.allgather_object(seconds, "hvd.data.shard: the speed of each rank")]
+    per_rank = [float(s) for s in exchange.allgather_object(seconds, "hvd.data.shard: the speed of each rank")]
     samples = [max(1, int(n)) for n in data.plan.counts[0]]
-    sizes = proportional(sum(data.sizes), [n / s for n, s in zip(samples, everyones, strict=True)])
+    sizes = proportional(sum(data.sizes), [n / s for n, s in zip(samples, per_rank, strict=True)])
     if world.rank() == 0:
         get_logger().info("per_rank_batch: ranks 0 to %d get batches of %s.", len(sizes) - 1, sizes)
     return sizes

@@ -1,4 +1,4 @@
-"""Batches that come one after the other, of sizes nobody knows beforehand: ``tf.data``, ``keras.utils.PyDataset``.
+"""Batches that come one after the other, of sizes unknown beforehand: ``tf.data``, ``keras.utils.PyDataset``.
 
 How many samples a step has over all ranks, and whether it is the last, is agreed on meanwhile: ``reading.py``.
 """
@@ -38,9 +38,12 @@ def shard_stream(x: Any, options: dict[str, Any], *, presharded: bool, buffer_si
         source = raise_on_any_rank(
             "look into its data", lambda: _Elements(x, options, presharded, buffer_size), by=SHARD
         )
-    facts = {**options, "split": presharded, "kind": type(x).__name__, "length": source.length}
+    metadata = {**options, "split": presharded, "kind": type(x).__name__, "length": source.length}
     assert_same_on_all_ranks(
-        "how they share their data", facts, by=SHARD, fix="call hvd.data.shard with the same arguments on every rank."
+        "how they share their data",
+        metadata,
+        by=SHARD,
+        fix="call hvd.data.shard with the same arguments on every rank.",
     )
     if not presharded and world.size() > 1:
         assert_same_on_all_ranks(
@@ -50,7 +53,7 @@ def shard_stream(x: Any, options: dict[str, Any], *, presharded: bool, buffer_si
             fix="the same data in the same order on every rank: not shuffled before, but by hvd.data.shard(..., "
             "shuffle=True). Where each rank has its own, presharded=True.",
         )
-    return IterableData(source, facts)
+    return IterableData(source, metadata)
 
 
 class _Elements:
@@ -62,7 +65,7 @@ class _Elements:
             raise UsageError(
                 "The dataset never ends, so it has no epochs to share out.", fix="leave out its `.repeat()`."
             )
-        kinds.check(dataset.element_spec)
+        kinds.check_components(dataset.element_spec)
         self._dataset, self._options = dataset, options
         self._buffer = buffer_size if cardinality < 0 else min(buffer_size, max(cardinality, 1))
         if self._buffer > _LARGEST_BUFFER and options["shuffle"]:
@@ -89,17 +92,17 @@ class _Elements:
     def _batched(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         return dataset if self._options["batch size"] is None else dataset.batch(self._options["batch size"])
 
-    def batches(self, epoch: int, passed: int) -> Iterator[Any]:
+    def batches(self, epoch: int, offset: int) -> Iterator[Any]:
         dataset = self._dataset
         if self._options["shuffle"]:
             seed = int(np.random.SeedSequence([self._options["seed"], epoch]).generate_state(1)[0])
             dataset = dataset.shuffle(self._buffer, seed=seed, reshuffle_each_iteration=False)
-        dataset = dataset.skip(passed)
+        dataset = dataset.skip(offset)
         if self._every > 1:
             dataset = dataset.shard(self._every, world.rank())
         return iter(self._batched(dataset).prefetch(2))
 
-    def passed(self, steps: int) -> int:
+    def offset_after(self, steps: int) -> int:
         """The elements of all ranks that so many steps take."""
         return steps * self._every * (self._options["batch size"] or 1)
 
@@ -110,7 +113,7 @@ class _PyBatches:
     def __init__(self, dataset: keras.utils.PyDataset, options: dict, presharded: bool):
         if options["batch size"] is not None:
             raise UsageError("A PyDataset makes its own batches: leave out `batch_size`.")
-        self._dataset, self._options, self._split = dataset, options, presharded
+        self._dataset, self._options, self._presharded = dataset, options, presharded
         length = self._length()
         if not length and not presharded:
             raise UsageError("There are no samples to share out.")
@@ -122,7 +125,7 @@ class _PyBatches:
             )
         examples = [self._batch(number) for number in range(min(length, 2))]  # as many as Keras looks at
         self.spec = kinds.spec_of(examples)
-        kinds.check(self.spec)
+        kinds.check_components(self.spec)
         kinds.check_samples(self.spec)
         self._first = examples[0]
 
@@ -144,24 +147,24 @@ class _PyBatches:
         """Let the user choose what is in the epoch; how many batches that are, where all ranks have the same."""
         self._dataset.on_epoch_begin()
         length = self._length()
-        if not length and not self._split:
+        if not length and not self._presharded:
             raise UsageError("The PyDataset has no batches in this epoch.")
-        return None if self._split else length
+        return None if self._presharded else length
 
     def end_epoch(self) -> None:
         """Tell the user that the epoch is over."""
         self._dataset.on_epoch_end()
 
-    def passed(self, steps: int) -> int:
+    def offset_after(self, steps: int) -> int:
         """The batches of all ranks that so many steps take."""
-        return steps if self._split else steps * world.size()
+        return steps if self._presharded else steps * world.size()
 
-    def batches(self, epoch: int, passed: int) -> Iterator[Any]:
+    def batches(self, epoch: int, offset: int) -> Iterator[Any]:
         n = self._length()
-        rank, every = (0, 1) if self._split else (world.rank(), world.size())
-        own = (self._options["seed"], *((world.rank(),) if self._split else ()), epoch)
+        rank, every = (0, 1) if self._presharded else (world.rank(), world.size())
+        own = (self._options["seed"], *((world.rank(),) if self._presharded else ()), epoch)
         order = np.arange(n) if self._options["shuffle"] is False else permutation(n, *own)
-        for number in order[passed:][rank::every]:
+        for number in order[offset:][rank::every]:
             yield self._batch(int(number))
 
 
@@ -170,40 +173,40 @@ class IterableData(Sharded):
 
     Args:
         source: makes this rank's batches of an epoch, from a step on.
-        facts: what a resume in the middle of an epoch depends on.
+        metadata: what a resume in the middle of an epoch depends on.
     """
 
-    def __init__(self, source: Any, facts: dict[str, Any]):
-        super().__init__(facts)
+    def __init__(self, source: Any, metadata: dict[str, Any]):
+        super().__init__(metadata)
         self._source = source
         self._spec = tf.nest.map_structure(kinds.any_number, source.spec)
         self._reading: Reading | None = None
 
     def place(self, steps: int) -> dict[str, Any]:
         """Where the data are after so many steps since ``begin``."""
-        passed = self.passed + self._source.passed(steps)
+        offset = self.offset + self._source.offset_after(steps)
         over = self._reading is not None and self._reading.is_over(steps)
-        return {"passed": passed, "over": over, "ranks": world.size(), "facts": self.facts()}
+        return {"passed": offset, "over": over, "ranks": world.size(), "facts": self.metadata()}
 
     @property
     def num_batches(self) -> None:
-        return None  # known at the end of an epoch; Keras goes on until the data end
+        return None  # known at the end of an epoch; Keras trains until the data end
 
     def begin(self, epoch: int) -> None:
         super().begin(epoch)
         if self._reading is not None:
             self._reading.finish()
-        drop = self._facts["uneven"] == "drop"
-        self._reading = Reading(self._source, lambda: self._source.batches(self.epoch, self.passed), drop=drop)
+        drop = self._metadata["uneven"] == "drop"
+        self._reading = Reading(self._source, lambda: self._source.batches(self.epoch, self.offset), drop=drop)
 
     def stop(self) -> None:
-        """End the reading of an epoch that was broken off."""
+        """End the reading of an epoch that was interrupted."""
         if self._reading is not None:
             self._reading.stop()
             self._reading = None
 
     def has_step(self, step: int, at_once: int = 1) -> bool:
-        # Before the last batches that are agreed on are taken, so that nobody waits for the exchange.
+        # Before the last batches that are agreed on are taken, so that no rank waits for the exchange.
         self._reading.agree_until(step + at_once + LOOK_AHEAD // 2)
         if not self._reading.is_over(step):
             return True
@@ -217,7 +220,7 @@ class IterableData(Sharded):
 
         def generate() -> Iterator:
             for batch, weight in self._reading.weighted_batches(self._spec):
-                weights = np.full(kinds.samples(batch), weight, np.float32)
+                weights = np.full(kinds.count_samples(batch), weight, np.float32)
                 yield {DATA: batch, WEIGHT_OR_ZERO: weights} if weighed else batch
 
         return tf.data.Dataset.from_generator(generate, output_signature=spec)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from hvdkit.comm import world
 from hvdkit.data import sample_dependence
 from hvdkit.data.current import current_data, set_current
-from hvdkit.data.sharded import DATA, WEIGHT_OR_ZERO, MapStyleData, Sharded, failures_of, parted
+from hvdkit.data.sharded import DATA, WEIGHT_OR_ZERO, MapStyleData, Sharded, failures_of, unpack_weighted_batch
 from hvdkit.data.speed import measured_sizes
 from hvdkit.data.streams import IterableData
 from hvdkit.errors import UsageError
@@ -114,7 +114,7 @@ def weighted_step(model: keras.Model, step: Callable[[Any], Any], *, trains: boo
         if not isinstance(data, dict) or DATA not in data:
             return step(data)
         may_be_zero = WEIGHT_OR_ZERO in data
-        batch, value = parted(data)
+        batch, value = unpack_weighted_batch(data)
         weight = BatchWeight(value, may_be_zero, keep=not tf.distribute.has_strategy())
         undone = _undone_without_samples(model, batch, value) if may_be_zero else contextlib.nullcontext()
         with weight.in_step(), undone:
@@ -130,7 +130,7 @@ def weighted_step(model: keras.Model, step: Callable[[Any], Any], *, trains: boo
 def _undone_without_samples(model: keras.Model, batch: Any, weight: tf.Tensor) -> Iterator[None]:
     """Where the rank has no samples and a stand-in for them, what that changed is as before the step."""
     metrics = {id(v): v for v in model.metrics_variables}
-    others = [v for v in sample_dependence.candidates(model) if id(v) not in metrics]
+    others = [v for v in sample_dependence.untrained_variables(model) if id(v) not in metrics]
     variables = [*metrics.values(), *others]
     before = [tf.identity(underlying(v)) for v in variables]
     yield

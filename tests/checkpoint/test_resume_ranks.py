@@ -85,7 +85,7 @@ def test_on_other_ranks_each_sample_of_the_epoch_comes_once(tmp_path, before, af
     assert min(line[1] for line in second[0]) == saved, "another global step"
     past, done = divmod(saved, _steps(DEFAULTS["samples"], before))
     sizes, passed = [DEFAULTS["batch"]] * after, done * DEFAULTS["batch"] * before
-    rest = global_plan(DEFAULTS["samples"], sizes, drop=False, passed=passed)
+    rest = global_plan(DEFAULTS["samples"], sizes, drop=False, offset=passed)
     later = (DEFAULTS["epochs"] - past - 1) * _steps(DEFAULTS["samples"], after)
     left = DEFAULTS["samples"] - passed
     settled = global_plan(DEFAULTS["samples"], sizes, drop=False).has_empty  # of a whole epoch on these ranks

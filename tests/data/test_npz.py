@@ -98,7 +98,7 @@ def test_flipped_bits_are_errors_or_change_nothing(tmp_path, save, names):
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
         try:
-            (file,) = files.opened(str(path), None)
+            (file,) = files.open_files(str(path), None)
             found = file.read(np.arange(file.samples))
         except UsageError as error:
             assert "some.npz" in str(error)
@@ -116,4 +116,4 @@ def test_a_flipped_bit_in_the_header_of_a_long_array(tmp_path):
     np.savez(path, x=np.ones(4000))
     path.write_bytes(path.read_bytes().replace(b"(4000,)", b"(0000,)"))
     with pytest.raises(UsageError, match=r"some.npz.*x does not have as many bytes as its shape \(0,\) needs"):
-        files.opened(str(path), None)
+        files.open_files(str(path), None)

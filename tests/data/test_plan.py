@@ -21,7 +21,7 @@ def test_on_as_many_ranks_the_rest_of_an_epoch_is_its_rest(sizes, drop):
     for samples in range(1, 60):
         whole = global_plan(samples, sizes, drop=drop)
         for done in range(1, whole.steps):
-            rest = global_plan(samples, sizes, drop=drop, passed=int(whole.counts[:done].sum()))
+            rest = global_plan(samples, sizes, drop=drop, offset=int(whole.counts[:done].sum()))
             np.testing.assert_array_equal(rest.counts, whole.counts[done:])
             np.testing.assert_array_equal(rest.begins, whole.begins[done:])
 
@@ -32,7 +32,7 @@ def test_on_other_ranks_every_sample_comes_once(before, after):
         first = global_plan(samples, before, drop=False)
         for done in range(1, first.steps):
             passed = int(first.counts[:done].sum())
-            rest = global_plan(samples, after, drop=False, passed=passed)
+            rest = global_plan(samples, after, drop=False, offset=passed)
             spans = zip(rest.begins.ravel(), rest.counts.ravel(), strict=True)
             seen = np.concatenate([np.arange(begin, begin + count) for begin, count in spans])
             np.testing.assert_array_equal(np.sort(seen), np.arange(passed, samples))
@@ -44,7 +44,7 @@ def test_what_is_split_already_goes_on_by_steps():
     whole = per_rank_plan([5, 2, 0], [2, 2, 2], drop=False)
     for done in range(whole.steps):
         np.testing.assert_array_equal(
-            per_rank_plan([5, 2, 0], [2, 2, 2], drop=False, passed=done).counts, whole.counts[done:]
+            per_rank_plan([5, 2, 0], [2, 2, 2], drop=False, offset=done).counts, whole.counts[done:]
         )
 
 

@@ -43,7 +43,7 @@ def test_every_flipped_bit_is_an_error_that_names_its_record(tmp_path):
         path.write_bytes(damaged)
         number = int(np.searchsorted(ends, bit // 8, side="right"))
         with pytest.raises(UsageError, match=rf"some\.tfrecord.*\brecord {number}\b"):
-            (file,) = files.opened(str(path), tf.identity)
+            (file,) = files.open_files(str(path), tf.identity)
             file.read(np.arange(file.samples))
         if not bit % 61:  # the same through all that is between
             with pytest.raises(UsageError, match=rf"some\.tfrecord.*\brecord {number}\b"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tensorflow as tf
 
-from hvdkit.data.sample_dependence import changes
+from hvdkit.data.sample_dependence import kinds_of_change
 from hvdkit.engines.mpi import COLLECTIVE
 from hvdkit.grads.batch_weight import ZERO_WITHOUT_SAMPLES
 
@@ -35,7 +35,7 @@ def _changes(step, *, backwards: bool) -> list[set[str]]:
         step(x, *variables)
         graph = tf.compat.v1.get_default_graph()
         handles = [graph.capture(v.handle) for v in variables]
-        found.append(changes(_Backwards(graph) if backwards else graph, x, handles))
+        found.append(kinds_of_change(_Backwards(graph) if backwards else graph, x, handles))
 
     traced.get_concrete_function(tf.TensorSpec((None,)))
     return found[0]
