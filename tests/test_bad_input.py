@@ -115,7 +115,7 @@ def test_bad_configurations(tmp_path, text, overrides, words):
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as error:
-        config.load(path, overrides)
+        config.load_config(path, overrides)
     for word in words:
         assert word in str(error.value)
 
@@ -123,19 +123,19 @@ def test_bad_configurations(tmp_path, text, overrides, words):
 def test_a_configuration_that_does_not_exist(tmp_path):
     (tmp_path / "digits.yaml").write_text("")
     with pytest.raises(ConfigError, match=r"does not exist(.|\n)*did you mean 'digits.yaml'"):
-        config.load(tmp_path / "digit.yaml")
+        config.load_config(tmp_path / "digit.yaml")
 
 
 def test_overrides_are_yaml_and_win(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("epochs: 3\noptimizer: {name: sgd}\n")
-    loaded = config.load(path, ("epochs=5", "optimizer.momentum=0.9", "save=null"))
+    loaded = config.load_config(path, ("epochs=5", "optimizer.momentum=0.9", "save=null"))
     assert loaded.epochs == 5 and loaded.optimizer.arguments() == {"momentum": 0.9} and loaded.seed == 1
 
 
 def test_the_configuration_that_ships_is_valid_and_explains_every_key():
     path = ROOT / "configs" / "digits.yaml"
-    loaded = config.load(path)
+    loaded = config.load_config(path)
     assert loaded.model.name == "cnn"
     text = path.read_text()
     for key in config.Config.model_fields:

@@ -18,7 +18,7 @@ from hvdkit.launch.launcher import LAUNCHERS
 from hvdkit.utils.registry import suggestion
 
 
-def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
+def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     """Read a YAML file, lay ``a.b=c`` overrides over it, and validate.
 
     Args:
@@ -32,14 +32,14 @@ def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     path = Path(path)
     tree = _read(path)
     for override in overrides:
-        _apply(tree, override)
+        _apply_override(tree, override)
     for key, field in Config.model_fields.items():
         if isinstance(field.default, Section) and tree.get(key, key) is None:  # all that is in it is commented out
             del tree[key]
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        what, fix = _first(error, tree)
+        what, fix = _first_error(error, tree)
         raise ConfigError(f"{path}: {what}", fix=fix) from None
     _check_choices(config, path)
     return config
@@ -73,7 +73,7 @@ def _read(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *parents, last = key.split(".")
     if not equals or not all((*parents, last)) or len(parents) > strict_yaml.DEEPEST:
@@ -100,12 +100,12 @@ def _named(key: Any) -> str:
     return text if text.isprintable() and len(text) <= 80 else shown(text, 80)
 
 
-def _first(error: ValidationError, tree: dict[str, Any]) -> tuple[str, str | None]:
+def _first_error(error: ValidationError, tree: dict[str, Any]) -> tuple[str, str | None]:
     """What is wrong first, at the place where the user wrote it, and what to do."""
-    found = [(_place(each, tree), each) for each in error.errors(include_url=False)]
-    begin = found[0][0]
+    located = [(_place(each, tree), each) for each in error.errors(include_url=False)]
+    begin = located[0][0]
     # Where one of several kinds is wanted, each says why not: those say most that looked deepest into what is there.
-    here = [(place, each) for place, each in found if place[: len(begin)] == begin]
+    here = [(place, each) for place, each in located if place[: len(begin)] == begin]
     where = max((place for place, _ in here), key=len)
     each = [each for place, each in here if place == where]
     named = ".".join(_named(part) for part in where)
@@ -127,7 +127,7 @@ def _place(each: Any, tree: Any) -> tuple[int | str, ...]:
 
 
 def _reason(each: Any) -> str:
-    if each["type"] == "value_error":  # of ours, which may name an argument of Python's and what it received
+    if each["type"] == "value_error":  # hvdkit's own, which may name an argument of Python's and what it received
         text = str(each["ctx"]["error"]).splitlines()[0].partition(" Received: ")[0].removesuffix(".")
         return re.sub(r"^`\w+` ", "", text)
     return f"{each['msg'][0].lower()}{each['msg'][1:]}"

@@ -68,14 +68,16 @@ def table(config: Config, numbers: Sequence[int]) -> list[list[str]]:
     rows = [["ranks", "batch per rank", "global batch", "scale", *(f"epoch {epoch:g}" for epoch in epochs)]]
     for ranks in numbers:
         try:
-            found = rates(config, ranks)
+            rates_on = rates(config, ranks)
         except ConfigError as error:
             if config.lr is None:
                 raise
             rows.append([f"{ranks:,}", *["-"] * 3, str(error).splitlines()[0]])
             continue
-        along = [f"{float(found.recipe.rate(epoch)):.5g}" for epoch in epochs]
-        rows.append([f"{ranks:,}", f"{found.batch:,}", f"{found.global_batch:,}", f"x {found.factor:.4g}", *along])
+        along = [f"{float(rates_on.recipe.rate(epoch)):.5g}" for epoch in epochs]
+        rows.append(
+            [f"{ranks:,}", f"{rates_on.batch:,}", f"{rates_on.global_batch:,}", f"x {rates_on.factor:.4g}", *along]
+        )
     return rows
 
 
@@ -102,9 +104,9 @@ def plot(config: Config, numbers: Sequence[int], path: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     epochs = np.linspace(0, config.epochs, 1001)
-    for found in drawn:
-        label = f"{found.ranks:,} ranks, batch {found.global_batch:,}"
-        axes.plot(epochs, found.recipe.rate(epochs), label=label)
+    for rates_on in drawn:
+        label = f"{rates_on.ranks:,} ranks, batch {rates_on.global_batch:,}"
+        axes.plot(epochs, rates_on.recipe.rate(epochs), label=label)
     axes.set(xlabel="epoch", ylabel="learning rate", xlim=(0, config.epochs), ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()

@@ -107,7 +107,7 @@ def _duration(value: Any) -> Any:
 
 
 class Checkpoint(Section):
-    """Where the training is saved, and from where it goes on."""
+    """Where the training is saved, and from where it resumes."""
 
     dir: str | None = Field(None, description="None saves nothing.")
     every: _Count | Literal["auto", "epoch"] = Field("auto", description="Steps, auto or epoch.")

@@ -71,12 +71,16 @@ def train(config: Config) -> Result:
         ConfigError: a name or an argument in the configuration that Keras does not know.
     """
     named = _Names(config)
-    _enter(config, named)
-    (x, y), (x_test, y_test) = _loaded(config, named)
+    _init(config, named)
+    (x, y), (x_test, y_test) = _load_data(config, named)
     strategy = _strategy(config, named)
     drop = strategy.num_replicas_in_sync > 1  # replicas can share whole batches only
-    how = {"batch_size": config.batch_of_each(hvd.size()), "seed": config.seed, "per_rank_batch": config.per_rank_batch}
-    data = hvd.data.shard(x, y, drop_remainder=drop, **how)
+    options = {
+        "batch_size": config.batch_of_each(hvd.size()),
+        "seed": config.seed,
+        "per_rank_batch": config.per_rank_batch,
+    }
+    data = hvd.data.shard(x, y, drop_remainder=drop, **options)
     with strategy.scope():
         model = _compiled(config, x.shape[1:], int(np.max(y)) + 1, data.num_batches)
     throughput = _Throughput(len(x))
@@ -88,7 +92,7 @@ def train(config: Config) -> Result:
     return result
 
 
-def check(config: Config, ranks: int) -> None:
+def check_config(config: Config, ranks: int) -> None:
     """Make all that the configuration names as ``train`` makes it, and train nothing.
 
     Data of the user's own are not loaded, which may take long: a model that wants to know their shape is not built.
@@ -102,42 +106,42 @@ def check(config: Config, ranks: int) -> None:
     """
     named = _Names(config)
     config.batch_of_each(ranks)
-    _enter(config, named)
+    _init(config, named)
     strategy = _strategy(config, named)
     with strategy.scope():
         if config.data.name in DATA.names():
-            (x, y), _ = _loaded(config, named)
+            (x, y), _ = _load_data(config, named)
             model = _model(config, x.shape[1:], int(np.max(y)) + 1)
         else:
-            _built("model", inspect.signature(named.model).bind, (), 1, **config.model.arguments())
+            _build("model", inspect.signature(named.model).bind, (), 1, **config.model.arguments())
             model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         _compile(config, model, steps_per_epoch=1, ranks=ranks)
     _callbacks(config)
 
 
 class _Names:
-    """What the configuration chooses by name; found before anything is made, and before the ranks meet."""
+    """What the configuration chooses by name; resolved before anything is made, and before the ranks meet."""
 
     def __init__(self, config: Config):
         spec = config.strategy if isinstance(config.strategy, Named) else Named(name=config.strategy)
-        self.strategy, self.strategy_arguments = _named(STRATEGIES, spec.name), spec.arguments()
-        self.data = _named(DATA, config.data.name)
-        self.model = _named(MODELS, config.model.name)
+        self.strategy, self.strategy_arguments = _resolve(STRATEGIES, spec.name), spec.arguments()
+        self.data = _resolve(DATA, config.data.name)
+        self.model = _resolve(MODELS, config.model.name)
 
 
-def _enter(config: Config, named: _Names) -> None:
+def _init(config: Config, named: _Names) -> None:
     engine = None if config.engine == "auto" else config.engine  # HVDKIT_ENGINE may have a say
     hvd.init(pin_gpus=getattr(named.strategy, "pin_gpus", True), engine=engine)
     hvd.set_seed(config.seed)
 
 
-def _loaded(config: Config, named: _Names) -> tuple[tuple, tuple]:
+def _load_data(config: Config, named: _Names) -> tuple[tuple, tuple]:
     arguments = {"test_fraction": config.data.test_fraction} if config.data.name in DATA.names() else {}
     return named.data(**arguments)
 
 
 def _strategy(config: Config, named: _Names) -> Any:
-    return _built("strategy", named.strategy, **named.strategy_arguments)
+    return _build("strategy", named.strategy, **named.strategy_arguments)
 
 
 def _compiled(config: Config, input_shape: tuple, classes: int, steps_per_epoch: int) -> keras.Model:
@@ -147,14 +151,14 @@ def _compiled(config: Config, input_shape: tuple, classes: int, steps_per_epoch:
 
 
 def _model(config: Config, input_shape: tuple, classes: int) -> keras.Model:
-    return _built("model", _named(MODELS, config.model.name), input_shape, classes, **config.model.arguments())
+    return _build("model", _resolve(MODELS, config.model.name), input_shape, classes, **config.model.arguments())
 
 
 def _compile(config: Config, model: keras.Model, steps_per_epoch: int, ranks: int) -> None:
     compression = config.compression if isinstance(config.compression, str) else config.compression.model_dump()
     optimizer = _optimizer(config, steps_per_epoch, ranks)
     if config.local_sgd is None:
-        _built("compression", hvd.DistributedOptimizer, optimizer, compression=compression)
+        _build("compression", hvd.DistributedOptimizer, optimizer, compression=compression)
     else:
         _without_compression(config)
         hvd.optim.LocalSGD(optimizer, **config.local_sgd.model_dump())
@@ -162,7 +166,7 @@ def _compile(config: Config, model: keras.Model, steps_per_epoch: int, ranks: in
         hvd.optim.exclude_bias_and_norm(optimizer, model)
     loss = _loss(config)
     for name in set(config.metrics) - _CHOSEN_BY_THE_LOSS:  # Keras would find out in the first step
-        _built("metrics", keras.metrics.get, name)
+        _build("metrics", keras.metrics.get, name)
     model.compile(optimizer, loss=loss, metrics=list(config.metrics))
 
 
@@ -173,8 +177,8 @@ def _callbacks(config: Config) -> list:
         callbacks.append(hvd.callbacks.GradientNoiseScale())
     saving = config.checkpoint
     if saving.dir is not None:
-        how = saving.model_dump(exclude={"dir"})
-        callbacks.append(hvd.callbacks.CheckpointCallback(saving.dir, **how))
+        options = saving.model_dump(exclude={"dir"})
+        callbacks.append(hvd.callbacks.CheckpointCallback(saving.dir, **options))
     return [*callbacks, check]
 
 
@@ -192,7 +196,7 @@ def _test(model: keras.Model, x: np.ndarray, y: np.ndarray, samples_per_second: 
     )
 
 
-def _named(registry: Registry, name: str) -> Any:
+def _resolve(registry: Registry, name: str) -> Any:
     """A registered thing, or the user's own, as ``module:function``."""
     if ":" not in name:
         return registry.resolve(name)
@@ -200,15 +204,15 @@ def _named(registry: Registry, name: str) -> Any:
     if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", name):
         raise ConfigError(f"{shown(name)} in the configuration names no {registry.kind}.", fix=fix)
     try:
-        found = load(name)
+        function = load(name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{name!r} in the configuration does not load: {error}.", fix=fix) from error
-    if not callable(found):
-        raise ConfigError(f"{name!r} in the configuration is no function, but {shown(found)}.", fix=fix)
-    return found
+    if not callable(function):
+        raise ConfigError(f"{name!r} in the configuration is no function, but {shown(function)}.", fix=fix)
+    return function
 
 
-def _built(kind: str, function: Any, *args: Any, **kwargs: Any) -> Any:
+def _build(kind: str, function: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         return function(*args, **kwargs)
     except UsageError:
@@ -222,7 +226,7 @@ def _optimizer(config: Config, steps_per_epoch: int, ranks: int) -> keras.optimi
     if config.lr is not None:
         if "learning_rate" in arguments:
             raise ConfigError("`lr` and `optimizer.learning_rate` are both in the configuration.", fix="drop one.")
-        how = config.lr.model_dump(exclude={"base", "base_batch_size", "decay"})
+        options = config.lr.model_dump(exclude={"base", "base_batch_size", "decay"})
         decay = config.lr.decay
         arguments["learning_rate"] = hvd.schedules.large_batch(
             config.lr.base,
@@ -232,14 +236,14 @@ def _optimizer(config: Config, steps_per_epoch: int, ranks: int) -> keras.optimi
             decay=decay.model_dump() if isinstance(decay, Named) else decay,
             epochs=config.epochs,
             accumulation=config.accumulation,
-            **how,
+            **options,
         )
     if config.optimizer.name.lower() == "lars":
         if config.weight_decay_on == "all":
             arguments.setdefault("exclude", [])
-        return _built("optimizer", hvd.optim.LARS, **arguments)
-    named = _built("optimizer", keras.optimizers.get, config.optimizer.name)
-    return _built("optimizer", type(named), **arguments)
+        return _build("optimizer", hvd.optim.LARS, **arguments)
+    named = _build("optimizer", keras.optimizers.get, config.optimizer.name)
+    return _build("optimizer", type(named), **arguments)
 
 
 def _without_compression(config: Config) -> None:
@@ -250,7 +254,7 @@ def _without_compression(config: Config) -> None:
 
 def _loss(config: Config) -> Any:
     if not config.label_smoothing:
-        return _built("loss", keras.losses.get, config.loss)
+        return _build("loss", keras.losses.get, config.loss)
     known = {
         "sparse_categorical_crossentropy": hvd.losses.SmoothSparseCategoricalCrossentropy,
         "categorical_crossentropy": keras.losses.CategoricalCrossentropy,

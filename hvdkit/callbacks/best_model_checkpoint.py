@@ -49,7 +49,7 @@ class BestModelCheckpoint(ModelCheckpoint):
         *,
         filepath: str | os.PathLike | None = None,
     ):
-        # Keras asks for a path here and looks at its ending; ours may come later, and is looked at then.
+        # Keras asks for a path here and checks its ending; `filepath` may be set later, and is checked then.
         super().__init__(
             "later.weights.h5" if save_weights_only else "later.keras",
             monitor=monitor,

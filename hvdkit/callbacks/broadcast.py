@@ -92,35 +92,37 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
         self._sent.clear()
         self._steps = 0
         build_optimizer(self.model)
-        self._send_new()
+        self._broadcast_new()
 
     # Before the second step and not after the first: Keras may call the hooks *after* a step from another thread.
     def on_train_batch_begin(self, batch, logs=None):
         self._steps += 1
         if self._steps == 2:
-            self._send_new()
+            self._broadcast_new()
 
     def on_epoch_end(self, epoch, logs=None):
         if self._steps == 1:
-            self._send_new()
+            self._broadcast_new()
 
-    def _send_new(self) -> None:
+    def _broadcast_new(self) -> None:
         if world.size() == 1:
             return
-        local = {id(underlying(v)) for v in [*self._local, *slots_of(self.model, self._local), *self._apart()]}
+        local = {
+            id(underlying(v)) for v in [*self._local, *slots_of(self.model, self._local), *self._per_rank_variables()]
+        }
         new = lambda v: id(v) not in self._sent and id(underlying(v)) not in local
         weights = [v for v in weights_of(self.model) if new(v)]
         slots = [v for v in optimizer_state_of(self.model) if new(v)]
-        # Of a slot not its name: that has the layer's in it, with a counter that differs where one rank has built or
-        # loaded one model more.
-        mine = {
+        # Slots without their names: these contain the layer's, with a counter that differs if one rank has built or
+        # loaded one more model.
+        own_variables = {
             "weights": [f"{name_of(v)} {keras.backend.standardize_dtype(v.dtype)} {list(v.shape)}" for v in weights],
             "optimizer": [f"{v.dtype} {list(v.shape)}" for v in slots],
         }
         with tf.device(self.device):
             assert_same_on_all_ranks(
                 "the variables of their models",
-                mine,
+                own_variables,
                 by=type(self).__name__,
                 fix="build the same model and optimizer on every rank.",
             )
@@ -128,18 +130,20 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
         renew_adapted(self.model)
         self._sent |= {id(v) for v in [*weights, *slots]}
 
-    def _apart(self) -> list:
-        """What ranks of local SGD have each for themselves: slots, and between two averages the weights."""
+    def _per_rank_variables(self) -> list:
+        """The variables that differ between ranks of local SGD: slots, and between two averages the weights."""
         states = [state for state in reduction_states(self.model) if not state.is_synchronous]
         if not states:
             return []
         steps = [int(o.iterations.numpy()) for o in optimizers_of(self.model)]
-        since = [state.steps_since_sync() for state in states]
-        everyones = exchange.allgather_object([steps, since], f"{type(self).__name__}: the steps of local SGD")
-        if not any(steps) or any(other != everyones[0] for other in everyones):  # one of them alone has been trained
+        steps_since_sync = [state.steps_since_sync() for state in states]
+        per_rank = exchange.allgather_object(
+            [steps, steps_since_sync], f"{type(self).__name__}: the steps of local SGD"
+        )
+        if not any(steps) or any(other != per_rank[0] for other in per_rank):  # one of them alone has been trained
             return []
         weights = [v for state in states for v in state.per_rank_variables()]
-        return [*slots_of(self.model, weights), *(weights if any(since) else [])]
+        return [*slots_of(self.model, weights), *(weights if any(steps_since_sync) else [])]
 
 
 def _is_variable(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The check that a training is one training: that gradients were exchanged and the ranks are still equal."""
+"""The check that all ranks train one model: that gradients were reduced and the weights are still equal."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ConsistencyCheck(keras.callbacks.Callback):
         self._calls = 0
         self._unchecked = 0
         self._seen: dict[int, tuple[int, int]] = {}
-        self._by_tapes = 0
+        self._tape_reductions = 0
         self._process_set: ProcessSet | None = None
 
     def watch(self, callbacks: list, initial_epoch: int) -> None:
@@ -63,7 +63,7 @@ class ConsistencyCheck(keras.callbacks.Callback):
         self._calls = self._unchecked = 0
         self._seen = {}
         self._process_set = _process_set_of(self.model)
-        if self._alone():
+        if self._trains_alone():
             return
         refuse = lambda: refuse_backups(self._callbacks)
         raise_on_any_rank("begin this training", refuse, by=type(self).__name__, process_set=self._process_set)
@@ -71,7 +71,7 @@ class ConsistencyCheck(keras.callbacks.Callback):
         if world.rank() == 0:
             data = current_data(self.model)  # the epoch that runs may be the rest of one
             check_steps(optimizers_of(self.model), len(data) if hasattr(data, "__len__") else parameters.get("steps"))
-        self._agree(
+        self._assert_same(
             "how many steps and epochs they train",
             {
                 "steps per epoch": parameters.get("steps"),
@@ -81,24 +81,24 @@ class ConsistencyCheck(keras.callbacks.Callback):
             fix="give every rank the same number of batches (a rank with fewer would leave the others waiting). A "
             "model that one rank trains alone belongs in `with hvd.local_training():`.",
         )
-        self._agree(
+        self._assert_same(
             "what their preprocessing layers were adapted to",
             adapted_of(self.model),
             fix="adapt them to the same data on every rank, before it is shared out.",
         )
 
-    def _alone(self) -> bool:
-        """Whether this rank trains by itself: in a world of one, or outside its optimizer's process set."""
+    def _trains_alone(self) -> bool:
+        """Whether this rank trains by itself: in a single process, or outside its optimizer's process set."""
         return world.size() == 1 or (self._process_set is not None and not self._process_set.included())
 
-    def _agree(self, what: str, mine: Any, fix: str) -> None:
-        assert_same_on_all_ranks(what, mine, by=type(self).__name__, fix=fix, process_set=self._process_set)
+    def _assert_same(self, what: str, value: Any, fix: str) -> None:
+        assert_same_on_all_ranks(what, value, by=type(self).__name__, fix=fix, process_set=self._process_set)
 
     # Before a step and not after the one before it: Keras may call the hooks after a step from another thread.
     def on_train_batch_begin(self, batch, logs=None):
         if self._calls == 0:  # not earlier: another callback may have restored a checkpoint since training began
             self._seen = {id(o): _counts(o) for o in optimizers_of(self.model)}
-            self._by_tapes = tape_pipelines.reductions()
+            self._tape_reductions = tape_pipelines.reductions()
         first = self._calls == 1
         if first or (self.every and self._unchecked >= self.every):
             self._check()
@@ -107,20 +107,20 @@ class ConsistencyCheck(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch > self.initial_epoch:
-            self._go_on(f"epoch {epoch + 1}")
+            self._assert_all_continue(f"epoch {epoch + 1}")
 
     def on_train_end(self, logs=None):
-        self._go_on("the end of training")
+        self._assert_all_continue("the end of training")
 
     def after_fit(self) -> None:
         """Compare the weights once more, when every callback has done what it does at the end of training."""
-        if not self._alone():
+        if not self._trains_alone():
             self._compare("after the callbacks of the end of training")
 
-    def _go_on(self, what: str) -> None:
-        if self._alone():
+    def _assert_all_continue(self, what: str) -> None:
+        if self._trains_alone():
             return
-        self._agree(
+        self._assert_same(
             "what comes next",
             what,
             fix="stop on every rank alike: put MetricAverageCallback before EarlyStopping, so that all see the same "
@@ -133,28 +133,28 @@ class ConsistencyCheck(keras.callbacks.Callback):
 
     def _check(self) -> None:
         self._unchecked = 0
-        if self._alone():
+        if self._trains_alone():
             return
-        by_tapes = tape_pipelines.reductions()
-        newly, self._by_tapes = by_tapes - self._by_tapes, by_tapes
-        failures = [f for f in (self._failure(o, newly) for o in optimizers_of(self.model)) if f]
-        everyones = exchange.allgather_object(
+        tape_reductions = tape_pipelines.reductions()
+        new_tape_reductions, self._tape_reductions = tape_reductions - self._tape_reductions, tape_reductions
+        failures = [f for f in (self._failure(o, new_tape_reductions) for o in optimizers_of(self.model)) if f]
+        failures_per_rank = exchange.allgather_object(
             failures, f"{type(self).__name__}: the count of reductions", self._process_set
         )
         ranks = range(world.size()) if self._process_set is None else self._process_set.ranks
-        for rank, theirs in zip(ranks, everyones, strict=True):
-            if theirs:
-                raise CommunicationError(f"On rank {rank}, {theirs[0]}", fix=_FIX, rank=world.rank())
+        for rank, failures_of_rank in zip(ranks, failures_per_rank, strict=True):
+            if failures_of_rank:
+                raise CommunicationError(f"On rank {rank}, {failures_of_rank[0]}", fix=_FIX, rank=world.rank())
         self._compare()
 
     def _compare(self, when: str = "") -> None:
         if not any(state.steps_since_sync() for state in reduction_states(self.model)):
             assert_equal_weights(self.model, process_set=self._process_set, when=when)
 
-    def _failure(self, optimizer: keras.optimizers.Optimizer, by_tapes: int) -> str | None:
+    def _failure(self, optimizer: keras.optimizers.Optimizer, tape_reductions: int) -> str | None:
         """What is wrong with an optimizer, as the rest of a sentence that begins with the rank.
 
-        ``by_tapes`` counts the reductions since the last check that a ``DistributedGradientTape`` made for it.
+        ``tape_reductions`` counts the reductions since the last check that a ``DistributedGradientTape`` made for it.
         """
         steps_before, reductions_before = self._seen.get(id(optimizer), (0, 0))
         steps, reductions = _counts(optimizer)
@@ -164,11 +164,11 @@ class ConsistencyCheck(keras.callbacks.Callback):
         if stepped <= 0:
             return None
         if reduction_state_of(optimizer) is None:
-            if by_tapes >= stepped:
+            if tape_reductions >= stepped:
                 return None
             return f"{name} made {stepped} steps and is not distributed: {world.size()} ranks train different models."
         # A step that a LossScaleOptimizer skipped was reduced too, so there may be more reductions than steps. And
-        # where nobody knows how many batches there are, TensorFlow counts one that fails for want of data.
+        # if the number of batches is unknown, TensorFlow counts one that fails for want of data.
         reduced = reductions - reductions_before
         wanted = reduction_state_of(optimizer).expected_reductions(steps_before, steps)
         if reduced < wanted - ((self.params or {}).get("steps") is None):

@@ -149,7 +149,7 @@ class LearningRateWarmupCallback(LearningRateScheduleCallback):
         steps_per_epoch: int | None = None,
         verbose: int = 0,
     ):
-        # Within its last epoch a warm-up that ends in the middle of it would go on rising above initial_lr.
+        # A warm-up that ends within an epoch would continue to rise above initial_lr until the end of that epoch.
         epochs, given = plain(warmup_epochs), warmup_epochs
         warmup_epochs = -1 if epochs is None or epochs % 1 else int(epochs)
         if warmup_epochs < 0:
@@ -158,7 +158,7 @@ class LearningRateWarmupCallback(LearningRateScheduleCallback):
             )
         super().__init__(
             initial_lr,
-            self._share,
+            self._warmup_factor,
             end_epoch=warmup_epochs,
             staircase=False,
             momentum_correction=momentum_correction,
@@ -176,7 +176,7 @@ class LearningRateWarmupCallback(LearningRateScheduleCallback):
             rate = float(self.model.optimizer.learning_rate)
             get_logger().info("Epoch %d: finished gradual learning rate warmup to %g.", epoch + 1, rate)
 
-    def _share(self, epoch: float) -> float:
+    def _warmup_factor(self, epoch: float) -> float:
         """From 1 / size to 1. One step is added, so that an epoch's last step has the round number."""
         epoch += 1.0 / self._steps
         return 1.0 / world.size() * (epoch * (world.size() - 1) / self.warmup_epochs + 1)

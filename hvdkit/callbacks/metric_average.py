@@ -51,7 +51,7 @@ class MetricAverageCallback(keras.callbacks.Callback):
 
     def leader(self, callbacks: list) -> keras.callbacks.Callback:
         """Looks at the metrics of an epoch before a callback that evaluates resets them, wherever this one stands."""
-        return keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs=None: self._take_down_once("train"))
+        return keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs=None: self._snapshot_once("train"))
 
     def on_epoch_begin(self, epoch, logs=None):
         self._batches = {"train": 0, "val": 0}
@@ -65,25 +65,25 @@ class MetricAverageCallback(keras.callbacks.Callback):
         self._batches["val"] += 1
 
     def on_test_begin(self, logs=None):
-        self._take_down_once("train")  # evaluation is about to reset the metrics
+        self._snapshot_once("train")  # evaluation is about to reset the metrics
 
     def on_test_end(self, logs=None):
-        self._take_down_once("val")
+        self._snapshot_once("val")
 
-    def _take_down_once(self, phase: str) -> None:
+    def _snapshot_once(self, phase: str) -> None:
         if world.size() > 1 and self._samples[phase] is None:
             self._samples[phase] = self._count(phase)
-            self._states[phase] = aggregation.states_of(self.model)
+            self._states[phase] = aggregation.metric_states(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
         if not logs or world.size() == 1:
             return
-        self._take_down_once("train")
+        self._snapshot_once("train")
         sums = {
-            phase: aggregation.names_of_sums(self.model, state, logs, "val_" if phase == "val" else "")
+            phase: aggregation.summable_names(self.model, state, logs, "val_" if phase == "val" else "")
             for phase, state in self._states.items()
         }
-        mine = {
+        own_logs = {
             "metrics": {name: float(value) for name, value in logs.items() if np.ndim(value) == 0},
             "train": self._samples["train"],
             "last": batch_weight.of_last_step(),
@@ -92,20 +92,19 @@ class MetricAverageCallback(keras.callbacks.Callback):
             "counted": {phase: {"counted": self._states[phase]["counted"]} for phase in sums if sums[phase]},
         }
         with tf.device(self.device):
-            everyones = exchange.allgather_object(mine, f"{type(self).__name__}: the metrics of an epoch")
-        _check_keys([set(rank["metrics"]) for rank in everyones])
-        for name in mine["metrics"]:
-            kind = (
-                "train" if name in self._states["train"]["results"] else "last"
-            )  # what is no metric's is a step's own
-            weights = [rank["val" if name.startswith("val_") else kind] for rank in everyones]
-            values = [rank["metrics"][name] for rank in everyones]
+            per_rank = exchange.allgather_object(own_logs, f"{type(self).__name__}: the metrics of an epoch")
+        _check_keys([set(rank["metrics"]) for rank in per_rank])
+        for name in own_logs["metrics"]:
+            # A number that no metric computes is that of the last step.
+            kind = "train" if name in self._states["train"]["results"] else "last"
+            weights = [rank["val" if name.startswith("val_") else kind] for rank in per_rank]
+            values = [rank["metrics"][name] for rank in per_rank]
             logs[name] = aggregation.weighted_mean(weights, values)
         for phase, names in sums.items():
-            if names and all(rank["sums"].get(phase) == names for rank in everyones):
-                found = aggregation.over_ranks(self.model, [rank["counted"][phase] for rank in everyones])
+            if names and all(rank["sums"].get(phase) == names for rank in per_rank):
+                merged = aggregation.merge_states(self.model, [rank["counted"][phase] for rank in per_rank])
                 prefix = "val_" if phase == "val" else ""
-                logs.update({name: found[name.removeprefix(prefix)] for name in names})
+                logs.update({name: merged[name.removeprefix(prefix)] for name in names})
 
     def _count(self, phase: str) -> float:
         """Samples since the metrics were reset: what Keras weighted its loss by; batches where it did not."""

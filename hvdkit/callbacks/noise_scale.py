@@ -67,39 +67,39 @@ class GradientNoiseScale(keras.callbacks.Callback):
         if world.size() == 1:
             get_logger().info("The gradient noise scale wants at least two ranks, whose gradients it compares.")
             return
-        ours = self._distribution()
-        self._sizes = self._batch_sizes(ours)
+        state = self._reduction_state()
+        self._sizes = self._batch_sizes()
         self._means = np.zeros(3)
-        if ours.pipeline.norms is None:
-            self._norms = ours.pipeline.norms = GradientNorms()
+        if state.pipeline.norms is None:
+            self._norms = state.pipeline.norms = GradientNorms()
             outer = self.model.optimizer
-            if isinstance(outer, keras.optimizers.LossScaleOptimizer) and not ours.reduces:
+            if isinstance(outer, keras.optimizers.LossScaleOptimizer) and not state.reduces:
                 self._norms.loss_scale = lambda: outer.dynamic_scale  # not unscaled yet where it is reduced
             self.model.make_train_function(force=True)
-        self._norms = ours.pipeline.norms
+        self._norms = state.pipeline.norms
 
-    def _distribution(self) -> Any:
-        found = [reduction_state_of(optimizer) for optimizer in optimizers_of(self.model)]
+    def _reduction_state(self) -> Any:
+        states = [reduction_state_of(optimizer) for optimizer in optimizers_of(self.model)]
         why_not = None
-        if len(found) != 1 or found[0] is None:
+        if len(states) != 1 or states[0] is None:
             why_not = "its model has one hvd.DistributedOptimizer, and no other"
-        elif found[0].pipeline.options.op.value not in ("average", "sum"):
+        elif states[0].pipeline.options.op.value not in ("average", "sum"):
             why_not = "gradients are averaged or summed"
         elif any(isinstance(layer, SyncBatchNormalization) for layer in flatten_layers(self.model)):
             why_not = (
                 "a rank's gradient is that of its own samples, which SyncBatchNormalization mixes with the others'"
             )
-        elif not found[0].is_synchronous:
+        elif not states[0].is_synchronous:
             why_not = "gradients are reduced in every step, which local SGD does not"
         elif self.model.distribute_strategy.num_replicas_in_sync > 1:
             why_not = "each process has one device, without a strategy's replicas"
-        elif found[0].pipeline.process_set is not None:
+        elif states[0].pipeline.process_set is not None:
             why_not = "all ranks share the gradients, and no process set"
         if why_not:
             raise UsageError(f"The gradient noise scale can be told where {why_not}.", fix="leave out the callback.")
-        return found[0]
+        return states[0]
 
-    def _batch_sizes(self, ours: Any) -> np.ndarray:
+    def _batch_sizes(self) -> np.ndarray:
         """Samples per reduction on each rank."""
         data = current_data(self.model)
         own = self.batch_size
@@ -113,17 +113,17 @@ class GradientNoiseScale(keras.callbacks.Callback):
         inner = unwrap(self.model.optimizer)
         self._passes = inner.gradient_accumulation_steps or 1
         self._step = steps_taken(inner)
-        everyones = np.asarray(
+        per_rank = np.asarray(
             exchange.allgather_object(int(own), f"{type(self).__name__}: the sizes of batches"), dtype=np.float64
         )
-        self._data_batch = everyones.sum()
-        return everyones * self._passes
+        self._data_batch = per_rank.sum()
+        return per_rank * self._passes
 
     def on_train_batch_begin(self, batch, logs=None):
         if self._norms is None:
             return
         at_once = int(self.model.steps_per_execution)
-        # All small steps of an update: which of them reduces is the optimizer's affair.
+        # All small steps of an update, because the optimizer decides which of them reduces.
         wanted = self._step // max(self._passes, at_once) % self.every == 0
         if at_once == 1 and batch + 1 == self.params.get("steps") and self._ends_short():
             wanted = False
@@ -147,7 +147,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
         if logs is not None:
             logs["noise_scale"] = self.noise_scale
         if world.rank() == 0:
-            get_logger().info("%s", self._verdict())
+            get_logger().info("%s", self._summary())
 
     def on_train_end(self, logs=None):
         if self._norms is not None:
@@ -161,15 +161,15 @@ class GradientNoiseScale(keras.callbacks.Callback):
         total = self._sizes.sum()
         # A rank with more samples than the mean brings a gradient that was multiplied by as much.
         own /= (self._sizes[world.rank()] * len(self._sizes) / total) ** 2
-        everyones = np.asarray(
+        per_rank = np.asarray(
             exchange.allgather_object([float(own), float(steps)], f"{type(self).__name__}: the norms of gradients")
         )
         self._looked_at = int(steps)
         if steps == 0:
             return
-        if self._distribution().pipeline.options.op.value == "sum":
+        if self._reduction_state().pipeline.options.op.value == "sum":
             reduced /= len(self._sizes) ** 2
-        small, large = everyones[:, 0].mean() / everyones[:, 1].mean(), reduced / steps
+        small, large = per_rank[:, 0].mean() / per_rank[:, 1].mean(), reduced / steps
         one_rank, all_ranks = np.mean(1 / self._sizes), 1 / total  # what the variance of each gradient is divided by
         noise = (small - large) / (one_rank - all_ranks)
         signal = (large * one_rank - small * all_ranks) / (one_rank - all_ranks)
@@ -177,7 +177,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
         noise, signal, _ = self._means
         self.noise_scale = float(noise / signal) if signal > 0 and noise >= 0 else float("nan")
 
-    def _verdict(self) -> str:
+    def _summary(self) -> str:
         if not self._looked_at:
             return "Gradient noise scale: of this epoch's updates none was looked at; lower `every`."
         now = f"{self._sizes.sum():,.0f}"

@@ -62,7 +62,7 @@ def ls(directory, as_json):
     --json prints [{"step", "path", "whole", "damage", "epoch", "created", "bytes", "world_size", "metrics"}, ...]:
     where "whole" is false, "damage" says why, and what follows it is missing.
     """
-    rows = [_facts(path) for path in _checkpoints(directory)]
+    rows = [_summary(path) for path in _checkpoints(directory)]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -95,7 +95,7 @@ def inspect(directory, step):
     """Show what one checkpoint consists of: its manifest, its parts, each tensor's shape and type."""
     from hvdkit.checkpoint.storage.reader import Checkpoint
 
-    checkpoint = Checkpoint(_one(directory, step))
+    checkpoint = Checkpoint(_one_checkpoint(directory, step))
     manifest = checkpoint.manifest
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(manifest.created))
     click.echo(f"{checkpoint.path}")
@@ -143,18 +143,18 @@ def diff(places):
     from hvdkit.checkpoint.storage.reader import Checkpoint
 
     old, new = (Checkpoint(path) for path in _pair(places))
-    ours, theirs = ({(part, name) for part in c.manifest.parts for name in c.names(part)} for c in (old, new))
-    different = 0
-    for key in sorted(ours & theirs):
-        found = _difference(old, new, key)
-        if found:
+    old_keys, new_keys = ({(part, name) for part in c.manifest.parts for name in c.names(part)} for c in (old, new))
+    common, different = old_keys & new_keys, 0
+    for key in sorted(common):
+        difference = _difference(old, new, key)
+        if difference:
             different += 1
-            click.echo(f"{_label(key)}: {found}")
-    for checkpoint, keys in ((old, ours - theirs), (new, theirs - ours)):
+            click.echo(f"{_label(key)}: {difference}")
+    for checkpoint, keys in ((old, old_keys - new_keys), (new, new_keys - old_keys)):
         for key in sorted(keys):
             click.echo(f"{_label(key)}: only in {checkpoint.path.name}")
     click.echo(
-        f"{different} of {len(ours & theirs)} common tensors differ, {len(ours ^ theirs)} are in one of the two only."
+        f"{different} of {len(common)} common tensors differ, {len(old_keys ^ new_keys)} are in one of the two only."
     )
 
 
@@ -193,26 +193,26 @@ def _checkpoints(directory: Path) -> list[Path]:
     return [store.path(step) for step in store.steps()]
 
 
-def _one(directory: Path, step: int | None) -> Path:
-    found = _checkpoints(directory)
-    if step is not None and found != [directory]:
+def _one_checkpoint(directory: Path, step: int | None) -> Path:
+    paths = _checkpoints(directory)
+    if step is not None and paths != [directory]:
         from hvdkit.checkpoint.storage.format import step_name
 
-        found = [path for path in found if path.name == step_name(step)]
-    if not found:
+        paths = [path for path in paths if path.name == step_name(step)]
+    if not paths:
         raise UsageError(f"{directory} has no checkpoint" + ("." if step is None else f" of step {step}."))
-    return found[0]
+    return paths[0]
 
 
 def _pair(places: tuple[str, ...]) -> tuple[Path, Path]:
     if len(places) == 2:
-        return _one(Path(places[0]), None), _one(Path(places[1]), None)
+        return _one_checkpoint(Path(places[0]), None), _one_checkpoint(Path(places[1]), None)
     if len(places) != 3 or not (places[1].isdecimal() and places[2].isdecimal()):
         raise click.UsageError("diff takes DIR and two steps, or two directories.")
-    return _one(Path(places[0]), int(places[1])), _one(Path(places[0]), int(places[2]))
+    return _one_checkpoint(Path(places[0]), int(places[1])), _one_checkpoint(Path(places[0]), int(places[2]))
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _summary(path: Path) -> dict[str, Any]:
     from hvdkit.checkpoint.storage.format import DamagedCheckpointError, step_of
     from hvdkit.checkpoint.storage.reader import Checkpoint
 
@@ -242,15 +242,15 @@ def _difference(old, new, key: tuple[str, str]) -> str | None:
     before, after = old.shape_dtype(*key), new.shape_dtype(*key)
     if before != after:
         return f"{before[1]} {list(before[0])} -> {after[1]} {list(after[0])}"
-    ours, theirs = old.get(*key), new.get(*key)
-    if ours.tobytes() == theirs.tobytes():
+    old_value, new_value = old.get(*key), new.get(*key)
+    if old_value.tobytes() == new_value.tobytes():
         return None
-    ours, theirs = ours.astype("float64"), theirs.astype("float64")
-    same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+    old_value, new_value = old_value.astype("float64"), new_value.astype("float64")
+    same = (old_value == new_value) | (np.isnan(old_value) & np.isnan(new_value))
     if same.all():
         return "equal numbers, other bits"  # a zero's sign, or which NaN it is
     with np.errstate(invalid="ignore"):
-        gaps = np.where(same, 0, np.abs(ours - theirs))
+        gaps = np.where(same, 0, np.abs(old_value - new_value))
     return f"{int(np.count_nonzero(gaps))} of {gaps.size} elements, by {np.max(gaps):.6g} at most"
 
 

@@ -40,7 +40,7 @@ def explain(config: Path, overrides: tuple[str, ...], ranks: list[int], image: P
     from hvdkit.app import config as configuration
     from hvdkit.app.explain import plot, table
 
-    settings = configuration.load(config, overrides)
+    settings = configuration.load_config(config, overrides)
     rows = table(settings, ranks)
     widths = [max(len(row[i]) for row in rows if len(row) == len(rows[0])) for i in range(len(rows[0]))]
     for row in rows:

@@ -28,8 +28,8 @@ def command(as_json):
     findings = examine()
     good = all(finding.status != "fail" for finding in findings)
     if as_json:
-        found = [finding.as_dict() for finding in findings]
-        click.echo(json.dumps({"schema": 1, "hvdkit": __version__, "ok": good, "findings": found}, indent=2))
+        as_dicts = [finding.as_dict() for finding in findings]
+        click.echo(json.dumps({"schema": 1, "hvdkit": __version__, "ok": good, "findings": as_dicts}, indent=2))
     else:
         _show(findings)
     sys.exit(0 if good else 1)

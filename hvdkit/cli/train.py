@@ -34,14 +34,14 @@ def command(config: Path, overrides: tuple[str, ...], np_: int | None, max_resta
     from hvdkit.launch import signals
     from hvdkit.launch.identity import launch_info
 
-    settings = configuration.load(config, overrides)
+    settings = configuration.load_config(config, overrides)
     ranks = np_ or settings.launch.np
     if dry_run:
         import yaml
 
         if (code := signals.leave()) is not None:
             sys.exit(code)
-        _room().check(settings, ranks)
+        _training_module().check_config(settings, ranks)
         click.echo(yaml.safe_dump(settings.model_dump(mode="json", by_alias=True), sort_keys=False).rstrip())
         return
     by_hand = launch_info().launcher == "none"
@@ -59,12 +59,12 @@ def command(config: Path, overrides: tuple[str, ...], np_: int | None, max_resta
         sys.exit(launch.run(words, ranks, module="hvdkit", **options))
     if (code := signals.leave()) is not None:  # from here on they are the training's
         sys.exit(code)
-    result = _room().train(settings)
+    result = _training_module().train(settings)
     if launch_info().rank == 0:
         click.echo(str(result))
 
 
-def _room() -> Any:
+def _training_module() -> Any:
     """Where training is; importing it imports TensorFlow."""
     sys.path.insert(0, "")  # `module:function` in the file is looked for where the user is
     from hvdkit.app import train

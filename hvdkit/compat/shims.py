@@ -79,7 +79,7 @@ def make_shim(name: str) -> ModuleType:
     homes = HOMES.get(name)
     if homes is None:
         raise RefusedImportError(f"hvdkit does not stand in for {name}.", fix=_fix(name))
-    module = ModuleType(name, f"hvdkit's stand-in for {name}.")
+    module = ModuleType(name, f"hvdkit's shim for {name}.")
 
     def lookup(attribute: str) -> Any:
         value = _lookup(name, homes, attribute)

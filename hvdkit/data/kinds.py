@@ -41,7 +41,7 @@ def check_components(spec: Any) -> None:
 
 
 def check_samples(spec: Any) -> None:
-    """Refuse batches with a component that has no axis of samples, or a shape that nobody knows.
+    """Refuse batches with a component that has no axis of samples, or a shape of unknown rank.
 
     Args:
         spec: of batches.
@@ -52,7 +52,7 @@ def check_samples(spec: Any) -> None:
     for path, leaf in keras.tree.flatten_with_path(spec):
         if leaf.shape.rank is None:
             raise UsageError(
-                f"{_component(path)} has a shape that nobody knows.", fix="`.map` it through tf.ensure_shape."
+                f"{_component(path)} has a shape of unknown rank.", fix="`.map` it through tf.ensure_shape."
             )
         if not leaf.shape.rank:
             raise UsageError(

@@ -70,7 +70,7 @@ class _Elements:
         self._buffer = buffer_size if cardinality < 0 else min(buffer_size, max(cardinality, 1))
         if self._buffer > _LARGEST_BUFFER and options["shuffle"]:
             raise UsageError(
-                f"`buffer_size` is {buffer_size}, and nobody knows the length of the dataset: TensorFlow takes memory "
+                f"`buffer_size` is {buffer_size}, and the length of the dataset is unknown: TensorFlow takes memory "
                 "for as many elements before the first one is read.",
                 fix=f"at most {_LARGEST_BUFFER}, or the length by tf.data.experimental.assert_cardinality.",
             )

@@ -1,4 +1,4 @@
-"""The batch norms of a model that is there already, changed at once."""
+"""The batch norms of an existing model, all changed at once."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def with_batch_norm(
         cls = type(layer)
         if synchronized is not None:
             cls = SyncBatchNormalization if synchronized else keras.layers.BatchNormalization
-            ours = () if synchronized else ("process_set",)  # what only the synchronized one knows
-            config = {k: v for k, v in config.items() if k not in ("synchronized", *ours)}
+            unsupported = () if synchronized else ("process_set",)  # only the synchronized one takes it
+            config = {k: v for k, v in config.items() if k not in ("synchronized", *unsupported)}
         return cls.from_config(config)
 
     if not _can_be_copied(model):

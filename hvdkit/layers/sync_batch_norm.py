@@ -128,9 +128,11 @@ class SyncBatchNormalization(BatchNormalization):
         count, centre, first, second = _own_sums(inputs, mask, self.axis)
         weight = batch_weight.current()
         if weight is not None and weight.may_be_zero:  # a stand-in's samples do not count
-            here = weight.value > 0
-            count, centre, first, second = (tf.where(here, n, tf.zeros_like(n)) for n in (count, centre, first, second))
-        return _joined(engine, name, self._order, count, centre, weight=weight)(first, second)
+            has_samples = weight.value > 0
+            count, centre, first, second = (
+                tf.where(has_samples, n, tf.zeros_like(n)) for n in (count, centre, first, second)
+            )
+        return _merged_moments(engine, name, self._order, count, centre, weight=weight)(first, second)
 
 
 def _ranks_of(process_set: ProcessSet | Iterable[int] | None) -> tuple[int, ...] | None:
@@ -166,7 +168,7 @@ def _own_sums(inputs: tf.Tensor, mask: Any, axis: int) -> tuple[tf.Tensor, tf.Te
     return count, centre, tf.reduce_sum(distance, others), tf.reduce_sum(tf.square(distance), others)
 
 
-def _joined(
+def _merged_moments(
     engine: Engine,
     name: str,
     order: tuple[CollectiveOrder, CollectiveOrder],
@@ -178,7 +180,7 @@ def _joined(
     """A function of this rank's two sums of distances: mean and variance over all ranks, [C] each."""
 
     @tf.custom_gradient
-    def joined(first: tf.Tensor, second: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable]:
+    def merged_moments(first: tf.Tensor, second: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable]:
         own = tf.stack([count, centre, first, second])
         # Gathered, not summed: every rank then does the same arithmetic on the same numbers.
         with order[0].next() as made:
@@ -197,10 +199,10 @@ def _joined(
         def gradient(of_mean: tf.Tensor, of_variance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             # Every rank's loss depends on these statistics, and so on this rank's inputs.
             backward = f"{name}.grad"
-            mine = [tf.stack([of_mean, of_variance])]
-            mine = mine if weight is None else batch_weight.or_zeros(mine, weight)
+            gradients = [tf.stack([of_mean, of_variance])]
+            gradients = gradients if weight is None else batch_weight.or_zeros(gradients, weight)
             with order[1].next() as made:
-                made.extend(engine.allreduce(mine, ReduceOp.SUM, [f"{backward}{call_index(backward)}"]))
+                made.extend(engine.allreduce(gradients, ReduceOp.SUM, [f"{backward}{call_index(backward)}"]))
             summed = tf.raw_ops.PreventGradient(
                 input=made[0], message="SyncBatchNormalization has no second derivatives on several ranks."
             )
@@ -209,4 +211,4 @@ def _joined(
 
         return (base + shift, variance), gradient
 
-    return joined
+    return merged_moments

@@ -35,7 +35,7 @@ def zero_last_gamma(model: keras.Model) -> list[str]:
     >>> zero_last_gamma(keras.Model(x, keras.layers.Add()([x, y])))
     ['last']
     """
-    found: dict[int, Any] = {}
+    last_norms: dict[int, Any] = {}
     for part in [model, *(layer for layer in flatten_layers(model) if isinstance(layer, keras.Model))]:
         depths: dict[int, int] = {}
         for node in call_nodes(part):
@@ -43,15 +43,15 @@ def zero_last_gamma(model: keras.Model) -> list[str]:
                 ends = sorted(map(_through, node.parent_nodes), key=lambda n: -_depth(n, depths))
                 alone = len(ends) == 1 or _depth(ends[0], depths) > _depth(ends[1], depths)
                 if ends and alone and _has_gamma(ends[0].operation):
-                    found[id(ends[0].operation)] = ends[0].operation
-    if not found:
+                    last_norms[id(ends[0].operation)] = ends[0].operation
+    if not last_norms:
         raise UsageError(
             f"No residual branch of {model.name} ends in a batch norm before a keras.layers.Add.",
             fix="pass gamma_initializer='zeros' to the layers you mean.",
         )
-    for layer in found.values():
+    for layer in last_norms.values():
         layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
-    return [layer.name for layer in found.values()]
+    return [layer.name for layer in last_norms.values()]
 
 
 def _has_gamma(layer: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Metrics over all ranks, exactly: what they have counted is added up, not what they came out at.
+"""Metrics over all ranks, exactly: their sums and counts are added up, instead of averaging their results.
 
 Every metric of Keras keeps sums (a total and a count; true positives at each threshold; a confusion matrix), so the
 sums of all ranks are those of one process that saw all samples.
@@ -16,8 +16,8 @@ from hvdkit.comm import exchange
 from hvdkit.keras_internals.models import samples_in_loss
 
 
-def states_of(model: keras.Model) -> dict[str, Any]:
-    """What a model's metrics have counted, and what they come out at on this rank alone."""
+def metric_states(model: keras.Model) -> dict[str, Any]:
+    """The sums and counts of a model's metrics, and their results on this rank alone."""
     return {"counted": [np.array(v.numpy()) for v in model.metrics_variables], "results": _results(model)}
 
 
@@ -28,20 +28,20 @@ def _results(model: keras.Model) -> dict[str, Any]:
     return {k: float(v) if np.ndim(v) == 0 else np.asarray(v) for k, v in model.get_metrics_result().items()}
 
 
-def names_of_sums(model: keras.Model, state: dict[str, Any], logs: dict[str, Any], prefix: str = "") -> list[str]:
+def summable_names(model: keras.Model, state: dict[str, Any], logs: dict[str, Any], prefix: str = "") -> list[str]:
     """The entries of ``logs`` that are results of metrics which can be added up.
 
     A train step of a user's own may return a number under a metric's name that is not the metric's.
     """
     if not all(_is_sum(m) for m in model.metrics):
         return []
-    theirs = {prefix + name: value for name, value in state["results"].items()}
+    results = {prefix + name: value for name, value in state["results"].items()}
     close = lambda a, b: np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=1e-5, equal_nan=True)
-    return sorted(n for n in theirs if n in logs and close(theirs[n], logs[n]))
+    return sorted(n for n in results if n in logs and close(results[n], logs[n]))
 
 
-def over_ranks(model: keras.Model, states: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a model's metrics come out at over the sums of several states; the metrics are left as they are."""
+def merge_states(model: keras.Model, states: list[dict[str, Any]]) -> dict[str, Any]:
+    """The results of a model's metrics over the sums of several states; the metrics are left as they are."""
     variables = model.metrics_variables
     before = [np.array(v.numpy()) for v in variables]
     try:
@@ -64,30 +64,33 @@ def weighted_mean(weights: list[float], values: list[float]) -> float:
     return sum(w * v for w, v in seen) / sum(w for w, _ in seen)
 
 
-def exchanged(model: keras.Model, logs: dict[str, Any]) -> dict[str, Any]:
-    """What ``logs`` of each rank come out at over all of them; collective.
+def all_reduce_metrics(model: keras.Model, logs: dict[str, Any]) -> dict[str, Any]:
+    """The ``logs`` of each rank, reduced over all of them; collective.
 
-    Sums, where all metrics can be added up; means weighted by samples for what is no metric's, and where one cannot.
+    Sums, if all metrics can be added up; means weighted by samples for what is no metric's, and if one cannot.
     """
-    mine = states_of(model)
-    sums = names_of_sums(model, mine, logs)
+    own_state = metric_states(model)
+    sums = summable_names(model, own_state, logs)
     samples = samples_in_loss(model)
     plain = {k: float(v) for k, v in logs.items() if np.ndim(v) == 0}
     weight = 1.0 if samples is None else samples
-    mine = {"counted": mine["counted"], "sums": sums, "logs": plain, "weight": weight}
-    everyones = exchange.allgather_object(mine, "evaluate: the metrics")
-    weights = [rank["weight"] for rank in everyones]
-    found = {**logs, **{k: weighted_mean(weights, [rank["logs"].get(k, 0.0) for rank in everyones]) for k in plain}}
-    if all(rank["sums"] == sums for rank in everyones) and sums:
-        whole = over_ranks(model, everyones)
-        found.update({k: whole[k] for k in sums})
-    return found
+    own_state = {"counted": own_state["counted"], "sums": sums, "logs": plain, "weight": weight}
+    per_rank = exchange.allgather_object(own_state, "evaluate: the metrics")
+    weights = [rank["weight"] for rank in per_rank]
+    merged_logs = {
+        **logs,
+        **{k: weighted_mean(weights, [rank["logs"].get(k, 0.0) for rank in per_rank]) for k in plain},
+    }
+    if all(rank["sums"] == sums for rank in per_rank) and sums:
+        merged = merge_states(model, per_rank)
+        merged_logs.update({k: merged[k] for k in sums})
+    return merged_logs
 
 
 def _is_sum(metric: Any) -> bool:
     """Whether a metric's variables may be added up: Keras' own, or one that says so by ``sum_over_ranks = True``."""
     if getattr(metric, "sum_over_ranks", False):
         return True
-    home = lambda method: getattr(inspect.getmodule(getattr(type(metric), method)), "__name__", "")
+    module_of = lambda method: getattr(inspect.getmodule(getattr(type(metric), method)), "__name__", "")
     inner = getattr(metric, "metrics", ())  # what compile was given is one metric to the model
-    return all(home(m).startswith("keras.") for m in ("update_state", "result")) and all(map(_is_sum, inner))
+    return all(module_of(m).startswith("keras.") for m in ("update_state", "result")) and all(map(_is_sum, inner))

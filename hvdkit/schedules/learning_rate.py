@@ -1,4 +1,4 @@
-"""An optimizer's learning rate: setting it in the middle of a training, and going on with a schedule."""
+"""An optimizer's learning rate: setting it in the middle of a training, and resuming with a schedule."""
 
 from __future__ import annotations
 

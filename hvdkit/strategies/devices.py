@@ -1,4 +1,4 @@
-"""One GPU per rank: which one."""
+"""The choice of one GPU per rank."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from hvdkit.utils.log import get_logger
 _pinned: str | None = None
 
 
-def choose(n_devices: int, local_rank: int, local_size: int) -> int | None:
+def choose_device(n_devices: int, local_rank: int, local_size: int) -> int | None:
     """The index of the device this rank uses among those it sees, or None where it sees none.
 
     A launcher that already gives each rank a GPU of its own (``srun --gpus-per-task=1``) leaves one visible: that one.
 
-    >>> [choose(4, r, 4) for r in range(4)]
+    >>> [choose_device(4, r, 4) for r in range(4)]
     [0, 1, 2, 3]
-    >>> choose(1, 3, 4), choose(0, 0, 1)
+    >>> choose_device(1, 3, 4), choose_device(0, 0, 1)
     (0, None)
 
     Raises:
@@ -49,7 +49,7 @@ def pin(local_rank: int, local_size: int, kind: str = "GPU") -> str | None:
     import tensorflow as tf
 
     devices = tf.config.list_physical_devices(kind)
-    index = choose(len(devices), local_rank, local_size)
+    index = choose_device(len(devices), local_rank, local_size)
     if index is None:
         return None
     if len(devices) == 1 and local_size > 1:

@@ -38,15 +38,15 @@ def mirrored_per_host(devices: list[str] | None = None) -> Any:
     >>> with strategy.scope():
     ...     pass  # build the model, compile it with hvd.DistributedOptimizer(...)
     """
-    check(world.rank(), world.local_size(), pinning.pinned(), devices)
+    check_devices(world.rank(), world.local_size(), pinning.pinned(), devices)
     return mirrored_over(devices)
 
 
-def check(rank: int, local_size: int, pinned: str | None, devices: list[str] | None) -> None:
+def check_devices(rank: int, local_size: int, pinned: str | None, devices: list[str] | None) -> None:
     """Refuse what cannot be one set of devices per process.
 
-    >>> check(rank=0, local_size=1, pinned=None, devices=None)
-    >>> check(rank=0, local_size=2, pinned=None, devices=["GPU:0", "GPU:1"])
+    >>> check_devices(rank=0, local_size=1, pinned=None, devices=None)
+    >>> check_devices(rank=0, local_size=2, pinned=None, devices=["GPU:0", "GPU:1"])
     """
     if pinned:
         raise UsageError(

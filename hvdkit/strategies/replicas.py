@@ -20,15 +20,15 @@ def mirrored_over(devices: list[str] | None) -> Any:
     import tensorflow as tf
 
     gpus, cpus = (_names(tf.config.list_logical_devices(kind)) for kind in ("GPU", "CPU"))
-    return tf.distribute.MirroredStrategy(choose(devices, gpus, cpus, world.rank()))
+    return tf.distribute.MirroredStrategy(choose_devices(devices, gpus, cpus, world.rank()))
 
 
-def choose(devices: list[str] | None, gpus: list[str], cpus: list[str], rank: int = 0) -> list[str]:
+def choose_devices(devices: list[str] | None, gpus: list[str], cpus: list[str], rank: int = 0) -> list[str]:
     """The devices to mirror on, among those this process has.
 
-    >>> choose(None, [], ["CPU:0", "CPU:1"])
+    >>> choose_devices(None, [], ["CPU:0", "CPU:1"])
     ['CPU:0', 'CPU:1']
-    >>> choose(["/gpu:1"], ["GPU:0", "GPU:1"], ["CPU:0"])
+    >>> choose_devices(["/gpu:1"], ["GPU:0", "GPU:1"], ["CPU:0"])
     ['GPU:1']
     """
     if devices is None:

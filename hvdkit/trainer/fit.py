@@ -125,7 +125,7 @@ def around_evaluate(original):
                 return original(*bound.args, **bound.kwargs)
             wants_dict, bound.arguments["return_dict"] = bound.arguments["return_dict"], True
             own = original(*bound.args, **bound.kwargs)
-        everyones = aggregation.exchanged(self, own)
+        everyones = aggregation.all_reduce_metrics(self, own)
         return everyones if wants_dict else flatten_metrics(self, everyones)
 
     return evaluate

@@ -27,7 +27,7 @@ def get(name: str, default: str | None = None) -> str | None:
 
 
 def flag(name: str, default: bool) -> bool:
-    """A yes-or-no variable of ours: ``HVDKIT_<NAME>`` is one of 1, true, yes, on or 0, false, no, off.
+    """A yes-or-no variable of hvdkit: ``HVDKIT_<NAME>`` is one of 1, true, yes, on or 0, false, no, off.
 
     Raises:
         ConfigError: it is something else.
@@ -43,12 +43,12 @@ def flag(name: str, default: bool) -> bool:
 
 
 def text(name: str, default: str) -> str:
-    """A word of ours, ``HVDKIT_<NAME>``."""
+    """A text variable of hvdkit, ``HVDKIT_<NAME>``."""
     return os.environ.get(PREFIX + name, "").strip() or default
 
 
 def number(name: str, default: float) -> float:
-    """A number of ours, ``HVDKIT_<NAME>``.
+    """A number variable of hvdkit, ``HVDKIT_<NAME>``.
 
     Raises:
         ConfigError: it is not a number.

@@ -65,9 +65,9 @@ def whole(value: Any, name: str, least: int | None = None, most: int | None = No
     >>> whole(4, "k", 1)
     4
     """
-    found = plain(value)
-    if isinstance(found, int) and (least is None or found >= least) and (most is None or found <= most):
-        return found
+    number = plain(value)
+    if isinstance(number, int) and (least is None or number >= least) and (most is None or number <= most):
+        return number
     if most is not None:
         range_ = f" from {least or 0} to {most}"
     else:
@@ -90,10 +90,10 @@ def real(value: Any, name: str) -> float:
     >>> real(0.5, "rate"), real(2, "rate")
     (0.5, 2)
     """
-    found = plain(value)
-    if found is None or math.isnan(found):
+    number = plain(value)
+    if number is None or math.isnan(number):
         raise UsageError(f"`{name}` must be a number. Received: {name}={value!r}.")
-    return found
+    return number
 
 
 def by_class(value: Any, name: str = "class_weight") -> dict[int, float]:
@@ -120,19 +120,19 @@ def by_class(value: Any, name: str = "class_weight") -> dict[int, float]:
             f"`{name}` must be a dict with a weight for each class. Received: a {type(value).__name__}.",
             fix=f"{name}={way}",
         )
-    found: dict[int, float] = {}
+    weights: dict[int, float] = {}
     for key, given in value.items():
         is_bool = type(key).__name__ in ("bool", "bool_")  # also NumPy's
         number = int(key) if is_bool or (isinstance(key, str) and _WHOLE.fullmatch(key)) else plain(key)
         if number is None or not abs(number) < 2**63 or number != int(number):
             raise UsageError(f"The keys of `{name}` must be classes, whole numbers. Received: {key!r}.")
-        if int(number) in found:
+        if int(number) in weights:
             raise UsageError(f"`{name}` has the class {int(number)} twice.")
         weight = real(given, f"{name}[{key!r}]")
         if not abs(weight) < 1e300:
             raise UsageError(f"`{name}[{key!r}]` must be finite. Received: {weight!r}.")
-        found[int(number)] = float(weight)
-    return found
+        weights[int(number)] = float(weight)
+    return weights
 
 
 _WHOLE = re.compile(r"\s*[-+]?\d{1,18}\s*")
@@ -179,9 +179,9 @@ def of_fit(arguments: dict[str, Any]) -> None:
     if arguments.get("class_weight") is not None:
         arguments["class_weight"] = by_class(arguments["class_weight"])
     for name in _OF_FIT:
-        found = plain(arguments.get(name))
-        if found is not None:
-            arguments[name] = found
+        number = plain(arguments.get(name))
+        if number is not None:
+            arguments[name] = number
 
 
 _OF_FIT = (

@@ -34,7 +34,7 @@ class Said:
 
 
 def listen(argv: Sequence[str | Path], *, environ: Mapping[str, str] | None = None, seconds: float = 30) -> Said:
-    """Run a short command and hear what it prints, also what it had printed when the deadline ended it.
+    """Run a short command and capture its output, also what it had printed when the deadline ended it.
 
     Raises:
         OSError: there is no such command.
@@ -67,9 +67,9 @@ def ask(
     True
     """
     try:
-        said = listen(argv, environ=environ, seconds=seconds)
+        output = listen(argv, environ=environ, seconds=seconds)
     except OSError:
         return None
-    if said.code != 0:
+    if output.code != 0:
         return None
-    return said.err if stderr else said.out
+    return output.err if stderr else output.out

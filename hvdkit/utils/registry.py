@@ -26,10 +26,10 @@ from hvdkit.utils.deprecation import warn_deprecated
 def load(target: str) -> Any:
     """The object a ``"module:Attribute"`` string names."""
     module, _, attribute = target.partition(":")
-    found = importlib.import_module(module)
+    value = importlib.import_module(module)
     for part in filter(None, attribute.split(".")):
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value
 
 
 def suggestion(name: str, known) -> str | None:

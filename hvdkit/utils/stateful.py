@@ -13,7 +13,7 @@ from hvdkit.errors import UsageError
 
 
 class Kind(enum.StrEnum):
-    """What becomes of a value that each rank has, where another number of ranks goes on."""
+    """What becomes of a value that each rank has, if the training resumes on another number of ranks."""
 
     COMMON = "common"
     """It is the same on all ranks: rank 0's is saved, and all get it."""

@@ -1,4 +1,4 @@
-"""The versions of Keras and TensorFlow that hvdkit is tested with: said here, and nowhere else in the code.
+"""The versions of Keras and TensorFlow that hvdkit is tested with: here, and nowhere else in the code.
 
 ``setup.cfg`` and ``docs/versions.md`` say the same, which a test compares.
 """
@@ -74,5 +74,5 @@ def warnings(versions: dict[str, str]) -> list[str]:
     []
     """
     tested = {one.name: one for one in (KERAS, TENSORFLOW)}
-    said = [tested[name].warning(version) for name, version in versions.items()]
-    return [text for text in said if text is not None]
+    texts = [tested[name].warning(version) for name, version in versions.items()]
+    return [text for text in texts if text is not None]

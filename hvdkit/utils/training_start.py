@@ -20,11 +20,11 @@ _begun = False
 
 
 def training_begins() -> None:
-    """Say once that from here on something may be lost: before the first step, or the first values that ranks reduce.
+    """Tell the parent, once, that from now on something may be lost: before the first step or reduction of values.
 
     Example:
 
-    >>> training_begins()  # outside of `hvdkit run` nobody listens
+    >>> training_begins()  # has no effect outside of `hvdkit run`
     """
     global _begun
     if _begun:
@@ -33,6 +33,6 @@ def training_begins() -> None:
     descriptor, _, inode = (env.get(PIPE) or "").partition(":")
     if inode:
         with contextlib.suppress(OSError):  # the pipe is not this process', or the parent is gone
-            found = os.fstat(int(descriptor))
-            if stat.S_ISFIFO(found.st_mode) and found.st_ino == int(inode):
+            pipe = os.fstat(int(descriptor))
+            if stat.S_ISFIFO(pipe.st_mode) and pipe.st_ino == int(inode):
                 os.write(int(descriptor), b".")

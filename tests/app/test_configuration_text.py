@@ -76,7 +76,7 @@ def test_one_sentence_that_names_the_place(tmp_path, text, says):
     path.write_text(text)
     began = time.monotonic()
     with pytest.raises(ConfigError) as caught:
-        config.load(path)
+        config.load_config(path)
     assert time.monotonic() - began < 5
     assert says in str(caught.value)
     assert "\n" not in caught.value.what
@@ -100,7 +100,7 @@ def test_one_sentence_that_names_the_place(tmp_path, text, says):
 )
 def test_overrides(override, says):
     with pytest.raises(ConfigError) as caught:
-        config.load(SHIPPED, (override,))
+        config.load_config(SHIPPED, (override,))
     assert says in str(caught.value)
     assert "\n" not in caught.value.what
     assert len(caught.value.what) < 700
@@ -113,7 +113,7 @@ def test_what_is_fine_stays_fine(tmp_path):
         "optimizer: {<<: *m, name: sgd, steps: {1: 0.5, 2: ['1e-3', ~, yes, 0x1F]}}\n"
         "checkpoint: {max_time: 3:50:00}\n"
     )
-    loaded = config.load(path, ("model.filters=5", "checkpoint.every=10"))
+    loaded = config.load_config(path, ("model.filters=5", "checkpoint.every=10"))
     assert loaded.model.arguments() == {"filters": 5, "when": "2024-13-45", "is": "="}
     # What an alias stands for is a value of its own, which --set has not changed.
     assert loaded.optimizer.arguments()["filters"] == 4 and loaded.optimizer.name == "sgd"
@@ -124,7 +124,7 @@ def test_what_is_fine_stays_fine(tmp_path):
 def test_what_is_no_file(tmp_path):
     for path in (tmp_path, Path("/dev/zero")):
         with pytest.raises(ConfigError, match=r"cannot be read|is larger than"):
-            config.load(path)
+            config.load_config(path)
 
 
 PIECES = st.sampled_from(
@@ -202,7 +202,7 @@ def path(tmp_path_factory):
 def no_training_room():
     """Without what needs TensorFlow: whether names exist is another test's question."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hvdkit.app.train.check", lambda *_: None)
+        patch.setattr("hvdkit.app.train.check_config", lambda *_: None)
         yield
 
 
@@ -250,8 +250,8 @@ def test_a_name_of_nothing_is_refused_before_any_rank_starts(tmp_path, what):
     path = tmp_path / "c.yaml"
     path.write_text("{}")
     with pytest.raises(ConfigError, match=rf"c\.yaml: `{what}`: Unknown .* 'nothing'\. Known: "):
-        config.load(path, (f"{what}=nothing",))
-    config.load(path, (f"{what}='mine:nothing'",))
+        config.load_config(path, (f"{what}=nothing",))
+    config.load_config(path, (f"{what}='mine:nothing'",))
 
 
 @pytest.mark.parametrize(
@@ -266,11 +266,11 @@ def test_numbers_as_everybody_writes_them(text, value):
 def test_counts_and_sections_as_people_write_them(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("epochs: 1e1\nbatch_size: 64\nlaunch:\n  # np: 4\ncheckpoint:\nlr:\nmetrics: [acc]\n")
-    settings = config.load(path, ("launch.np=2",))
+    settings = config.load_config(path, ("launch.np=2",))
     assert (settings.epochs, settings.launch.np, settings.checkpoint.dir, settings.lr) == (10, 2, None, None)
     path.write_text("epochs: 010\n")
     with pytest.raises(ConfigError, match="line 1, column 9: 010 begins with a zero, by which YAML means an octal"):
-        config.load(path)
+        config.load_config(path)
     path.write_bytes(b"a: " + "ü".encode() * 200_000)
     with pytest.raises(ConfigError, match="is larger than 256 KiB"):
-        config.load(path)
+        config.load_config(path)

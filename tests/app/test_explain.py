@@ -22,7 +22,7 @@ LR = "lr={base: 0.1, base_batch_size: 256, scale: linear, warmup_epochs: 5, deca
 
 def _config(tmp_path, text, *overrides):
     (tmp_path / "c.yaml").write_text(text)
-    return config.load(tmp_path / "c.yaml", overrides)
+    return config.load_config(tmp_path / "c.yaml", overrides)
 
 
 def test_the_batch_of_each_rank(tmp_path):
@@ -182,17 +182,17 @@ def test_old_names_work_and_say_what_they_are_called_now(tmp_path):
     path = tmp_path / "old.yaml"
     path.write_text("local_sgd: {k: 4, start: 10}\n")
     with pytest.warns(DeprecationWarning, match="use `sync_period`"):
-        loaded = config.load(path)
+        loaded = config.load_config(path)
     assert (loaded.local_sgd.sync_period, loaded.local_sgd.start_step) == (4, 10)
     path.write_text("local_sgd: {k: 4, sync_period: 4}\n")
     with pytest.raises(ConfigError, match="is the old name of `sync_period`"):
-        config.load(path)
+        config.load_config(path)
 
 
 def test_old_names_of_other_values(tmp_path):
     path = tmp_path / "old.yaml"
     path.write_text("lr: {base: 0.1, base_batch: 64, after: constant}\nproof_every_steps: 5\nstrategy: hybrid\n")
     with pytest.warns(DeprecationWarning) as told:
-        loaded = config.load(path)
+        loaded = config.load_config(path)
     assert (loaded.lr.base_batch_size, loaded.lr.decay, loaded.consistency_check_every) == (64, "constant", 5)
     assert loaded.strategy == "mirrored_per_host" and len(told) == 4

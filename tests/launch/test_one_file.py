@@ -18,7 +18,7 @@ from hvdkit import doctor, engines
 from hvdkit.app import config
 from hvdkit.bench.engines import here
 open("c.yaml", "w").write("engine: toy\\nlaunch: {launcher: toy}")
-chosen = config.load("c.yaml")
+chosen = config.load_config("c.yaml")
 print("config:", chosen.engine, chosen.launch.launcher)
 found = doctor.examine(["hvdkit.doctor.ranks:launchers", "hvdkit.doctor.ranks:engines"])
 print("doctor:", [bool(re.search(r"\\btoy \\(", finding.detail)) for finding in found])

@@ -21,7 +21,7 @@ FILES = sorted((ROOT / "configs").glob("large_batch_*.yaml"))
 
 @pytest.mark.parametrize("path", FILES, ids=[f.stem for f in FILES])
 def test_the_configurations_say_what_they_are(path):
-    found = config.load(path)
+    found = config.load_config(path)
     here = rates(found, found.launch.np)
     assert here.global_batch == int(path.stem.split("_")[2])
     naive = path.stem.endswith("naive")

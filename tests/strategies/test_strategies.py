@@ -9,22 +9,22 @@ import hvdkit as hvd
 from hvdkit.app.schema import Config
 from hvdkit.errors import ConfigError, UsageError
 from hvdkit.strategies import STRATEGIES
-from hvdkit.strategies.mirrored_per_host_strategy import check
-from hvdkit.strategies.replicas import choose
+from hvdkit.strategies.mirrored_per_host_strategy import check_devices
+from hvdkit.strategies.replicas import choose_devices
 
 
 def test_gpus_come_before_cpus():
-    assert choose(None, ["GPU:0", "GPU:1"], ["CPU:0"]) == ["GPU:0", "GPU:1"]
-    assert choose(["gpu:1", "/device:GPU:0"], ["GPU:0", "GPU:1"], ["CPU:0"]) == ["GPU:1", "GPU:0"]
+    assert choose_devices(None, ["GPU:0", "GPU:1"], ["CPU:0"]) == ["GPU:0", "GPU:1"]
+    assert choose_devices(["gpu:1", "/device:GPU:0"], ["GPU:0", "GPU:1"], ["CPU:0"]) == ["GPU:1", "GPU:0"]
     with pytest.raises(UsageError, match=r"\[rank 3\] There is no device 'GPU:2' here. Known: GPU:0, CPU:0"):
-        choose(["GPU:2"], ["GPU:0"], ["CPU:0"], rank=3)
+        choose_devices(["GPU:2"], ["GPU:0"], ["CPU:0"], rank=3)
     with pytest.raises(UsageError, match="at least one"):
-        choose([], ["GPU:0"], ["CPU:0"])
+        choose_devices([], ["GPU:0"], ["CPU:0"])
 
 
 def test_a_pinned_process_is_told_how_not_to_be():
     with pytest.raises(UsageError, match=r"pinned this process to GPU:1(.|\n)*pin_gpus=False"):
-        check(rank=1, local_size=1, pinned="GPU:1", devices=None)
+        check_devices(rank=1, local_size=1, pinned="GPU:1", devices=None)
 
 
 def test_every_name_is_a_strategy():

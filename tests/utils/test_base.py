@@ -53,9 +53,9 @@ def test_flags(monkeypatch, text, want):
     monkeypatch.setenv("HVDKIT_CONSISTENCY_CHECK", text)
     if want is None:
         with pytest.raises(ConfigError, match=r"HVDKIT_CONSISTENCY_CHECK.*'maybe'"):
-            env.flag("PROOF", True)
+            env.flag("CONSISTENCY_CHECK", True)
     else:
-        assert env.flag("PROOF", True) is want
+        assert env.flag("CONSISTENCY_CHECK", True) is want
 
 
 def test_errors_say_what_where_and_what_to_do():
@@ -81,10 +81,14 @@ def test_seeds():
 
 
 def test_devices_are_chosen_by_local_rank():
-    assert [devices.choose(4, r, 4) for r in range(4)] == [0, 1, 2, 3]
-    assert devices.choose(8, 2, 4) == 2 and devices.choose(0, 3, 4) is None and devices.choose(1, 3, 4) == 0
+    assert [devices.choose_device(4, r, 4) for r in range(4)] == [0, 1, 2, 3]
+    assert (
+        devices.choose_device(8, 2, 4) == 2
+        and devices.choose_device(0, 3, 4) is None
+        and devices.choose_device(1, 3, 4) == 0
+    )
     with pytest.raises(LaunchError, match="4 ranks on this host see 2 GPUs"):
-        devices.choose(2, 0, 4)
+        devices.choose_device(2, 0, 4)
 
 
 @pytest.mark.usefixtures("forked_programs")
