@@ -16,13 +16,13 @@ SEES = """
 import re
 from hvdkit import doctor, engines
 from hvdkit.app import config
-from hvdkit.bench.engines import here
+from hvdkit.bench.engines import launchable_engines
 open("c.yaml", "w").write("engine: toy\\nlaunch: {launcher: toy}")
 chosen = config.load_config("c.yaml")
 print("config:", chosen.engine, chosen.launch.launcher)
 found = doctor.examine(["hvdkit.doctor.ranks:launchers", "hvdkit.doctor.ranks:engines"])
 print("doctor:", [bool(re.search(r"\\btoy \\(", finding.detail)) for finding in found])
-print("bench:", here("toy"))
+print("bench:", launchable_engines("toy"))
 print("graph:", engines.is_collective("ToySum"))
 print("failure:", engines.ended_by_peer("The other toy is broken: bang"))
 """
