@@ -25,7 +25,7 @@ from hvdkit.app.choices import DATA, MODELS, STRATEGIES
 from hvdkit.app.schema import Config, Named
 from hvdkit.app.strict_yaml import shown
 from hvdkit.errors import ConfigError, UsageError
-from hvdkit.utils.registry import Registry, load
+from hvdkit.utils.registry import Registry, import_object
 
 # Which metric is meant Keras finds out when it knows the loss.
 _CHOSEN_BY_THE_LOSS = {"acc", "accuracy", "crossentropy", "ce"}
@@ -204,7 +204,7 @@ def _resolve(registry: Registry, name: str) -> Any:
     if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", name):
         raise ConfigError(f"{shown(name)} in the configuration names no {registry.kind}.", fix=fix)
     try:
-        function = load(name)
+        function = import_object(name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{name!r} in the configuration does not load: {error}.", fix=fix) from error
     if not callable(function):

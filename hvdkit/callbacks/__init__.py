@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvdkit.utils.registry import lazy, load
+from hvdkit.utils.registry import import_object, lazy
 
 # What defaults() makes, in this order.
 _DEFAULTS = {
@@ -37,4 +37,4 @@ def defaults() -> list:
     >>> [type(callback).__name__ for callback in hvd.callbacks.defaults()]
     ['BroadcastGlobalVariablesCallback', 'MetricAverageCallback', 'ConsistencyCheck', 'RankZeroProgress']
     """
-    return [load(target)() for target in _DEFAULTS.values()]
+    return [import_object(target)() for target in _DEFAULTS.values()]

@@ -12,7 +12,7 @@ import click
 
 from hvdkit.errors import HvdkitError
 from hvdkit.launch.signals import Signals
-from hvdkit.utils.registry import load, suggestion
+from hvdkit.utils.registry import import_object, suggestion
 from hvdkit.version import __version__
 
 # verb -> (where its click command is, its line in `hvdkit --help`)
@@ -34,7 +34,7 @@ class _LazyGroup(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return load(VERBS[name][0]) if name in VERBS else None
+        return import_object(VERBS[name][0]) if name in VERBS else None
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
         if args and args[0] not in VERBS:

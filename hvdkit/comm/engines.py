@@ -7,7 +7,7 @@ from hvdkit.engines import ENGINES, info
 from hvdkit.errors import LaunchError
 from hvdkit.launch.identity import LaunchInfo
 from hvdkit.launch.launcher import launcher
-from hvdkit.utils.registry import load
+from hvdkit.utils.registry import import_object
 
 
 def choose(wanted: str, launched: LaunchInfo) -> tuple[str, str]:
@@ -36,7 +36,7 @@ def choose(wanted: str, launched: LaunchInfo) -> tuple[str, str]:
     broken: dict[str, LaunchError] = {}
     for name in engines.usable(ENGINES.names(), rendezvous, there):
         try:
-            reason = load(info(name).target).why_not()
+            reason = import_object(info(name).target).why_not()
         except LaunchError as error:
             broken[name] = error
             continue

@@ -11,7 +11,7 @@ from hvdkit.engines import info as engine_info
 from hvdkit.errors import LaunchError, NotInitializedError
 from hvdkit.launch.identity import LaunchInfo, launch_info
 from hvdkit.utils.log import get_logger
-from hvdkit.utils.registry import load
+from hvdkit.utils.registry import import_object
 
 _engine: Engine | None = None
 
@@ -42,7 +42,7 @@ def connect(deadline: float, comm: Any = None, process_sets: Any = None, engine:
 
 def _connect(wanted: str, info: LaunchInfo, deadline: float, comm: Any, process_sets: Any) -> Engine:
     name, why = choose(wanted, info)
-    made = load(engine_info(name).target)(deadline, comm, process_sets)
+    made = import_object(engine_info(name).target)(deadline, comm, process_sets)
     get_logger().info("engine %s: %s.", name, why.rstrip("."))
     return made
 

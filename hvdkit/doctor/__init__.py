@@ -16,7 +16,7 @@ from hvdkit.doctor.finding import Finding
 from hvdkit.doctor.probe import Probe
 from hvdkit.launch import discovery
 from hvdkit.launch.launcher import Tool
-from hvdkit.utils.registry import load
+from hvdkit.utils.registry import import_object
 
 #: Every check, in the order in which it is shown.
 CHECKS = (
@@ -80,6 +80,6 @@ def examine(checks: Iterable[str] = CHECKS) -> list[Finding]:
 def _safely(check: str, context: Context) -> Iterator[Finding]:
     name = check.rpartition(":")[2].replace("_", " ")
     try:
-        yield from load(check)(context)
+        yield from import_object(check)(context)
     except Exception as error:  # noqa: BLE001  one broken check must not hide what the others found
         yield Finding(name, "warn", f"this check itself failed: {type(error).__name__}: {error}", "please report it")

@@ -15,7 +15,7 @@ from hvdkit.keras_internals.optimizers import unwrap
 from hvdkit.optim.distributed import DistributedOptimizer, is_distributed
 from hvdkit.optim.legacy_h5 import restore_optimizer
 from hvdkit.utils.log import get_logger
-from hvdkit.utils.registry import load
+from hvdkit.utils.registry import import_object
 
 
 def load_model(
@@ -76,7 +76,7 @@ def load_model(
 def _ours() -> dict[str, type]:
     """What a saved model may have of hvdkit's own: Keras finds such a class only once it has been imported."""
     homes = ("layers:SyncBatchNormalization", "losses:SmoothSparseCategoricalCrossentropy", "optim:LARS")
-    classes = [load(f"hvdkit.{home}") for home in (*homes, "schedules:LargeBatchSchedule")]
+    classes = [import_object(f"hvdkit.{home}") for home in (*homes, "schedules:LargeBatchSchedule")]
     return {f"hvdkit>{cls.__name__}": cls for cls in classes}
 
 

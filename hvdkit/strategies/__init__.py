@@ -20,7 +20,7 @@ from typing import Any
 
 from hvdkit.app.choices import STRATEGIES
 from hvdkit.utils.deprecation import warn_deprecated
-from hvdkit.utils.registry import load
+from hvdkit.utils.registry import import_object
 
 # Of an optimizer, and not of devices: they are in hvd.optim now.
 _OF_OPTIMIZERS = {
@@ -41,7 +41,7 @@ def wants_every_gpu(strategy: Callable) -> Callable:
 
 def __getattr__(name: str) -> Any:
     if name in _OF_OPTIMIZERS:
-        return load(_OF_OPTIMIZERS[name])
+        return import_object(_OF_OPTIMIZERS[name])
     if name in _RENAMED:
         warn_deprecated(f"hvd.strategies.{name}", f"hvd.strategies.{_RENAMED[name]}")
         return STRATEGIES.resolve(_RENAMED[name])

@@ -23,7 +23,7 @@ from hvdkit.errors import UsageError
 from hvdkit.utils.deprecation import warn_deprecated
 
 
-def load(target: str) -> Any:
+def import_object(target: str) -> Any:
     """The object a ``"module:Attribute"`` string names."""
     module, _, attribute = target.partition(":")
     value = importlib.import_module(module)
@@ -57,7 +57,7 @@ def lazy(
         if name not in home:
             known = ", ".join(module["__all__"])
             raise AttributeError(f"module {module['__name__']!r} has no attribute {name!r}. Known: {known}.")
-        module[name] = load(home[name])
+        module[name] = import_object(home[name])
         return module[name]
 
     return __getattr__, lambda: sorted({*module["__all__"], *(name for name in module if name.startswith("__"))})
@@ -102,4 +102,4 @@ class Registry:
             UsageError: no such name; the nearest one is suggested.
         """
         self.check(name)
-        return load(self._entries[name])
+        return import_object(self._entries[name])

@@ -12,7 +12,7 @@ from hvdkit.doctor.probe import Probe, parse
 from hvdkit.engines.horovod import HorovodBuild
 from hvdkit.horovod_build import framework, stamp
 from hvdkit.launch.launcher import Tool
-from hvdkit.utils.registry import load
+from hvdkit.utils.registry import import_object
 from hvdkit.utils.tested_versions import KERAS, TENSORFLOW
 from tests.horovod_build.environments import REPOSITORY, Environment
 
@@ -73,7 +73,10 @@ def looked_at(check, tools, installed, mpi4py=None):
     context = Context()
     context.tools, context.installed = tools, installed
     context.mpi4py = Probe({"mpi4py": mpi4py})
-    return [(finding.status, finding.detail, finding.fix) for finding in load(f"hvdkit.doctor.ranks:{check}")(context)]
+    return [
+        (finding.status, finding.detail, finding.fix)
+        for finding in import_object(f"hvdkit.doctor.ranks:{check}")(context)
+    ]
 
 
 OPEN_MPI = {"mpirun": Tool("/env/mpirun", "openmpi", "5.0.7")}
@@ -191,7 +194,7 @@ def test_a_keras_newer_than_tested(tmp_path):
 def test_what_another_keras_took_away_is_named(answer, status, word):
     context = Context()
     context.probe = Probe({"tensorflow": {"version": "2"}, "keras": {"version": "3"}, "internals": answer})
-    (found,) = load("hvdkit.doctor.internals:keras_internals")(context)
+    (found,) = import_object("hvdkit.doctor.internals:keras_internals")(context)
     assert (found.status, word in found.detail) == (status, True)
     assert status == "ok" or "pip install 'keras>=" in found.fix
 
@@ -237,7 +240,7 @@ def test_a_check_that_crashes_is_a_finding(monkeypatch):
 
 
 def test_every_check_can_be_loaded():
-    assert all(callable(load(check)) for check in CHECKS)
+    assert all(callable(import_object(check)) for check in CHECKS)
 
 
 def test_a_status_is_one_of_four():
@@ -278,12 +281,12 @@ def test_gpus_that_tensorflow_does_not_see(tmp_path, monkeypatch, cuda, says):
     monkeypatch.setattr(framework, "installed", lambda: there)
     context = Context()
     context.probe = Probe(parse('hvdkit:{"gpus": {"names": []}}'))
-    (found,) = load("hvdkit.doctor.machine:gpus")(context)
+    (found,) = import_object("hvdkit.doctor.machine:gpus")(context)
     assert found.status == "warn"
     assert says in found.detail
     assert found.fix
     fake.write_text("#!/bin/sh\nexit 9\n")
-    (found,) = load("hvdkit.doctor.machine:gpus")(context)
+    (found,) = import_object("hvdkit.doctor.machine:gpus")(context)
     assert "driver is in trouble" in found.detail
 
 
@@ -298,7 +301,7 @@ def test_the_bridge_of_docker_is_a_trap(monkeypatch):
 
     there = {"lo": address("127.0.0.1"), "docker0": address("172.17.0.1"), "ib0": address("10.1.2.3")}
     monkeypatch.setattr(psutil, "net_if_addrs", lambda: there)
-    trap, rest = load("hvdkit.doctor.machine:network")(Context())
+    trap, rest = import_object("hvdkit.doctor.machine:network")(Context())
     assert trap.status == "warn"
     assert "docker0" in trap.detail
     assert "--network-interfaces ib0" in trap.fix
@@ -306,5 +309,5 @@ def test_the_bridge_of_docker_is_a_trap(monkeypatch):
 
 
 def test_python_itself():
-    (found,) = load("hvdkit.doctor.software:python")(Context())
+    (found,) = import_object("hvdkit.doctor.software:python")(Context())
     assert sys.executable in found.detail
