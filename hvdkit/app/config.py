@@ -85,16 +85,16 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
             tree[parent] = {}
         child = tree[parent]
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {_named(key)}: {shown(parent)} is a {_kind(child)}, it has no keys.")
+            raise ConfigError(f"--set {_key_text(key)}: {shown(parent)} is a {_kind(child)}, it has no keys.")
         tree = child
-    tree[last] = strict_yaml.read_text(text, f"--set {_named(key)}: the value {shown(text)}")
+    tree[last] = strict_yaml.read_text(text, f"--set {_key_text(key)}: the value {shown(text)}")
 
 
 def _kind(value: Any) -> str:
     return {list: "list", str: "text", int: "number", float: "number", bool: "yes or no"}.get(type(value), "value")
 
 
-def _named(key: Any) -> str:
+def _key_text(key: Any) -> str:
     """A key as the user wrote it, or in quotes where it would not be seen as what it is."""
     text = str(key)
     return text if text.isprintable() and len(text) <= 80 else shown(text, 80)
@@ -102,13 +102,14 @@ def _named(key: Any) -> str:
 
 def _first_error(error: ValidationError, tree: dict[str, Any]) -> tuple[str, str | None]:
     """What is wrong first, at the place where the user wrote it, and what to do."""
-    located = [(_place(each, tree), each) for each in error.errors(include_url=False)]
+    located = [(_key_path(each, tree), each) for each in error.errors(include_url=False)]
     begin = located[0][0]
-    # Where one of several kinds is wanted, each says why not: those say most that looked deepest into what is there.
-    here = [(place, each) for place, each in located if place[: len(begin)] == begin]
-    where = max((place for place, _ in here), key=len)
-    each = [each for place, each in here if place == where]
-    named = ".".join(_named(part) for part in where)
+    # If a value may be one of several kinds, each kind has an error: the most specific ones are those with the longest
+    # path of keys.
+    same_start = [(key_path, each) for key_path, each in located if key_path[: len(begin)] == begin]
+    where = max((key_path for key_path, _ in same_start), key=len)
+    each = [each for key_path, each in same_start if key_path == where]
+    named = ".".join(_key_text(part) for part in where)
     for kind, says in (("extra_forbidden", f"unknown key `{named}`."), ("missing", f"the key `{named}` is missing.")):
         if each[0]["type"] == kind:
             return says, _near(each[0]["loc"]) if kind == "extra_forbidden" else None
@@ -116,14 +117,14 @@ def _first_error(error: ValidationError, tree: dict[str, Any]) -> tuple[str, str
     return f"`{named}`: {', or '.join(reasons)}. Received: {shown(each[0]['input'])}.", None
 
 
-def _place(each: Any, tree: Any) -> tuple[int | str, ...]:
+def _key_path(each: Any, tree: Any) -> tuple[int | str, ...]:
     """The path of keys that stand in the file: pydantic's own also names kinds, as `constrained-int`."""
-    place = []
+    key_path = []
     for part in each["loc"]:
         if (isinstance(tree, dict) and part in tree) or (isinstance(tree, list) and part in range(len(tree))):
             tree = tree[part]
-            place.append(part)
-    return (*place, each["loc"][-1]) if each["type"] == "missing" else tuple(place)
+            key_path.append(part)
+    return (*key_path, each["loc"][-1]) if each["type"] == "missing" else tuple(key_path)
 
 
 def _reason(each: Any) -> str:

@@ -152,7 +152,12 @@ class _Loader(yaml.SafeLoader):
             value = super().construct_object(node, deep)
             if isinstance(value, str):
                 value.encode()
-        except (ValueError, LookupError, TypeError, AttributeError) as error:  # as Python says it to what is no number
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:  # Python's errors for invalid numbers and dates
             refused = f"{shown(node.value, 60)} is no value of the kind {kind} ({type(error).__name__})"
             raise _Refused(refused, node.start_mark) from None
         if isinstance(value, int) and value.bit_length() > _WIDEST_INTEGER:

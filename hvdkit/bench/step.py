@@ -137,12 +137,12 @@ def compiled(name: str, workload: str) -> tuple[Any, Any]:
 
 def timed_fit(made: Any, dataset: Any, steps: int) -> tuple[float, float]:
     """Wall and CPU seconds of so many steps of a fit."""
-    watch = _stopwatch()
+    watch = _stopwatch_callback()
     made.fit(dataset, steps_per_epoch=steps + 2, epochs=1, verbose=0, callbacks=[watch])
     return watch.wall, watch.cpu
 
 
-def _stopwatch() -> Any:
+def _stopwatch_callback() -> Any:
     """A callback that times the steps of a fit from the third to the end, and nothing that comes around them."""
     import keras
 

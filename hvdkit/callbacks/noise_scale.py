@@ -74,7 +74,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
             self._norms = state.pipeline.norms = GradientNorms()
             outer = self.model.optimizer
             if isinstance(outer, keras.optimizers.LossScaleOptimizer) and not state.reduces:
-                self._norms.loss_scale = lambda: outer.dynamic_scale  # not unscaled yet where it is reduced
+                self._norms.loss_scale = lambda: outer.dynamic_scale  # still scaled when it is reduced
             self.model.make_train_function(force=True)
         self._norms = state.pipeline.norms
 

@@ -25,7 +25,7 @@ measurement during which other programs took more than a twentieth of the cores 
 """
 
 
-def _shared(command: Any) -> Any:
+def _common_options(command: Any) -> Any:
     for option in (
         click.option(
             "-np", "--num-proc", "np", type=click.IntRange(min=1), default=2, show_default=True, help="Ranks."
@@ -39,7 +39,7 @@ def _shared(command: Any) -> Any:
     return command
 
 
-def _of_steps(command: Any) -> Any:
+def _step_options(command: Any) -> Any:
     for option in (
         click.option("--plot", type=click.Path(path_type=Path), help="Draw the ratios here (.png, .svg)."),
         click.option("--json", "save_as", type=click.Path(path_type=Path), help="Write everything here."),
@@ -52,7 +52,7 @@ def _of_steps(command: Any) -> Any:
         ),
     ):
         command = option(command)
-    return _shared(command)
+    return _common_options(command)
 
 
 def _workloads(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
@@ -81,7 +81,7 @@ def command() -> None:
 
 
 @command.command()
-@_of_steps
+@_step_options
 @click.option("--extras", default="", metavar="LIST", help="fp16, xla, bucket=BYTES: each also with these.")
 def step(
     *, np: int, engines: str, workloads: list[str], extras: str, save_as: Path, plot: Path, **options: Any
@@ -126,7 +126,7 @@ def _among_ranks(workloads: list[str], options: dict[str, Any], **files: Path | 
 
 
 @command.command()
-@_of_steps
+@_step_options
 def scaling(*, np: int, engines: str, workloads: list[str], save_as: Path, plot: Path, **options: Any) -> None:
     """1 to NP ranks, each beside as many that do not communicate."""
     from hvdkit.bench import scaling as scalings
@@ -141,7 +141,7 @@ def scaling(*, np: int, engines: str, workloads: list[str], save_as: Path, plot:
 
 
 @command.command()
-@_shared
+@_common_options
 def allreduce(np: int, rounds: int, engines: str) -> None:
     """All-reduce of NumPy arrays, beside raw mpi4py where an MPI launches the ranks."""
     if launch_info().launcher == "none":

@@ -1,4 +1,4 @@
-"""``horovod.keras`` and ``horovod.tensorflow.keras`` where hvdkit's own functions differ: tensors come back."""
+"""The functions of ``horovod.keras`` and ``horovod.tensorflow.keras`` that differ from hvdkit's: they return tensors."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ def _sequential(keras: Any) -> None:
     def rebuild_by_input(rebuild_with: Callable) -> Callable:
         @functools.wraps(rebuild_with)
         def rebuild(self: Any) -> None:
-            # Keras builds the model where its first layer has an `input_shape`: only models have in Keras 3. A layer
-            # that was called elsewhere has one here, and that is not the shape of this model's input.
+            # Keras builds the model if its first layer has an `input_shape`, which only models have in Keras 3. A layer
+            # that was called elsewhere has one here, which is not the shape of this model's input.
             layers = keras2.layers_so_far(self)
             has_none = type(layers[0]).input_shape is keras.layers.Layer.input_shape
             if len(layers) == 1 or (has_none and not isinstance(layers[0], keras.layers.InputLayer)):
@@ -63,7 +63,7 @@ def _layers(keras: Any) -> None:
 
     def shape_property(name: str, tensors: str) -> property:
         def get(self: Any) -> Any:
-            value = getattr(self, tensors)  # AttributeError where the layer has not been called, as it was
+            value = getattr(self, tensors)  # AttributeError if the layer has not been called, as in Keras 2
             warn_once(f"layer.{name}", f"write layer.{tensors}.shape.")
             return _shapes_of(keras, value)
 

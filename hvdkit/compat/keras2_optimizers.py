@@ -141,7 +141,7 @@ def _loss_scale(keras: Any) -> None:
     @functools.wraps(apply)
     def apply_scaled(self: Any, grads: Any, trainable_variables: Any = None) -> Any:
         if getattr(self, "unscaled_by_keras_2", False):
-            # The scale is a power of two: what is unscaled and scaled again is the same to the last bit.
+            # The scale is a power of two, so unscaling and scaling again gives the same gradient to the last bit.
             grads = _times(grads, _scale(self))
         return apply(self, grads, trainable_variables)
 

@@ -1,4 +1,4 @@
-"""Names that Keras 2 had: where each is found now, or what to write instead.
+"""Names of Keras 2: where each one is now, or what to write instead.
 
 Three tables. ``MOVED`` are modules by their old path, ``KEPT`` functions that are still here under their old name, and
 ``GONE`` what says what to write when it is called. A name that only ``tf.keras`` has (``K.mean``) is found in ``keras``

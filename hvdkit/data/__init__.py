@@ -1,4 +1,4 @@
-"""Data shared out over the ranks: every sample once per epoch, with a place that can be found again."""
+"""Data sharded over the ranks: every sample once per epoch, with a position that a checkpoint restores."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from hvdkit.utils.deprecation import renamed_arguments
 from hvdkit.utils.log import get_logger
 from hvdkit.utils.numbers import by_class
 
-_NAME, _SHARD = "hvd.data.class_weights", "hvd.data.shard"  # who exchanges, as messages name it
+_NAME, _SHARD = "hvd.data.class_weights", "hvd.data.shard"  # the caller, as messages name it
 
 
 @renamed_arguments(already_split="presharded")

@@ -126,7 +126,8 @@ class Files:
         return {"samples": self.samples, "sha256 of the files": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
     def order(self, *, shuffle: bool, seeds: tuple[int, ...]) -> Callable[[int], np.ndarray]:
-        """The order of an epoch: the files in turn and the samples within each, so that one file is open at a time."""
+        """The order of an epoch: a permutation of the files, and of the samples within each file, so that one file is
+        open at a time."""
         begins = self._ends - [f.samples for f in self._files] if self._files else []
 
         def order_of(epoch: int) -> np.ndarray:

@@ -37,7 +37,7 @@ class Reading:
         self._weights: deque = deque()  # agreed on, and not taken; None at the end
         self._agreed = 0  # steps that are agreed on
         self._over = self._all_read = self._stopped = False
-        self._length: int | None = None  # in batches, where every rank must have as many
+        self._length: int | None = None  # in batches, if every rank must have the same number
         self._error: BaseException | None = None
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None

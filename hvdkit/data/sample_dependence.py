@@ -80,8 +80,8 @@ def kinds_of_change(graph: tf.Graph, batch: Any, handles: list[tf.Tensor]) -> li
     masks |= {(handle.op.name, 0): 2 << i for i, handle in enumerate(handles)}
     writes, _ = _Analysis(library).nodes(definition.node, masks)
     origins_of = [writes.get(handle.op.name, set()) for handle in handles]
-    # A variable follows the samples where it is made of them, or of another one that does; an assignment to it that is
-    # made of it alone does not.
+    # A variable follows the samples if it is computed from them, or from another one that does; an assignment that is
+    # computed from the variable alone does not count.
     follow, before = 1, 0
     while follow != before:
         before = follow

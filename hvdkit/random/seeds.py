@@ -19,10 +19,10 @@ class Seeds:
     data: int
 
 
-def derive(seed: int, rank: int) -> Seeds:
+def derive_seeds(seed: int, rank: int) -> Seeds:
     """The seeds of a rank, as a pure function.
 
-    >>> derive(7, 0).model == derive(7, 1).model, derive(7, 0).data == derive(7, 1).data
+    >>> derive_seeds(7, 0).model == derive_seeds(7, 1).model, derive_seeds(7, 0).data == derive_seeds(7, 1).data
     (True, False)
     """
     return Seeds(model=seed, data=int(np.random.SeedSequence([seed, rank]).generate_state(1)[0]))
@@ -72,4 +72,4 @@ def set_seed(seed: int) -> Seeds:
     import keras
 
     keras.utils.set_random_seed(seed)
-    return derive(seed, world.rank())
+    return derive_seeds(seed, world.rank())

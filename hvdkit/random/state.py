@@ -40,9 +40,9 @@ class RandomState:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Set the generators as ``state_dict`` found them."""
+        """Restore the generators from a ``state_dict``."""
         python, numpy = _states(state)
-        if "keras" in state:  # first: where there is none yet, it is made with a number of Python's
+        if "keras" in state:  # first: a generator that does not exist yet is made with a random number of Python's
             global_seed_generator().state.assign(state["keras"])
         random.setstate(python)
         np.random.set_state(numpy)

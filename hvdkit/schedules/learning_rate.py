@@ -95,7 +95,7 @@ def rates_of(model: keras.Model) -> list:
 
 
 def set_rates(model: keras.Model, rates: list) -> None:
-    """Set what ``rates_of`` found."""
+    """Set the rates that ``rates_of`` returned."""
     for optimizer, rate in zip(optimizers_of(model), rates, strict=False):
         if rate is not None and isinstance(optimizer.learning_rate, keras.Variable):
             optimizer.learning_rate = rate

@@ -69,7 +69,7 @@ def around_fit(original, *, consistency_check: bool):
     def fit(self, *args, **kwargs):
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
-        numbers.of_fit(bound.arguments)
+        numbers.convert_fit_numbers(bound.arguments)
         with fit_callbacks.borrowed(bound.arguments):
             fit_callbacks.lead(self, bound.arguments)
             if on_all_ranks():
@@ -115,7 +115,7 @@ def around_evaluate(original):
         bound.apply_defaults()
         if is_called_by_fit(bound.arguments):  # fit feeds its validation data itself, and averages its metrics
             return original(*bound.args, **bound.kwargs)
-        numbers.of_fit(bound.arguments)
+        numbers.convert_fit_numbers(bound.arguments)
         if on_all_ranks():
             _set_verbosity(bound.arguments)
         if not isinstance(bound.arguments["x"], Sharded):

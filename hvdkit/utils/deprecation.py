@@ -1,4 +1,4 @@
-"""Names that have become others: they work as before, and say since when and until when."""
+"""Deprecated names: they work as before, with a warning that names the new one and the version of the removal."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from hvdkit.utils import env
 
 logger = logging.getLogger("hvdkit")
-#: Which rank speaks, of how many. ``hvdkit.launch.identity`` knows, and puts its answer here when it is imported.
+#: This rank and the number of ranks. ``hvdkit.launch.identity`` sets this function when it is imported.
 rank_and_size: Callable[[], tuple[int, int]] = lambda: (0, 1)
 
 

@@ -166,7 +166,7 @@ def seconds_of(time: float | str | None, name: str = "max_time") -> float | None
     raise UsageError(f'`{name}` must be seconds, or "3:50:00". Received: {name}={time!r}.')
 
 
-def of_fit(arguments: dict[str, Any]) -> None:
+def convert_fit_numbers(arguments: dict[str, Any]) -> None:
     """Make the numbers among the arguments of ``fit`` Python's: broadcast ones come as arrays or tensors.
 
     Args:
@@ -178,13 +178,13 @@ def of_fit(arguments: dict[str, Any]) -> None:
     """
     if arguments.get("class_weight") is not None:
         arguments["class_weight"] = by_class(arguments["class_weight"])
-    for name in _OF_FIT:
+    for name in _FIT_NUMBERS:
         number = plain(arguments.get(name))
         if number is not None:
             arguments[name] = number
 
 
-_OF_FIT = (
+_FIT_NUMBERS = (
     "epochs", "initial_epoch", "steps_per_epoch", "batch_size", "validation_steps", "validation_batch_size",
     "validation_freq", "validation_split", "steps",
 )  # fmt: skip

@@ -25,7 +25,7 @@ def find(name: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Said:
+class Output:
     """What a short command printed; ``code`` is None where it was still running at the deadline."""
 
     out: str
@@ -33,7 +33,7 @@ class Said:
     code: int | None
 
 
-def listen(argv: Sequence[str | Path], *, environ: Mapping[str, str] | None = None, seconds: float = 30) -> Said:
+def listen(argv: Sequence[str | Path], *, environ: Mapping[str, str] | None = None, seconds: float = 30) -> Output:
     """Run a short command and capture its output, also what it had printed when the deadline ended it.
 
     Raises:
@@ -51,7 +51,7 @@ def listen(argv: Sequence[str | Path], *, environ: Mapping[str, str] | None = No
         out, err, code = done.stdout, done.stderr, done.returncode
     except subprocess.TimeoutExpired as late:
         out, err, code = late.stdout or b"", late.stderr or b"", None
-    return Said(out.decode(errors="replace"), err.decode(errors="replace"), code)
+    return Output(out.decode(errors="replace"), err.decode(errors="replace"), code)
 
 
 def ask(

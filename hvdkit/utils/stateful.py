@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of an object, which the object itself says."""
+"""The protocol of objects whose state a checkpoint keeps."""
 
 from __future__ import annotations
 

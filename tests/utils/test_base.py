@@ -72,9 +72,12 @@ def test_registry_suggests_the_nearest():
 
 
 def test_seeds():
-    ranks = [seeds.derive(5, r) for r in range(4)]
+    ranks = [seeds.derive_seeds(5, r) for r in range(4)]
     assert {s.model for s in ranks} == {5} and len({s.data for s in ranks}) == 4
-    assert seeds.derive(5, 1) == seeds.derive(5, 1) and seeds.derive(6, 1).data != seeds.derive(5, 1).data
+    assert (
+        seeds.derive_seeds(5, 1) == seeds.derive_seeds(5, 1)
+        and seeds.derive_seeds(6, 1).data != seeds.derive_seeds(5, 1).data
+    )
     for bad in (-1, 2**32, 1.0, True, "1"):
         with pytest.raises(ValueError, match="seed"):
             seeds.set_seed(bad)
