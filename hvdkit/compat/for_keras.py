@@ -1,4 +1,4 @@
-"""The functions of ``horovod.keras`` and ``horovod.tensorflow.keras`` that differ from hvdkit's: they return tensors."""
+"""The functions of ``horovod.keras`` and ``horovod.tensorflow.keras`` that differ from hvdkit's: tensors come back."""
 
 from __future__ import annotations
 
