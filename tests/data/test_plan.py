@@ -57,3 +57,6 @@ def test_the_old_names_of_arguments_work_and_warn():
         assert hvd.data.shard(x, batch_size=4, already_split=True).num_batches == 3
     with pytest.raises(UsageError, match="`already_split` is the old name of `presharded`: pass one of them"):
         hvd.data.shard(x, batch_size=4, already_split=True, presharded=True)
+    data = hvd.data.shard(x, batch_size=4)
+    with pytest.warns(DeprecationWarning, match="MapStyleData.passed is deprecated .* use offset"):
+        assert data.passed == data.offset == 0
