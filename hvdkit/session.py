@@ -35,7 +35,7 @@ def init(
 
     Args:
         comm: be a world of these ranks only: a list of ranks, or an ``mpi4py`` communicator. None means all.
-        process_sets: a list of ``hvd.ProcessSet`` to bring to life, the same on every rank; ``"dynamic"`` lets
+        process_sets: a list of ``hvd.ProcessSet`` to register, the same on every rank; ``"dynamic"`` lets
             ``hvd.add_process_set`` make them later (each cycle of Horovod then costs a little more).
         pin_gpus: let this rank see one GPU only, the one with its ``local_rank``.
         memory_growth: take GPU memory as it is needed instead of all at once.

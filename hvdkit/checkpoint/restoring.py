@@ -18,7 +18,7 @@ from hvdkit.comm import exchange, world
 from hvdkit.comm.consistency import together
 from hvdkit.comm.variables import broadcast_variables
 from hvdkit.errors import UsageError
-from hvdkit.keras_internals.model_contents import build_optimizer, renew_adapted
+from hvdkit.keras_internals.model_contents import build_optimizer, refresh_normalization
 from hvdkit.utils.deprecation import warn_deprecated
 from hvdkit.utils.log import get_logger
 from hvdkit.utils.numbers import whole
@@ -104,7 +104,7 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
     _restore_common(training, checkpoint)
     manifest = checkpoint.manifest
     together("restore", lambda: training.load(attached, manifest.state, where), by="checkpoints")
-    renew_adapted(model)
+    refresh_normalization(model)
     callbacks = together("restore", lambda: _objects(callback_state.GROUP, checkpoint), by="checkpoints")
     return Restored(manifest.step, manifest.epoch, dict(manifest.state), callbacks)
 

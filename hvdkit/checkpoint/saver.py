@@ -21,7 +21,7 @@ from hvdkit.checkpoint.storage.lock import DirectoryLock
 from hvdkit.checkpoint.storage.store import CheckpointWriteError, RetentionPolicy, Store
 from hvdkit.comm import exchange, world
 from hvdkit.comm.consistency import together
-from hvdkit.keras_internals.model_contents import underlying
+from hvdkit.keras_internals.model_contents import backend_variable
 from hvdkit.utils.log import get_logger
 from hvdkit.version import __version__
 
@@ -171,7 +171,7 @@ class Saver:
     def _copied(self, variables: dict[str, Any], own: dict[int, np.ndarray]) -> state.Tensors:
         """Copies in memory that is used for every checkpoint: the first touch of new memory costs more than a copy."""
         for name, variable in variables.items():
-            value = own.get(id(underlying(variable)), state.value_of(variable))
+            value = own.get(id(backend_variable(variable)), state.value_of(variable))
             known = self._memory.get(name)
             if known is None or (known.shape, known.dtype) != (value.shape, value.dtype):
                 self._memory[name] = np.array(value)

@@ -33,7 +33,7 @@ import tensorflow as tf
 from hvdkit.checkpoint import callback_state, plain_data
 from hvdkit.checkpoint.object_state import SavedObjects, Tensors, encode_entries, pack
 from hvdkit.errors import UsageError
-from hvdkit.keras_internals.model_contents import optimizers_of, slots_of, underlying
+from hvdkit.keras_internals.model_contents import backend_variable, optimizers_of, slots_of
 from hvdkit.keras_internals.optimizers import gradient_accumulators, unwrap
 from hvdkit.keras_internals.training_state import (
     ModelContents,
@@ -90,8 +90,10 @@ class TrainingState:
             **_named("apart", weights, apart),
             **_named("sum", model.metrics_variables),
         }
-        places = {id(underlying(v)): i for i, v in enumerate(contents.weights)}
-        self.trained = [[places.get(id(underlying(v)), -1) for v in trained_variables(o)] for o in contents.optimizers]
+        places = {id(backend_variable(v)): i for i, v in enumerate(contents.weights)}
+        self.trained = [
+            [places.get(id(backend_variable(v)), -1) for v in trained_variables(o)] for o in contents.optimizers
+        ]
 
     def _said_to_be(self, kind: Kind) -> list:
         """The variables that what belongs to the optimizers says to be of a kind."""
@@ -100,7 +102,7 @@ class TrainingState:
 
     def _beside_model(self, entries: dict[str, Entry]) -> dict[str, Entry]:
         """Those of an object's entries that are no variables of the model or of an optimizer."""
-        held = lambda v: plain_data.is_variable(v) and id(underlying(v)) in self._in_model
+        held = lambda v: plain_data.is_variable(v) and id(backend_variable(v)) in self._in_model
         return {name: entry for name, entry in entries.items() if not any(map(held, leaves(entry.value)))}
 
     def tensors(self, rank: int, callbacks: list, own_weights: dict[int, np.ndarray] | None = None) -> Tensors:
@@ -154,7 +156,7 @@ class TrainingState:
 
     def tell_what_is_not_held(self) -> None:
         """Warn, once for each model, of optimizers whose state nobody finds."""
-        model, lost = self.contents.model, self.contents.not_found()
+        model, lost = self.contents.model, self.contents.unreachable_optimizers()
         if model in _told or (self.contents.optimizers and not lost) or not model.trainable_variables:
             return
         _told.add(model)
@@ -179,19 +181,19 @@ def build_optimizers(model: keras.Model, places: list[list[int]]) -> None:
 def copied(variables: dict[str, Any], own: dict[int, np.ndarray] | None = None) -> Tensors:
     """Their values, copied to this host's memory; of some the value that ``own_weights`` has found."""
     own = own or {}
-    return {name: np.array(own.get(id(underlying(v)), value_of(v))) for name, v in variables.items()}
+    return {name: np.array(own.get(id(backend_variable(v)), value_of(v))) for name, v in variables.items()}
 
 
 def value_of(variable: Any) -> np.ndarray:
     """A variable's value, which may share its memory: to be copied before the next step."""
-    held = underlying(variable)
+    held = backend_variable(variable)
     return np.asarray(held.read_value()) if isinstance(held, tf.Variable) else np.asarray(variable.numpy())
 
 
 def own_weights(model: keras.Model) -> dict[int, np.ndarray]:
     """The weights and their averages of optimizers with ``use_ema``, by the identity of the variables."""
     held = [v for optimizer in optimizers_of(model) for v in averaged_variables(optimizer)]
-    return {id(underlying(v)): np.array(value_of(v)) for v in held}
+    return {id(backend_variable(v)): np.array(value_of(v)) for v in held}
 
 
 def assign(variables: dict[str, Any], read: Callable[[str], np.ndarray], names: list[str], where: str) -> None:
@@ -242,19 +244,19 @@ def _matched(variables: dict[str, Any], names: list[str], where: str) -> dict[st
 
 
 def _identities(variables: list) -> set[int]:
-    return {id(underlying(v)) for v in variables}
+    return {id(backend_variable(v)) for v in variables}
 
 
 def _those(variables: list, *, among: list | None = None, but: list | None = None) -> list:
     """The variables that are among others, and not among those of ``but``."""
     wanted, unwanted = _identities(variables if among is None else among), _identities(but or [])
-    return [v for v in variables if id(underlying(v)) in wanted - unwanted]
+    return [v for v in variables if id(backend_variable(v)) in wanted - unwanted]
 
 
 def _named(kind: str, variables: list, some: list | None = None) -> dict[str, Any]:
     """Names by the places among all variables, of all or of some."""
     wanted = _identities(variables if some is None else some)
-    return {f"{kind}/{i:05d}/{_path(v)}": v for i, v in enumerate(variables) if id(underlying(v)) in wanted}
+    return {f"{kind}/{i:05d}/{_path(v)}": v for i, v in enumerate(variables) if id(backend_variable(v)) in wanted}
 
 
 def _place(name: str) -> str:

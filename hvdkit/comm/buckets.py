@@ -43,7 +43,7 @@ class Packed:
     Attributes:
         tensors: flat buckets, and the tensors that travel alone as they are.
         names: a name for each.
-        reusable: whether each is a buffer that nobody else reads, so that a transport may overwrite it.
+        reusable: whether each is a buffer that nothing else reads, so that a transport may overwrite it.
     """
 
     tensors: list

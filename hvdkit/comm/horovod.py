@@ -33,7 +33,7 @@ def load() -> Any:
     """
     rank = launch_info().rank
     misfit = stamp.problem()
-    if misfit:  # said before it is loaded: a build for another TensorFlow may also crash
+    if misfit:  # reported before it is loaded: a build for another TensorFlow may also crash
         raise HorovodMissingError(misfit, fix="hvdkit install-horovod", rank=rank)
     try:
         with standing_aside():
@@ -68,7 +68,7 @@ class HorovodEngine(Engine):
         deadline: seconds a rank waits for the others in one collective before the job is ended, naming who is
             missing; 0 waits for ever. Horovod warns after a tenth of it.
         comm: an ``mpi4py`` communicator or a list of ranks to be the world instead of all that were launched.
-        process_sets: the ``ProcessSet`` to bring to life, or ``"dynamic"``.
+        process_sets: the ``ProcessSet`` to register, or ``"dynamic"``.
     """
 
     name = "horovod"
@@ -82,8 +82,8 @@ class HorovodEngine(Engine):
         dynamic = isinstance(process_sets, str)
         native = process_sets if dynamic else [hvd.ProcessSet(s.mpi_comm or s.ranks) for s in process_sets or ()]
         hvd.init(comm, native)
-        for ours, theirs in () if dynamic else zip(process_sets or (), native, strict=True):
-            ours.process_set_id, ours.ranks = theirs.process_set_id, theirs.ranks
+        for process_set, native_set in () if dynamic else zip(process_sets or (), native, strict=True):
+            process_set.process_set_id, process_set.ranks = native_set.process_set_id, native_set.ranks
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         self.cross_rank, self.cross_size = hvd.cross_rank(), hvd.cross_size()

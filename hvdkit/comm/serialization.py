@@ -68,7 +68,7 @@ _TYPES: dict[type, _Kind] = {
     **{kind: _Kind(str, kind) for kind in (type(pathlib.Path()), type(pathlib.PurePath()))},
 }
 _CLASSES = ("enum", "namedtuple")
-_MADE = {kind.__name__: how.made for kind, how in _TYPES.items()}
+_MADE = {kind.__name__: converter.made for kind, converter in _TYPES.items()}
 _MADE |= {kind.__name__: made for kind, made in _DICTS.items()}
 
 

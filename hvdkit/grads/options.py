@@ -46,7 +46,7 @@ class ReduceOptions:
     bucket_bytes: int | None = None
 
 
-def check(
+def check_reduce_options(
     *,
     compression: Any = "none",
     op: ReduceOp | str = ReduceOp.AVERAGE,

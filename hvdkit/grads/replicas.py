@@ -39,12 +39,12 @@ def all_reduce_replicas(gradients: list) -> list:
     present = [i for i, gradient in enumerate(gradients) if gradient is not None]
     context = tf.distribute.get_replica_context()
     summed = context.all_reduce(tf.distribute.ReduceOp.SUM, [gradients[i] for i in present])
-    found = dict(zip(present, summed, strict=True))
-    return [found.get(i) for i in range(len(gradients))]
+    summed_by_index = dict(zip(present, summed, strict=True))
+    return [summed_by_index.get(i) for i in range(len(gradients))]
 
 
 def materialized(values: list) -> list:
-    """The same values, computed to the end before anything goes on with them; None stays None.
+    """The same values, computed to the end before anything continues with them; None stays None.
 
     TensorFlow regroups a chain of products, such as gradient * clipping * rate, by the sizes of the factors and, where
     these are equal (a variable of one element), by the names of their operations. The names differ between replicas, so

@@ -11,7 +11,7 @@ from hvdkit.grads import batch_weight
 from hvdkit.keras_internals import optimizers
 from hvdkit.keras_internals.attributes import own_reduction_state
 from hvdkit.optim.convert import LocalVariableMixin
-from hvdkit.optim.held import check_held
+from hvdkit.optim.ownership import check_held
 from hvdkit.optim.replicated import ReplicaMixin
 
 

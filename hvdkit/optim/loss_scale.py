@@ -42,14 +42,16 @@ class _ReducingLossScale(LocalVariableMixin):
         if pipeline.engine.size == 1 or (state.reduces and not state.local):
             return finite
 
-        def exchange(mine):
+        def exchange(local_flag):
             with pipeline.finite_order.next() as made:
-                made.extend(pipeline.engine.allreduce(mine, ReduceOp.MIN, [f"{pipeline.prefix}.finite"]))
+                made.extend(pipeline.engine.allreduce(local_flag, ReduceOp.MIN, [f"{pipeline.prefix}.finite"]))
             return made
 
-        mine = [tf.cast(finite, tf.int32)]
-        (everywhere,) = replicas.merge_call_once(exchange, mine) if replicas.active() else exchange(mine)
-        return tf.cast(everywhere, tf.bool)
+        local_flag = [tf.cast(finite, tf.int32)]
+        (finite_on_all_ranks,) = (
+            replicas.merge_call_once(exchange, local_flag) if replicas.active() else exchange(local_flag)
+        )
+        return tf.cast(finite_on_all_ranks, tf.bool)
 
 
 def wrap_loss_scale_optimizer(outer: Any) -> None:

@@ -18,7 +18,7 @@ from hvdkit.data.streams import IterableData
 from hvdkit.errors import UsageError
 from hvdkit.grads.batch_weight import ZERO_WITHOUT_SAMPLES, BatchWeight
 from hvdkit.keras_internals.data import EpochIterator, iterator_of, set_num_batches
-from hvdkit.keras_internals.model_contents import optimizers_of, reduction_state_of, underlying
+from hvdkit.keras_internals.model_contents import backend_variable, optimizers_of, reduction_state_of
 from hvdkit.keras_internals.models import build_symbolically
 from hvdkit.trainer import fit_callbacks
 from hvdkit.utils.log import get_logger
@@ -132,7 +132,7 @@ def _undone_without_samples(model: keras.Model, batch: Any, weight: tf.Tensor) -
     metrics = {id(v): v for v in model.metrics_variables}
     others = [v for v in sample_dependence.candidates(model) if id(v) not in metrics]
     variables = [*metrics.values(), *others]
-    before = [tf.identity(underlying(v)) for v in variables]
+    before = [tf.identity(backend_variable(v)) for v in variables]
     yield
     follow = {id(v) for v in [*metrics.values(), *sample_dependence.following_samples(model, batch, others)]}
 

@@ -22,7 +22,7 @@ from hvdkit.comm import world
 from hvdkit.data.sharded import Sharded
 from hvdkit.engines import peer_lost
 from hvdkit.errors import UsageError, broken_off
-from hvdkit.keras_internals.model_contents import held
+from hvdkit.keras_internals.model_contents import reachable_objects
 from hvdkit.keras_internals.models import flatten_metrics
 from hvdkit.keras_internals.patch_points import is_called_by_fit
 from hvdkit.metrics import aggregation
@@ -85,7 +85,7 @@ def around_fit(original, *, consistency_check: bool):
             refuse_backups(fit_callbacks.of(bound.arguments))
         else:
             checks.watch(fit_callbacks.of(bound.arguments), bound.arguments["initial_epoch"])
-        seeds.separate([g for g in held(model) if isinstance(g, keras.random.SeedGenerator)], world.rank())
+        seeds.separate([g for g in reachable_objects(model) if isinstance(g, keras.random.SeedGenerator)], world.rank())
         for kind in {state.fit_callback for state in reduction_states(model)} - {None}:
             _with(model, bound.arguments, kind, make=True, first=True)
         world.engine().failure = None

@@ -17,7 +17,7 @@ from hvdkit.comm import world
 from hvdkit.data.sharded import Sharded
 from hvdkit.keras_internals.data import distributed_dataset
 from hvdkit.keras_internals.models import strategy_given
-from hvdkit.optim.held import step_of
+from hvdkit.optim.ownership import step_of
 from hvdkit.trainer.feed import build, weighted_step
 from hvdkit.trainer.fit import on_all_ranks
 from hvdkit.utils.log import get_logger

@@ -33,7 +33,7 @@ class MpiEngine(Engine):
         deadline: seconds a rank waits for the others in one collective before the job is ended, naming who is
             missing; 0 waits for ever.
         comm: an ``mpi4py`` communicator or a list of ranks to be the world instead of all that were launched.
-        process_sets: the ``ProcessSet`` to bring to life, or ``"dynamic"``.
+        process_sets: the ``ProcessSet`` to register, or ``"dynamic"``.
     """
 
     name = "mpi"
@@ -193,8 +193,8 @@ class MpiEngine(Engine):
         if any(ranks == known for known, _ in self._sets.values()):
             raise UsageError(f"The process set {ranks} cannot be made: there is one with these ranks.", fix="use it.")
         self._made += 1
-        mine = self._comm.subgroup(ranks) if self.rank in ranks else None
-        self._sets[self._made] = (list(ranks), mine)
+        subgroup = self._comm.subgroup(ranks) if self.rank in ranks else None
+        self._sets[self._made] = (list(ranks), subgroup)
         return self._made
 
     def _ranks_of(self, comm: Any) -> list[int]:
@@ -253,7 +253,7 @@ class MpiEngine(Engine):
         def differentiable(*tensors: Any) -> tuple:
             sent = [tf.bitcast(tensors[0], wire_dtype) if wire_dtype else tensors[0], *tensors[1:]]
             dtypes = [sent[0].dtype, *(tf.as_dtype(other.dtype.name) for other in like[1:])]
-            made = graph_ops.call(watched, sent, dtypes)
+            made = graph_ops.call_numpy(watched, sent, dtypes)
             made[0] = tf.bitcast(made[0], tensors[0].dtype) if wire_dtype else made[0]
             for out, known in zip(made, like, strict=True):
                 if hasattr(out, "set_shape") and not tf.executing_eagerly():

@@ -174,15 +174,15 @@ class HostMemory:
             combination.combine(segments, out)
             self._announce(_REDUCED, number)
         else:
-            mine = segments[self._index][begin:end]
+            segment_slice = segments[self._index][begin:end]
             others = [segment[begin:end] for rank, segment in enumerate(segments) if rank != self._index]
-            my_own = x[begin:end]
+            input_slice = x[begin:end]
             if combination.prescale != 1.0:
-                combination.copy_in(my_own, mine)
-                my_own = mine
-            combination.combine([my_own, *others], mine)
+                combination.copy_in(input_slice, segment_slice)
+                input_slice = segment_slice
+            combination.combine([input_slice, *others], segment_slice)
             self._announce(_REDUCED, number)
-            np.copyto(out[begin:end], mine)
+            np.copyto(out[begin:end], segment_slice)
             self._wait(_REDUCED, number, what)
             for rank, (begin, end) in enumerate(self._slices(x.size)):
                 if rank != self._index:
@@ -210,14 +210,16 @@ class HostMemory:
 
     def _compare(self, number: int) -> None:
         begins = [rank * _CONTROL_BYTES + _CACHE_LINE + number % 2 * _TEXT for rank in range(self._size)]
-        mine = bytes(self._control[begins[self._index] : begins[self._index] + _TEXT]).split(b"\0", 1)[0] + b"\0"
-        if all([self._control[begin : begin + len(mine)] == mine for begin in begins]):  # noqa: C419  as below
+        begin = begins[self._index]
+        text = bytes(self._control[begin : begin + _TEXT]).split(b"\0", 1)[0] + b"\0"
+        if all([self._control[begin : begin + len(text)] == text for begin in begins]):  # noqa: C419  as below
             return
         texts = [
             bytes(self._control[begin : begin + _TEXT]).split(b"\0", 1)[0].decode("utf-8", "replace")
             for begin in begins
         ]
-        self._announce(_REDUCED, number)  # those who read on may go on, where a program goes on after the error
+        # So that ranks which still read are not kept waiting, if a program continues after the error.
+        self._announce(_REDUCED, number)
         self._announce(_DONE, number)
         raise mismatch(dict(zip(self._world_ranks, texts, strict=True)), self._timeout.rank)
 
