@@ -79,7 +79,7 @@ def init(
 
         if several and pin_gpus:
             devices.pin(entered.local_rank, entered.local_size)
-        patches.install(several=several, consistency_check=consistency_check)
+        patches.install_patches(several=several, consistency_check=consistency_check)
 
 
 def _wants_consistency_check() -> bool:
@@ -95,7 +95,7 @@ def shutdown() -> None:
     if "hvdkit.trainer.patches" in sys.modules:
         from hvdkit.trainer import patches
 
-        patches.remove()
+        patches.remove_patches()
     world.leave()
 
 

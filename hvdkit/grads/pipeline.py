@@ -15,7 +15,7 @@ from hvdkit.comm.ordering import CollectiveOrder
 from hvdkit.comm.process_sets import engine_of
 from hvdkit.comm.single import SingleEngine
 from hvdkit.errors import UsageError
-from hvdkit.grads import replicas
+from hvdkit.grads import replica_context
 from hvdkit.grads.gradient_norms import GradientNorms
 from hvdkit.grads.groups import partition
 from hvdkit.grads.identity import LocalVariables, name_of
@@ -97,9 +97,9 @@ class GradientPipeline:
                 fix="hvd.shutdown() after the last step; or hvd.init() again, and then "
                 "hvd.DistributedOptimizer(optimizer) and compile anew.",
             )
-        if replicas.active():  # their gradients are summed already: one reduction for all of them
+        if replica_context.is_active():  # their gradients are summed already: one reduction for all of them
             reduce = lambda first: self(first, variables, numbers, local=local, call=call)
-            return replicas.merge_call_once(reduce, gradients)
+            return replica_context.merge_call_once(reduce, gradients)
         numbers = range(len(variables)) if numbers is None else numbers
         names = [f"{self.prefix}{call}.{n}.{name_of(v)}" for n, v in zip(numbers, variables, strict=True)]
         present = [i for i, gradient in enumerate(gradients) if gradient is not None]

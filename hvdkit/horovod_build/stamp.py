@@ -56,10 +56,10 @@ def installed(path: Sequence[str] | None = None) -> Stamp | None:
     folder = framework.package_folder("horovod", path)
     if folder is None:
         return None
-    ours = _read(folder / NAME)
+    own_stamp = _read(folder / NAME)
     version = _version(folder, path)
-    if isinstance(ours.get("key"), str) and isinstance(ours.get("parts"), dict):
-        return Stamp(version, folder, ours["parts"].get("tensorflow"), ours["key"], ours["parts"])
+    if isinstance(own_stamp.get("key"), str) and isinstance(own_stamp.get("parts"), dict):
+        return Stamp(version, folder, own_stamp["parts"].get("tensorflow"), own_stamp["key"], own_stamp["parts"])
     return Stamp(version, folder, _read(folder / "metadata.json").get("tensorflow"))
 
 
@@ -97,8 +97,8 @@ def controllers(path: Sequence[str] | None = None) -> tuple[bool, bool] | None:
         path: folders to look in, in the place of ``sys.path``.
     """
     folder = framework.package_folder("horovod", path)
-    for found in folder.glob("tensorflow/mpi_lib*.so") if folder else ():
-        with found.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    for library_file in folder.glob("tensorflow/mpi_lib*.so") if folder else ():
+        with library_file.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return data.find(b"GlooController") >= 0, data.find(b"MPIController") >= 0
     return None
 
@@ -110,8 +110,8 @@ def library(folder: Path) -> Path:
 
 def _version(folder: Path, path: Sequence[str] | None) -> str:
     where = {} if path is None else {"path": list(path)}
-    for found in distributions(name="horovod", **where):
-        return found.version
+    for distribution in distributions(name="horovod", **where):
+        return distribution.version
     try:  # a source tree on PYTHONPATH has no metadata
         text = (folder / "__init__.py").read_text(encoding="utf-8")
     except OSError:

@@ -1,4 +1,4 @@
-"""What Keras keeps of a training, as a checkpoint needs it: found by one walk over the model."""
+"""What Keras keeps of a training, as a checkpoint needs it: collected in one walk over the model."""
 
 from __future__ import annotations
 

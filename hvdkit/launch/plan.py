@@ -54,7 +54,7 @@ class SystemInfo:
     Args:
         python: the Python that the ranks run.
         tools: the launchers' executables, by the launcher's name.
-        engines: what is installed of each engine, as ``hvdkit.engines.installed`` has found it.
+        engines: what is installed of each engine, as ``hvdkit.engines.installed`` returns it.
         environ: the environment.
         root: whether this user is root.
         cores: the cores that this process may use.
@@ -175,8 +175,8 @@ def _ranks(request: Request) -> int:
 
 def _engine(request: Request, system: SystemInfo) -> str:
     """The engine that was asked for, by itself or by the variable that the ranks will see."""
-    said = [item.partition("=")[2] for item in request.forward if item.startswith(f"{ENGINE}=")]
-    return request.engine or (said or [system.environ.get(ENGINE, "")])[-1].strip() or "auto"
+    forwarded = [item.partition("=")[2] for item in request.forward if item.startswith(f"{ENGINE}=")]
+    return request.engine or (forwarded or [system.environ.get(ENGINE, "")])[-1].strip() or "auto"
 
 
 def _engines(request: Request) -> list[str]:

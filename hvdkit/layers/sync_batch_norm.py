@@ -15,7 +15,7 @@ from hvdkit.comm.engine import Engine, ReduceOp
 from hvdkit.comm.ordering import CollectiveOrder
 from hvdkit.comm.process_sets import ProcessSet
 from hvdkit.errors import UsageError
-from hvdkit.grads import batch_weight, replicas
+from hvdkit.grads import batch_weight, replica_context
 from hvdkit.grads.tape_pipelines import call_index
 from hvdkit.keras_internals.layers import BatchNormalization
 
@@ -114,7 +114,7 @@ class SyncBatchNormalization(BatchNormalization):
         engine = process_sets.engine_of(process_set)
         if engine.size == 1:
             return super().moments(inputs, mask)
-        if replicas.active():
+        if replica_context.is_active():
             raise UsageError(
                 "SyncBatchNormalization synchronizes ranks, not the replicas of a tf.distribute strategy.",
                 fix="inside a strategy use keras.layers.BatchNormalization(synchronized=True), for one process.",

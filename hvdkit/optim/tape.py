@@ -11,7 +11,7 @@ from hvdkit.comm.compression import Compression
 from hvdkit.comm.engine import ReduceOp
 from hvdkit.comm.process_sets import ProcessSet, global_process_set
 from hvdkit.errors import UsageError
-from hvdkit.grads import batch_weight, replicas, tape_pipelines
+from hvdkit.grads import batch_weight, replica_context, tape_pipelines
 from hvdkit.grads.identity import LocalVariables, variables_of_layers
 from hvdkit.grads.options import check_reduce_options
 from hvdkit.keras_internals import attributes
@@ -140,7 +140,7 @@ class _Reducing:
         use_generic_names: bool = False,
     ) -> Any:
         """The gradient of ``target`` with respect to ``sources``, reduced over the ranks, in the sources' structure."""
-        if replicas.active():
+        if replica_context.is_active():
             raise UsageError(
                 "A DistributedGradientTape reduces over ranks, not over the replicas of a tf.distribute strategy.",
                 fix="inside a strategy use a plain tape and hvd.DistributedOptimizer, which reduces over both.",

@@ -68,7 +68,9 @@ def feeding(model: keras.Model, arguments: dict[str, Any]) -> Iterator[None]:
         set_current(model, train)
         if world.size() == 1:  # elsewhere step.py does it
             build(model, train.get_tf_dataset().element_spec)
-    fit_callbacks.add(model, arguments, _Feed(train if fits else None, validation if fits else train), first=True)
+    fit_callbacks.add_callback(
+        model, arguments, _Feed(train if fits else None, validation if fits else train), first=True
+    )
     try:
         with failures_of(train, validation):
             yield
@@ -197,7 +199,7 @@ def around_steps(original: Callable) -> Callable:
 
 
 def _as_long_as_there_is_data(epoch: EpochIterator, data: IterableData) -> Iterator[tuple[int, int, Any]]:
-    """The steps of an epoch whose length nobody knows.
+    """The steps of an epoch of unknown length.
 
     Keras itself would begin one step more, which fails for want of data, but not before TensorFlow has counted it as
     one of the optimizer's iterations.

@@ -25,7 +25,7 @@ from hvdkit.utils.patching import Patches
 _thread = threading.local()
 
 
-def install(patches: Patches) -> None:
+def patch_tape(patches: Patches) -> None:
     """Wrap the tape's methods."""
     for name, wrapper in {"gradient": _gradient, "__enter__": _enter, "__exit__": _exit}.items():
         patches.wrap(tf.GradientTape, name, wrapper)

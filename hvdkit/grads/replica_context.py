@@ -16,7 +16,7 @@ import tensorflow as tf
 from hvdkit.keras_internals import graphs
 
 
-def active() -> bool:
+def is_active() -> bool:
     """Whether this is a replica's step: under a strategy, and not between its replicas."""
     return tf.distribute.has_strategy() and tf.distribute.get_replica_context() is not None
 
@@ -34,7 +34,7 @@ def all_reduce_replicas(gradients: list) -> list:
     >>> all_reduce_replicas([1.0, None])  # without a strategy: what was given
     [1.0, None]
     """
-    if not active():
+    if not is_active():
         return list(gradients)
     present = [i for i, gradient in enumerate(gradients) if gradient is not None]
     context = tf.distribute.get_replica_context()
@@ -69,7 +69,7 @@ def materialized(values: list) -> list:
 def merge_call_once(function: Callable[[list], list], values: list) -> list:
     """Call a function once per process, with the first replica's values; every replica gets what it returns.
 
-    For values that the replicas have in common, such as sums over them. Only within a replica (see ``active``).
+    For values that the replicas have in common, such as sums over them. Only within a replica (see ``is_active``).
     """
 
     def between(strategy, values):
@@ -87,7 +87,7 @@ def cond(
     """On every replica, call one function or the other, either of which may meet the other replicas.
 
     TensorFlow forbids a meeting inside a replica's own ``cond``. So the choice is made between the replicas, and they
-    part again inside the branch. Only within a replica (see ``active``).
+    part again inside the branch. Only within a replica (see ``is_active``).
 
     Args:
         predicate: which one; of variables that the replicas have in common.
