@@ -34,7 +34,7 @@ class Restored:
 
     Attributes:
         step: how many steps it has made, over all epochs.
-        epoch: the epoch to go on with, 0 first.
+        epoch: the epoch to resume with, 0 first.
         metadata: what was saved beside the tensors.
         callbacks: what this rank's callbacks kept, or, where it is a new one, rank 0's.
     """
@@ -111,9 +111,9 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
 
 def _choose(store: Store, step: int | None) -> Checkpoint | None:
     if step is not None:
-        return state_schema.check(store.verify(step))
+        return state_schema.check_state(store.verify(step))
     say = lambda number, error: get_logger().warning("The checkpoint of step %d is left out: %s", number, error)
-    chosen = store.newest_valid(skipped=say, check=state_schema.check)
+    chosen = store.newest_valid(skipped=say, check=state_schema.check_state)
     if chosen is None and store.steps():
         get_logger().warning(
             "None of the %d checkpoints in %s can be restored: the training begins anew.",
