@@ -109,7 +109,7 @@ def _warn_of_untested_versions() -> None:
 
 def _installed() -> dict[str, str]:
     """The versions of Keras and TensorFlow, from their metadata."""
-    tensorflow = framework.installed()
+    tensorflow = framework.installed_tensorflow()
     found = {} if tensorflow is None else {"TensorFlow": tensorflow.version}
     try:
         return {"Keras": version("keras"), **found}

@@ -14,7 +14,7 @@ def partition(tensors: list[tuple[str, int | None]], bucket_bytes: int, alone_fr
     Args:
         tensors: dtype and size in bytes of each; a size of None is not known, and travels alone.
         bucket_bytes: a bucket is closed when the next tensor would not fit.
-        alone_from: a tensor of so many bytes gains nothing from being copied, and travels alone.
+        alone_from: a tensor of this many bytes gains nothing from being copied, and travels alone.
 
     Example:
 

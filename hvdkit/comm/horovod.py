@@ -25,14 +25,14 @@ standing_aside: Callable[[], contextlib.AbstractContextManager] = contextlib.nul
 
 
 @functools.cache
-def load() -> Any:
+def load_horovod() -> Any:
     """Horovod's TensorFlow module, the same one at every call, also where a stand-in has its name.
 
     Raises:
         HorovodMissingError: it is not installed, does not load, or was built for another TensorFlow.
     """
     rank = launch_info().rank
-    misfit = stamp.problem()
+    misfit = stamp.compatibility_problem()
     if misfit:  # reported before it is loaded: a build for another TensorFlow may also crash
         raise HorovodMissingError(misfit, fix="hvdkit install-horovod", rank=rank)
     try:
@@ -78,7 +78,7 @@ class HorovodEngine(Engine):
     def __init__(self, deadline: float = 600.0, comm: Any = None, process_sets: Any = None):
         env.set_default("HOROVOD_STALL_CHECK_TIME_SECONDS", str(math.ceil(deadline / 10) or 60))
         env.set_default("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(math.ceil(deadline)))
-        self._hvd = hvd = load()
+        self._hvd = hvd = load_horovod()
         dynamic = isinstance(process_sets, str)
         native = process_sets if dynamic else [hvd.ProcessSet(s.mpi_comm or s.ranks) for s in process_sets or ()]
         hvd.init(comm, native)
@@ -279,6 +279,6 @@ def _op_name(name: str) -> str:
 def library_built(feature: str) -> bool:
     """Whether the installed Horovod was built with ``gloo``, ``mpi``, ``nccl``, ...; works before ``init``."""
     try:
-        return bool(getattr(load(), f"{feature}_built")())
+        return bool(getattr(load_horovod(), f"{feature}_built")())
     except HorovodMissingError:
         return False

@@ -46,7 +46,7 @@ def gpus(context: Context) -> Iterator[Finding]:
     there = [line.strip() for line in (listing or "").splitlines() if line.strip()]
     seen = context.probe.get("gpus", "names", [])
     error = context.probe.error("gpus")
-    tensorflow = framework.installed()
+    tensorflow = framework.installed_tensorflow()
     if not there and not seen:
         yield Finding("gpus", "info", "none; training runs on the CPU")
     elif tensorflow and not tensorflow.cuda:

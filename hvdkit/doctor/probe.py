@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hvdkit.horovod_build.verify import alone, last_line
+from hvdkit.horovod_build.verify import environment_without_launcher, last_line
 from hvdkit.utils import programs
 
 SECONDS = 120.0
@@ -75,7 +75,7 @@ class Probe:
             seconds: when to give up.
         """
         argv = [sys.executable, *(words or ("-c", _SCRIPT))]
-        output, end = programs.listen(argv, environ=alone(), seconds=seconds), ""
+        output, end = programs.listen(argv, environ=environment_without_launcher(), seconds=seconds), ""
         if output.code is None:
             end = f"it hung: no answer within {seconds:.0f} s"
         elif output.code:

@@ -43,7 +43,7 @@ def engines(context: Context) -> Iterator[Finding]:
 
 def horovod(context: Context) -> Iterator[Finding]:
     """Installed, built for this TensorFlow, and it loads."""
-    build = stamp.installed()
+    build = stamp.installed_horovod()
     if build is None:
         without = "not installed, and not needed: the engine 'mpi' trains on CPUs without it"
         adds = "Horovod adds horovodrun, which starts ranks without an MPI, and GPUs that talk over NCCL"
@@ -54,7 +54,7 @@ def horovod(context: Context) -> Iterator[Finding]:
             yield Finding("horovod", "warn", "not installed", _INSTALL)
         return
     builder = f"hvdkit's build {build.key}" if build.by_hvdkit else "not built by hvdkit"
-    problem = stamp.problem()
+    problem = stamp.compatibility_problem()
     error = context.probe.error("horovod")
     if problem:
         yield Finding("horovod", "fail", problem, _INSTALL)
@@ -88,7 +88,7 @@ def _gaps(context: Context, built: dict[str, bool]) -> Iterator[Finding]:
 
 def mpi(context: Context) -> Iterator[Finding]:
     """mpirun starts the MPI that Horovod was built with."""
-    mpirun, build = context.tools.get("mpirun"), stamp.installed()
+    mpirun, build = context.tools.get("mpirun"), stamp.installed_horovod()
     has_mpi = bool(context.probe.get("horovod", "built", {}).get("mpi"))
     if mpirun is None:
         if has_mpi:

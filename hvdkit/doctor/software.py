@@ -33,7 +33,7 @@ def python(context: Context) -> Iterator[Finding]:
 
 def tensorflow(context: Context) -> Iterator[Finding]:
     """Installed, in the range, and it loads."""
-    package = framework.installed()
+    package = framework.installed_tensorflow()
     if package is None:
         yield Finding("tensorflow", "fail", "not installed", TENSORFLOW.install)
         return
@@ -82,7 +82,7 @@ def keras(context: Context) -> Iterator[Finding]:
 
 def requirements(context: Context) -> Iterator[Finding]:
     """Whether the installed versions are those TensorFlow, Keras, Horovod and hvdkit ask for."""
-    package = framework.installed()
+    package = framework.installed_tensorflow()
     names = [
         *([package.distribution] if package else []),
         *filter(_is_there, ("keras", "horovod", "hvdkit")),

@@ -85,7 +85,7 @@ def check_reduce_options(
     if process_set is not None and not isinstance(process_set, ProcessSet):
         raise UsageError(f"`process_set` must be a hvd.ProcessSet. Received: process_set={process_set!r}.")
     return ReduceOptions(
-        reducer=reducers.get(compression),
+        reducer=reducers.resolve_reducer(compression),
         op=op,
         sparse_as_dense=bool(sparse_as_dense),
         predivide=float(gradient_predivide_factor),

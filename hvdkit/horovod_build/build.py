@@ -39,7 +39,7 @@ def build(plan: BuildPlan, report: Reporter) -> Path:
             source.quiet_ninja(tree)
         with report.step(f"compiling, {plan.jobs} at a time (a few minutes; log: {log})") as progress:
             wheel = _wheel(plan, ready, tree, log, progress)
-        return cache.keep(key, wheel)
+        return cache.store_wheel(key, wheel)
 
 
 def _archive(ready: Path, work: Path, log: Path) -> Path:

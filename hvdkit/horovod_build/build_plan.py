@@ -126,7 +126,7 @@ def _require_headers() -> None:
 
 
 def _tensorflow(options: Options) -> tuple[framework.TensorFlow, list[str]]:
-    package = framework.installed()
+    package = framework.installed_tensorflow()
     if package is None:
         raise HorovodBuildError(f"There is no TensorFlow in this environment ({sys.prefix}).", fix=TENSORFLOW.install)
     try:

@@ -94,7 +94,7 @@ def wheel(key: str) -> Path | None:
     return None
 
 
-def keep(key: str, built: Path) -> Path:
+def store_wheel(key: str, built: Path) -> Path:
     """Put a built wheel into the cache: a reader sees the whole file or none."""
     target = folder(f"wheels/{key}") / built.name
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".new-")

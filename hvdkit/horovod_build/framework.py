@@ -58,7 +58,7 @@ def minor(version: str) -> str:
         return ".".join(version.split(".")[:2])
 
 
-def installed(path: Sequence[str] | None = None) -> TensorFlow | None:
+def installed_tensorflow(path: Sequence[str] | None = None) -> TensorFlow | None:
     """The TensorFlow of this Python, or None.
 
     Args:

@@ -40,7 +40,7 @@ def install(plan: BuildPlan, report: Reporter, *, force: bool = False) -> Outcom
     # cache.
     environment = hashlib.sha256(sys.prefix.encode()).hexdigest()[:16]
     with cache.lock(f"env-{environment}", report.line):
-        installed_build = stamp.installed()
+        installed_build = stamp.installed_horovod()
         if installed_build and installed_build.key == key and not force:
             with report.step("this very build is installed already; checking that it loads"):
                 loaded = verify.load_in_subprocess()

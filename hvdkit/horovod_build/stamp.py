@@ -42,7 +42,7 @@ class Stamp:
         return self.key is not None
 
 
-def installed(path: Sequence[str] | None = None) -> Stamp | None:
+def installed_horovod(path: Sequence[str] | None = None) -> Stamp | None:
     """The installed Horovod, or None. Imports neither it nor TensorFlow.
 
     Args:
@@ -50,7 +50,7 @@ def installed(path: Sequence[str] | None = None) -> Stamp | None:
 
     Example:
 
-    >>> installed(["/nowhere"]) is None
+    >>> installed_horovod(["/nowhere"]) is None
     True
     """
     folder = framework.package_folder("horovod", path)
@@ -63,7 +63,7 @@ def installed(path: Sequence[str] | None = None) -> Stamp | None:
     return Stamp(version, folder, _read(folder / "metadata.json").get("tensorflow"))
 
 
-def problem(path: Sequence[str] | None = None) -> str | None:
+def compatibility_problem(path: Sequence[str] | None = None) -> str | None:
     """One sentence if the installed Horovod does not fit this Python and its TensorFlow, else None.
 
     None also where Horovod or TensorFlow is not installed at all: that is another message.
@@ -71,7 +71,7 @@ def problem(path: Sequence[str] | None = None) -> str | None:
     Args:
         path: folders to look in, in the place of ``sys.path``.
     """
-    stamp, tensorflow = installed(path), framework.installed(path)
+    stamp, tensorflow = installed_horovod(path), framework.installed_tensorflow(path)
     if stamp is None or tensorflow is None:
         return None
     who = f"Horovod {stamp.horovod} ({stamp.folder})"

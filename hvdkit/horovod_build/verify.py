@@ -42,7 +42,7 @@ class Loaded:
 
 def load_in_subprocess(seconds: float = 180) -> Loaded:
     """Load Horovod in a process of its own and initialize it as a single process."""
-    output = programs.listen([sys.executable, "-c", _LOAD], environ=alone(), seconds=seconds)
+    output = programs.listen([sys.executable, "-c", _LOAD], environ=environment_without_launcher(), seconds=seconds)
     if output.code is None:
         return _judge(_answers(output.out), f"it did not end within {seconds:.0f} s")
     return _judge(_answers(output.out), last_line(output.err) or f"the process ended with code {output.code}")
@@ -55,7 +55,7 @@ def _judge(answers: dict, last: str) -> Loaded:
     return Loaded(answers, alone=None if size == 1 else last)
 
 
-def alone() -> dict[str, str]:
+def environment_without_launcher() -> dict[str, str]:
     """The environment of a process that no launcher started, with the one Keras that Horovod loads under."""
     environ = {name: value for name, value in env.child().items() if not name.startswith(_LAUNCHERS)}
     return {"TF_CPP_MIN_LOG_LEVEL": "2", **environ, **_KERAS}

@@ -140,7 +140,7 @@ def make_plan(request: Request, system: SystemInfo) -> LaunchPlan:
     env = _additions(settled, system)
     if request.engine not in (None, "auto"):
         env[ENGINE] = request.engine
-    name, why = _choose(settled, system)
+    name, why = _choose_launcher(settled, system)
     choice = usable(_engines(settled), launcher(name).rendezvous, system.engines)
     plan = launcher(name).plan(settled, system, env, why)
     return replace(plan, engine=choice[0] if len(choice) == 1 else "auto")
@@ -183,7 +183,7 @@ def _engines(request: Request) -> list[str]:
     return ENGINES.names() if request.engine == "auto" else [request.engine]
 
 
-def _choose(request: Request, system: SystemInfo) -> tuple[str, str]:
+def _choose_launcher(request: Request, system: SystemInfo) -> tuple[str, str]:
     """A launcher, and why it."""
     if request.launcher != "auto":
         problem = _problem(request.launcher, request, system)

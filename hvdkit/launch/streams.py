@@ -170,7 +170,7 @@ def flushed(sink: BinaryIO) -> Callable[[bytes], None]:
     return write
 
 
-def say(sink: BinaryIO, text: str) -> None:
+def write_message(sink: BinaryIO, text: str) -> None:
     """A line of our own; nothing if there is no text, or no reader."""
     if text:
         with contextlib.suppress(OSError, ValueError):

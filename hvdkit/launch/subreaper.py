@@ -26,14 +26,14 @@ _GRACE_SECONDS = 5.0
 _KILL_SECONDS = 10.0
 
 
-def keep(work: Callable[[int], int], take: Callable[[int], None]) -> int:
+def run_in_child(work: Callable[[int], int], on_signal: Callable[[int], None]) -> int:
     """Do a worker's work in a child process of this one, which does not return, and return its exit code.
 
     Args:
-        work: what the child does. It is given a pipe for ``end_with``.
-        take: what the child does with SIGTERM, SIGINT, SIGHUP and SIGUSR1, those to this process among them.
+        work: what the child does. It is given a pipe for ``kill_descendants_with_parent``.
+        on_signal: handles SIGTERM, SIGINT, SIGHUP and SIGUSR1 in the child, also those that this process receives.
 
-    Example: ``sys.exit(keep(run_a_rank, pass_on_to_the_rank))``
+    Example: ``sys.exit(run_in_child(run_a_rank, pass_on_to_the_rank))``
     """
     launcher = os.getppid()
     signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)  # until handlers are installed
@@ -44,7 +44,7 @@ def keep(work: Callable[[int], int], take: Callable[[int], None]) -> int:
         os.close(parent_pipe[1])
         os.close(worker_pipe[0])
         os.setsid()  # a launcher kills the group of the process it started
-        _on_signals(take)
+        _on_signals(on_signal)
         sys.exit(work(parent_pipe[0]))
     os.close(parent_pipe[0])
     os.close(worker_pipe[1])
@@ -65,7 +65,7 @@ def keep(work: Callable[[int], int], take: Callable[[int], None]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def end_with(pipe: int) -> None:
+def kill_descendants_with_parent(pipe: int) -> None:
     """In the worker, from here on: kill what descends from it as soon as the process that keeps it is gone."""
 
     def watch() -> None:
@@ -119,10 +119,10 @@ def _kill_descendants() -> None:
     time.sleep(0.02)
 
 
-def _on_signals(take: Callable[[int], None]) -> None:
+def _on_signals(on_signal: Callable[[int], None]) -> None:
     for number in _PASSED_ON:
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does
-            signal.signal(number, lambda number, _: take(number))
+            signal.signal(number, lambda number, _: on_signal(number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
 
 

@@ -255,7 +255,7 @@ class _Run:
         return all(record.lost_nothing for record in failed) and bool(failed or nowhere)
 
     def _say(self, text: str) -> None:
-        streams.say(self.stderr, text)
+        streams.write_message(self.stderr, text)
 
     def close(self) -> None:
         """Let the watchdog go and remove the run directory; after an exception, end everything first."""

@@ -41,7 +41,7 @@ _PEERS_GRACE_SECONDS = 10.0
 def main(program: list[str]) -> int:
     """Run one rank; returns its exit code."""
     rank = _Rank(program)
-    return subreaper.keep(rank.run, rank.take)
+    return subreaper.run_in_child(rank.run, rank.forward_signal)
 
 
 class _Rank:
@@ -53,7 +53,7 @@ class _Rank:
         self._received: list[int] = []
         self._ordered: list[int] = []  # those that order an end
 
-    def take(self, number: int) -> None:
+    def forward_signal(self, number: int) -> None:
         """Pass a signal on to the rank."""
         self._received.append(number)
         if number != signal.SIGUSR1:  # asks a rank to save (or for what its program pleases), and orders no end
@@ -78,7 +78,7 @@ class _Rank:
             self._child = child
             for number in list(self._received):  # came while it was started
                 child.send_signal(number)
-            subreaper.end_with(pipe)
+            subreaper.kill_descendants_with_parent(pipe)
             pumps = _pumps(child, info, tail)
             code = child.wait()
         else:

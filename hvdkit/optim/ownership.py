@@ -26,7 +26,7 @@ def step_of(model: keras.Model) -> Iterator[None]:
         _step.model = before
 
 
-def check_held(optimizer: Any, variables: Any) -> None:
+def check_ownership(optimizer: Any, variables: Any) -> None:
     """Refuse an optimizer, or variables of it, that the model of this step does not hold.
 
     Raises:

@@ -47,10 +47,10 @@ def feeding(model: keras.Model, arguments: dict[str, Any]) -> Iterator[None]:
     Raises:
         UsageError: an argument that belongs to ``hvd.data.shard``, or data that cannot be shared by replicas.
     """
-    train, validation = _of(arguments.get("x")), _of(arguments.get("validation_data"))
+    train, validation = _if_sharded(arguments.get("x")), _if_sharded(arguments.get("validation_data"))
     for data in (train, validation):
         if data is not None:
-            _check(model, data)
+            _check_replicas(model, data)
     if train is not None:
         for name, there in _THEIRS.items():
             given = arguments.get(name)
@@ -81,11 +81,11 @@ def feeding(model: keras.Model, arguments: dict[str, Any]) -> Iterator[None]:
                 data.stop()
 
 
-def _of(x: Any) -> Sharded | None:
+def _if_sharded(x: Any) -> Sharded | None:
     return x if isinstance(x, Sharded) else None
 
 
-def _check(model: keras.Model, data: Sharded) -> None:
+def _check_replicas(model: keras.Model, data: Sharded) -> None:
     if model.distribute_strategy.num_replicas_in_sync > 1 and not (isinstance(data, MapStyleData) and data.uniform):
         raise UsageError(
             "The replicas of a strategy can share batches only where every rank has as many samples in every step.",

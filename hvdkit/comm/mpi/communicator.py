@@ -35,8 +35,8 @@ class Communicator:
 
     Args:
         comm: an mpi4py communicator; a copy of it is used.
-        patience: how long to wait.
-        names: the ranks of the communicator in the world.
+        timeout: waits for the other ranks, with a deadline.
+        world_ranks: the ranks of the communicator by their numbers in the world.
     """
 
     def __init__(self, comm: Any, timeout: Timeout, world_ranks: list[int] | None = None):
@@ -66,7 +66,7 @@ class Communicator:
         """Join an array over the ranks.
 
         Args:
-            x: of one of ``protocol.REDUCIBLE``.
+            x: of one of ``engine.REDUCIBLE``.
             op: the reduction.
             prescale, postscale: multiply before and after.
             in_place: the result may overwrite ``x``.

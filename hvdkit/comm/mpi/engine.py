@@ -15,7 +15,7 @@ from hvdkit.comm.engine import Engine, ReduceOp, check_reducible, name_of
 from hvdkit.comm.gradients import gradient_at_root, gradient_of_own_rows, gradient_of_scattered
 from hvdkit.comm.mpi import graph_ops, graph_order
 from hvdkit.comm.mpi.communicator import Communicator
-from hvdkit.comm.mpi.library import load
+from hvdkit.comm.mpi.library import load_mpi
 from hvdkit.comm.mpi.timeline import Timeline
 from hvdkit.comm.mpi.timeout import Timeout
 from hvdkit.comm.values import own_rows
@@ -38,7 +38,7 @@ class MpiEngine(Engine):
 
     name = "mpi"
     supports_numpy = True
-    # A tensor of so many bytes travels as it is: copying it into a bucket would cost more than a meeting of its own.
+    # A tensor of this many bytes travels as it is: copying it into a bucket would cost more than its own rendezvous.
     alone_from = 2**20
 
     @staticmethod
@@ -50,11 +50,11 @@ class MpiEngine(Engine):
         """
         import tensorflow as tf
 
-        mpi, gpus = load(), len(tf.config.list_physical_devices("GPU"))
+        mpi, gpus = load_mpi(), len(tf.config.list_physical_devices("GPU"))
         return "there are GPUs" if mpi.COMM_WORLD.allreduce(gpus, mpi.MAX) else None  # all ranks have to choose alike
 
     def __init__(self, deadline: float = 600.0, comm: Any = None, process_sets: Any = None):
-        mpi = load()
+        mpi = load_mpi()
         chosen = mpi.COMM_WORLD if comm is None else comm
         if not hasattr(chosen, "Get_rank"):
             chosen = mpi.COMM_WORLD.Create_group(mpi.COMM_WORLD.group.Incl(sorted(chosen)))
@@ -70,7 +70,7 @@ class MpiEngine(Engine):
                 process_set.ranks = self._ranks_of(process_set.mpi_comm)
             process_set.process_set_id = self._make_set(process_set.ranks)
         atexit.register(self._leave)
-        graph_order.install(COLLECTIVE)
+        graph_order.install_ordering(COLLECTIVE)
 
     def _adopt(self, ranks: Communicator) -> None:
         self._comm = ranks

@@ -21,7 +21,7 @@ from hvdkit.keras_internals import graphs
 _makers: set[str] = set()
 
 
-def install(collective: str) -> None:
+def install_ordering(collective: str) -> None:
     """Order the graphs of functions from here on; ``remove`` ends it.
 
     Args:

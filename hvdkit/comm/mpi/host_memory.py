@@ -29,7 +29,7 @@ from hvdkit.errors import broken_off
 
 # Of 128 KiB to 4 MiB the fastest for 40 MB on 2 ranks (docs/benchmarks.md): smaller pieces pay for their meetings.
 SLOT_BYTES = 4 * 2**20
-# Up to so many bytes over all ranks of the host, each rank joins all of them by itself, which saves a second meeting.
+# Up to this many bytes over all ranks of the host, each rank reduces all of them itself, which saves a rendezvous.
 _EACH_BYTES = 2 * 2**20
 _CACHE_LINE = 64
 _ALIGNED = _CACHE_LINE // 4
@@ -84,11 +84,11 @@ class HostMemory:
     """The memory that this host's ranks share.
 
     Args:
-        memory: the memory.
-        me: this rank's number among them.
-        names: their ranks in the world.
-        owners: how many of them join shares; the first so many.
-        patience: how long to wait.
+        memory: the shared mapping.
+        index: this rank's number on the host.
+        world_ranks: the ranks of this host by their numbers in the world.
+        leaders: how many of them reduce a slice: the first ones.
+        timeout: waits for the other ranks, with a deadline.
     """
 
     def __init__(self, memory: mmap.mmap, index: int, world_ranks: list[int], leaders: int, timeout: Timeout):
@@ -200,7 +200,7 @@ class HostMemory:
     def _slices(self, size: int) -> list[tuple[int, int]]:
         """Each rank's part of a piece, beginning where a cache line does."""
         each = -(-size // (self._leaders * _ALIGNED)) * _ALIGNED
-        ends = [min(owner * each, size) for owner in range(self._leaders + 1)]
+        ends = [min(leader * each, size) for leader in range(self._leaders + 1)]
         return [(ends[min(r, self._leaders)], ends[min(r + 1, self._leaders)]) for r in range(self._size)]
 
     def _write(self, number: int, what: str) -> None:

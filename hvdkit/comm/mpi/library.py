@@ -13,7 +13,7 @@ from hvdkit.launch.identity import launch_info
 _ends_watched = False
 
 
-def load() -> Any:
+def load_mpi() -> Any:
     """The MPI module of mpi4py, initialized, for several threads.
 
     Raises:
