@@ -35,7 +35,7 @@ def init(
 
     Args:
         comm: be a world of these ranks only: a list of ranks, or an ``mpi4py`` communicator. None means all.
-        process_sets: a list of ``hvd.ProcessSet`` to bring to life, the same on every rank; ``"dynamic"`` lets
+        process_sets: a list of ``hvd.ProcessSet`` to register, the same on every rank; ``"dynamic"`` lets
             ``hvd.add_process_set`` make them later (each cycle of Horovod then costs a little more).
         pin_gpus: let this rank see one GPU only, the one with its ``local_rank``.
         memory_growth: take GPU memory as it is needed instead of all at once.
@@ -79,7 +79,7 @@ def init(
 
         if several and pin_gpus:
             devices.pin(entered.local_rank, entered.local_size)
-        patches.install(several=several, consistency_check=consistency_check)
+        patches.install_patches(several=several, consistency_check=consistency_check)
 
 
 def _wants_consistency_check() -> bool:
@@ -95,7 +95,7 @@ def shutdown() -> None:
     if "hvdkit.trainer.patches" in sys.modules:
         from hvdkit.trainer import patches
 
-        patches.remove()
+        patches.remove_patches()
     world.leave()
 
 
@@ -109,7 +109,7 @@ def _warn_of_untested_versions() -> None:
 
 def _installed() -> dict[str, str]:
     """The versions of Keras and TensorFlow, from their metadata."""
-    tensorflow = framework.installed()
+    tensorflow = framework.installed_tensorflow()
     found = {} if tensorflow is None else {"TensorFlow": tensorflow.version}
     try:
         return {"Keras": version("keras"), **found}

@@ -14,13 +14,13 @@ from hvdkit.comm.variables import broadcast_variables
 from hvdkit.errors import UsageError
 from hvdkit.grads.identity import name_of
 from hvdkit.keras_internals.model_contents import (
+    backend_variable,
     build_optimizer,
-    keep_local,
+    mark_local,
     optimizer_state_of,
     optimizers_of,
-    renew_adapted,
+    refresh_normalization,
     slots_of,
-    underlying,
     weights_of,
 )
 from hvdkit.optim.reduction_state import reduction_states
@@ -84,7 +84,7 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
         """
         if not _is_variable(var):
             raise _no_variable(var)
-        keep_local(var)
+        mark_local(var)
         self._local.append(var)
 
     def on_train_begin(self, logs=None):
@@ -108,9 +108,10 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
         if world.size() == 1:
             return
         local = {
-            id(underlying(v)) for v in [*self._local, *slots_of(self.model, self._local), *self._per_rank_variables()]
+            id(backend_variable(v))
+            for v in [*self._local, *slots_of(self.model, self._local), *self._per_rank_variables()]
         }
-        new = lambda v: id(v) not in self._sent and id(underlying(v)) not in local
+        new = lambda v: id(v) not in self._sent and id(backend_variable(v)) not in local
         weights = [v for v in weights_of(self.model) if new(v)]
         slots = [v for v in optimizer_state_of(self.model) if new(v)]
         # Slots without their names: these contain the layer's, with a counter that differs if one rank has built or
@@ -127,7 +128,7 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
                 fix="build the same model and optimizer on every rank.",
             )
             broadcast_variables([*weights, *slots], self.root_rank)
-        renew_adapted(self.model)
+        refresh_normalization(self.model)
         self._sent |= {id(v) for v in [*weights, *slots]}
 
     def _per_rank_variables(self) -> list:

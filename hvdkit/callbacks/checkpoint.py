@@ -1,4 +1,4 @@
-"""Checkpoints while training, going on from them, and ending in order when told to."""
+"""Checkpoints while training, resuming from them, and an orderly end on a signal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from hvdkit.checkpoint.auto_save import AutoSaveInterval
-from hvdkit.checkpoint.callback_state import give, with_state
+from hvdkit.checkpoint.callback_state import restore_states, stateful_callbacks
 from hvdkit.checkpoint.preemption import Preempted, Preemption
 from hvdkit.checkpoint.restoring import Restored, restore
 from hvdkit.checkpoint.saver import Saver
@@ -27,10 +27,10 @@ from hvdkit.utils.numbers import plain, seconds_of
 
 
 class CheckpointCallback(keras.callbacks.Callback):
-    """Save the training, go on from where it was saved, and end in order on SIGTERM, SIGUSR1 or when time is over.
+    """Save the training, resume it from where it was saved, and end in order on SIGTERM, SIGUSR1 or when time is over.
 
     What is saved: weights, optimizer, seeds, metrics, how far the data are (of ``hvd.data.shard``), of every rank. A
-    training that goes on from it on as many ranks is the same training, to the last bit. Where it stands among the
+    training that resumes from it on as many ranks is the same training, to the last bit. Where it stands among the
     callbacks makes no difference: it saves when all have begun the next epoch, and before they end the training. What
     it saves are the training's own weights, not the averages that ``SwapEMAWeights`` puts in their place for a time.
     Without sharded data an epoch that was broken off begins anew. The ``on_epoch_begin`` of an epoch that is resumed
@@ -44,9 +44,9 @@ class CheckpointCallback(keras.callbacks.Callback):
         every: steps between two checkpoints; ``"epoch"``; or ``"auto"``: as often as costs 3 % of the time.
         keep: how many of the newest stay, or
             ``hvd.checkpoint.RetentionPolicy(last=3, every=1000, best=1, monitor="val_loss")``.
-        background: write in a thread, while training goes on. A disk that is full is one line in the log, and
-            training goes on; another error is raised at the next step.
-        resume: ``"auto"`` goes on from the newest valid checkpoint, if there is one; ``"never"`` begins
+        background: write in a thread, while training continues. A disk that is full is one line in the log, and
+            training continues; another error is raised at the next step.
+        resume: ``"auto"`` resumes from the newest valid checkpoint, if there is one; ``"never"`` begins
             anew, in a directory without any.
         max_time: end after so many seconds, or ``"3:50:00"``, since training began.
         with_callbacks: the callbacks whose own state (the best value so far, the best weights, how long they have
@@ -96,7 +96,7 @@ class CheckpointCallback(keras.callbacks.Callback):
     def leader(self, callbacks: list) -> keras.callbacks.Callback:
         """What does this callback's work before all others of a ``fit`` do theirs, wherever this one stands."""
         if self._with_callbacks is None:
-            self._others = with_state(callbacks)
+            self._others = stateful_callbacks(callbacks)
         self._led = True
         return _Leader(self)
 
@@ -157,7 +157,7 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     def _give_state(self) -> None:
         """To the other callbacks. Again before their first epoch, and their first step: some begin anew in between."""
-        give(self._others, self._given.callbacks)
+        restore_states(self._others, self._given.callbacks)
 
     def on_epoch_begin(self, epoch, logs=None):
         if not self._led:
@@ -211,7 +211,7 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     def _between(self) -> None:
         """Between two steps: save where it is time, end where a rank was told to."""
-        self._saver.check()
+        self._saver.raise_background_error()
         self._interval.step(self._before + self._steps, busy=self._saver.busy, took=self._saver.seconds)
         told = self._ask()
         if told or self._is_due():
@@ -223,11 +223,11 @@ class CheckpointCallback(keras.callbacks.Callback):
         """About once a second: was a rank told to end? The answer is the same on every rank."""
         if not now and world.size() > 1 and not self._interval.should_exchange:
             return None
-        everyones = exchange.allgather_object(
+        answers = exchange.allgather_object(
             {"why": self._preemption.why, "interval": self._interval.measured()}, "CheckpointCallback: whether to end"
         )
-        self._interval.update([rank["interval"] for rank in everyones])
-        told = [(rank, answer["why"]) for rank, answer in enumerate(everyones) if answer["why"]]
+        self._interval.update([answer["interval"] for answer in answers])
+        told = [(rank, answer["why"]) for rank, answer in enumerate(answers) if answer["why"]]
         if not told:
             return None
         return told[0][1] if world.size() == 1 else f"{told[0][1]} on rank {told[0][0]}"

@@ -12,7 +12,7 @@ from hvdkit.comm.process_sets import ProcessSet
 from hvdkit.data.current import current_data
 from hvdkit.errors import CommunicationError, UsageError
 from hvdkit.grads import tape_pipelines
-from hvdkit.keras_internals.model_contents import adapted_of, optimizers_of, reduction_state_of
+from hvdkit.keras_internals.model_contents import optimizers_of, preprocessing_state, reduction_state_of
 from hvdkit.optim.reduction_state import reduction_states
 from hvdkit.schedules.learning_rate import check_steps
 from hvdkit.utils.deprecation import renamed_arguments
@@ -83,7 +83,7 @@ class ConsistencyCheck(keras.callbacks.Callback):
         )
         self._assert_same(
             "what their preprocessing layers were adapted to",
-            adapted_of(self.model),
+            preprocessing_state(self.model),
             fix="adapt them to the same data on every rank, before it is shared out.",
         )
 

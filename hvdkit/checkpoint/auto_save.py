@@ -1,4 +1,4 @@
-"""How often: to ask the other ranks whether one was told to end, and to save where that is left to us."""
+"""How often to ask the other ranks whether one was told to end, and how often to save automatically."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class AutoSaveInterval:
         call = (time.monotonic() - self._window[0]) / calls if calls else 0.0
         return {"call": call, "age": time.monotonic() - self._saved, "cost": cost, "took": self._took}
 
-    def update(self, everyones: list[dict]) -> None:
+    def update(self, measurements: list[dict]) -> None:
         """Follow what all ranks know: when to ask again, and whether it is time for a checkpoint.
 
         >>> interval = AutoSaveInterval()
@@ -76,11 +76,11 @@ class AutoSaveInterval:
         False
         """
         self._asked = self._calls
-        slowest = max(rank["call"] for rank in everyones)
+        slowest = max(m["call"] for m in measurements)
         wanted = round(ASK_SECONDS / slowest) if slowest else 1
         self._interval = min(_MOST_CALLS, 2 * self._interval, max(1, wanted))  # steps may become slower at any time
         self._window = time.monotonic(), self._calls
-        costs = [rank["cost"] for rank in everyones if rank["cost"] is not None]
-        takes = [rank["took"] for rank in everyones]
+        costs = [m["cost"] for m in measurements if m["cost"] is not None]
+        takes = [m["took"] for m in measurements]
         least = max(LEAST_SECONDS, *takes, *(cost / COST for cost in costs)) if costs else FIRST_SECONDS
-        self.is_due = max(rank["age"] for rank in everyones) >= least
+        self.is_due = max(m["age"] for m in measurements) >= least

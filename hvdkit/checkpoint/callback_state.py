@@ -25,7 +25,7 @@ _OF_KERAS = (
 )
 
 
-def with_state(callbacks: list) -> list:
+def stateful_callbacks(callbacks: list) -> list:
     """Those of a ``fit``'s callbacks that are saved by default: those that are ``Stateful``, those of Keras that count,
     and the user's own."""
     own = lambda c: not any(map(_is_of_a_library, type(c).__mro__))
@@ -37,7 +37,7 @@ def _is_of_a_library(kind: type) -> bool:
     return kind is not keras.callbacks.Callback and kind.__module__.partition(".")[0] in ("keras", "hvdkit")
 
 
-def take(callbacks: list, *, own_weights: bool = False, rank: int = 0) -> Tensors:
+def collect_states(callbacks: list, *, own_weights: bool = False, rank: int = 0) -> Tensors:
     """The callbacks' state, as tensors by name.
 
     Args:
@@ -51,8 +51,8 @@ def take(callbacks: list, *, own_weights: bool = False, rank: int = 0) -> Tensor
 
     >>> stopping, other = keras.callbacks.EarlyStopping("loss"), keras.callbacks.EarlyStopping("loss")
     >>> stopping.wait = 2
-    >>> saved = take([stopping])
-    >>> give([other], SavedObjects("callbacks", [saved], rank=0, size=1))
+    >>> saved = collect_states([stopping])
+    >>> restore_states([other], SavedObjects("callbacks", [saved], rank=0, size=1))
     >>> other.wait
     2
     """
@@ -60,10 +60,10 @@ def take(callbacks: list, *, own_weights: bool = False, rank: int = 0) -> Tensor
     states = []
     for callback in callbacks:
         if isinstance(callback, Stateful):
-            said = encode_entries(type(callback).__name__, entries_of(callback), arrays, rank)
+            state = encode_entries(type(callback).__name__, entries_of(callback), arrays, rank)
         else:
-            said = {"attributes": _attributes(callback, arrays, own_weights)}
-        states.append({"class": _class_of(callback), **said})
+            state = {"attributes": _attributes(callback, arrays, own_weights)}
+        states.append({"class": _class_of(callback), **state})
     return pack(GROUP, states, arrays)
 
 
@@ -83,8 +83,8 @@ def _attributes(callback: Any, arrays: list[np.ndarray], own_weights: bool) -> d
     return attributes
 
 
-def give(callbacks: list, saved: SavedObjects) -> None:
-    """Give callbacks the state that ``take`` found; of another rank only what is alike on all ranks."""
+def restore_states(callbacks: list, saved: SavedObjects) -> None:
+    """Give callbacks the state that ``collect_states`` returned; from another rank only what is equal on all ranks."""
     if saved.of_another_rank:
         callbacks = [c for c in callbacks if isinstance(c, (Stateful, *_OF_KERAS))]
     saved.give((_class_of(callback), callback) for callback in callbacks)

@@ -15,7 +15,7 @@ from hvdkit.checkpoint.storage.store import Checkpoint
 from hvdkit.checkpoint.storage.writer import writing
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
-from hvdkit.keras_internals.model_contents import renew_adapted
+from hvdkit.keras_internals.model_contents import refresh_normalization
 from hvdkit.utils.stateful import Kind, combine
 
 ENDINGS = (".weights.h5", ".keras", ".h5")
@@ -105,7 +105,7 @@ def model_of(checkpoint: Checkpoint, modules: tuple[str, ...] = ()) -> keras.Mod
         wanted = {name: v for name, v in variables.items() if name.startswith(kind)}
         # Behind them there may be slots of variables that were kept local.
         state.assign(wanted, read, sorted(n for n in homes if n.startswith(kind))[: len(wanted)], where)
-    renew_adapted(model)
+    refresh_normalization(model)
     return model
 
 

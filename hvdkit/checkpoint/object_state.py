@@ -71,7 +71,7 @@ class SavedObjects:
     Args:
         group: the name before the tensors' names.
         parts: for each rank that saved, the group's tensors of its part, which may be read when they are needed.
-        rank, size: of the ranks that go on.
+        rank, size: of the ranks that resume.
 
     Attributes:
         of_another_rank: whether this rank is new, and gets what was rank 0's.
@@ -99,14 +99,14 @@ class SavedObjects:
     ) -> dict[tuple[str, int], dict[str, Any]]:
         """What follows from all ranks' parts: what is common, and on another number of ranks means and sums."""
         joined: dict[tuple[str, int], dict[str, Any]] = {}
-        found: dict[tuple, list] = {}
+        values_by_entry: dict[tuple, list] = {}
         for tensors in parts:
             for key, state in self._read(tensors).items():
                 for name, kind in state.get("kinds", {}).items():
                     if kind in wanted:
                         value = self._decode(state["attributes"][name], tensors)
-                        found.setdefault((key, name, kind), []).append(value)
-        for (key, name, kind), values in found.items():
+                        values_by_entry.setdefault((key, name, kind), []).append(value)
+        for (key, name, kind), values in values_by_entry.items():
             joined.setdefault(key, {})[name] = combine(kind, values, rank)
         return joined
 
@@ -123,7 +123,7 @@ class SavedObjects:
             state = self._states.get(key, {"attributes": {}, "kinds": {}} if key in self._values else None)
             if state is None:
                 continue
-            if "kinds" not in state:  # of an object, or by an hvdkit, that said nothing of itself
+            if "kinds" not in state:  # saved from its plain attributes, or by an earlier hvdkit
                 for name, value in state["attributes"].items():
                     setattr(thing, name, self._decode(value, self._tensors, getattr(thing, name, None)))
             elif isinstance(thing, Stateful):
@@ -141,7 +141,7 @@ class SavedObjects:
         thing.load_state_dict(values)
 
 
-def check(group: str, tensors: Callable[[str], np.ndarray], names: Collection[str]) -> None:
+def check_group(group: str, tensors: Callable[[str], np.ndarray], names: Collection[str]) -> None:
     """Refuse a group that could not be given back.
 
     Args:
@@ -159,7 +159,7 @@ def check(group: str, tensors: Callable[[str], np.ndarray], names: Collection[st
             raise TypeError("a class without a name")
         attributes = dict(state["attributes"])
         for value in attributes.values():
-            plain_data.check(value, lambda number: _name(group, number) in names)
+            plain_data.check_encoded(value, lambda number: _name(group, number) in names)
         kinds = dict(state.get("kinds", dict.fromkeys(attributes, Kind.PER_RANK)))
         if kinds.keys() != attributes.keys() or not all(kind in list(Kind) for kind in kinds.values()):
             raise ValueError("a kind that there is not")
@@ -172,15 +172,15 @@ def _name(group: str, number: int | None = None) -> str:
 def _numbered(named: Iterable[tuple[str, Any]]) -> dict[tuple[str, int], Any]:
     """Things by their names and how many of the name came before."""
     counts: Counter = Counter()
-    found = {}
+    numbered = {}
     for name, thing in named:
-        found[name, counts[name]] = thing
+        numbered[name, counts[name]] = thing
         counts[name] += 1
-    return found
+    return numbered
 
 
 def _assign(current: Any, value: Any, what: str) -> None:
-    """Give the variables in a value those that were saved; where there is none yet, nothing is done."""
+    """Give the variables in a value those that were saved; if there is none yet, nothing is done."""
     if plain_data.is_variable(current):
         shape, dtype = tuple(current.shape), keras.backend.standardize_dtype(current.dtype)
         if np.shape(value) != shape or np.asarray(value).dtype.name != dtype:

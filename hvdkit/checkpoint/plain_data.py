@@ -72,7 +72,7 @@ def decode(stored: Any, array: Callable[[int], np.ndarray], current: Any = None)
     return _MADE[kind](value)
 
 
-def check(stored: Any, has: Callable[[int], bool]) -> None:
+def check_encoded(stored: Any, has: Callable[[int], bool]) -> None:
     """Refuse what ``decode`` could not take.
 
     Raises:
@@ -83,7 +83,7 @@ def check(stored: Any, has: Callable[[int], bool]) -> None:
     ((kind, content),) = stored.items()
     if kind in ("list", "tuple", "dict"):
         for value in content if kind != "dict" else dict(content).values():
-            check(value, has)
+            check_encoded(value, has)
     elif kind not in _MADE or not has(content):
         raise ValueError(f"a {kind} that is not there")
 

@@ -79,7 +79,7 @@ class Preemption:
 
 
 def _in_fit(frame: FrameType | None, model: Any) -> bool:
-    """Whether the main thread is somewhere in a model's ``fit``: nobody tells a callback that it was left."""
+    """Whether the main thread is somewhere in a model's ``fit``: a callback is not told that it was left."""
     while frame is not None:
         if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
             return True

@@ -18,7 +18,7 @@ from hvdkit.comm import exchange, world
 from hvdkit.comm.consistency import raise_on_any_rank
 from hvdkit.comm.variables import broadcast_variables
 from hvdkit.errors import UsageError
-from hvdkit.keras_internals.model_contents import build_optimizer, renew_adapted
+from hvdkit.keras_internals.model_contents import build_optimizer, refresh_normalization
 from hvdkit.utils.deprecation import warn_deprecated
 from hvdkit.utils.log import get_logger
 from hvdkit.utils.numbers import whole
@@ -34,7 +34,7 @@ class Restored:
 
     Attributes:
         step: how many steps it has made, over all epochs.
-        epoch: the epoch to go on with, 0 first.
+        epoch: the epoch to resume with, 0 first.
         metadata: what was saved beside the tensors.
         callbacks: what this rank's callbacks kept, or, where it is a new one, rank 0's.
     """
@@ -103,17 +103,17 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
     attached = raise_on_any_rank("restore", lambda: _restore_own(training, checkpoint), by="checkpoints")
     _restore_common(training, checkpoint)
     manifest = checkpoint.manifest
-    raise_on_any_rank("restore", lambda: training.load(attached, manifest.state, where), by="checkpoints")
-    renew_adapted(model)
+    raise_on_any_rank("restore", lambda: training.load_horovod(attached, manifest.state, where), by="checkpoints")
+    refresh_normalization(model)
     callbacks = raise_on_any_rank("restore", lambda: _objects(callback_state.GROUP, checkpoint), by="checkpoints")
     return Restored(manifest.step, manifest.epoch, dict(manifest.state), callbacks)
 
 
 def _choose(store: Store, step: int | None) -> Checkpoint | None:
     if step is not None:
-        return state_schema.check(store.verify(step))
+        return state_schema.check_state(store.verify(step))
     say = lambda number, error: get_logger().warning("The checkpoint of step %d is left out: %s", number, error)
-    chosen = store.newest_valid(skipped=say, check=state_schema.check)
+    chosen = store.newest_valid(skipped=say, check=state_schema.check_state)
     if chosen is None and store.steps():
         get_logger().warning(
             "None of the %d checkpoints in %s can be restored: the training begins anew.",

@@ -1,4 +1,4 @@
-"""Saving while training goes on: a copy in memory first, the disk in a thread."""
+"""Saving while training continues: a copy in memory first, the disk in a thread."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from hvdkit.checkpoint.storage.lock import DirectoryLock
 from hvdkit.checkpoint.storage.store import CheckpointWriteError, RetentionPolicy, Store
 from hvdkit.comm import exchange, world
 from hvdkit.comm.consistency import raise_on_any_rank
-from hvdkit.keras_internals.model_contents import underlying
+from hvdkit.keras_internals.model_contents import backend_variable
 from hvdkit.utils.log import get_logger
 from hvdkit.version import __version__
 
-# From so many bytes on, the common part is shared out over the ranks.
+# From so many bytes on, the common part is split over the ranks.
 _SHARED_BYTES = 64 * 2**20
-# A manifest, which holds how the model is made, is read as a whole.
+# A manifest, which holds the model's configuration, is read at once.
 _LARGEST_CONFIG = 4 * 2**20
 # How long a rank's end waits for what is being written.
 _LAST_SECONDS = 60.0
@@ -70,7 +70,7 @@ class Saver:
         take = self._take if world.rank() == 0 else lambda: None
         raise_on_any_rank("take the directory of checkpoints", take, by="checkpoints")
         self._last = -1
-        self._made: str | None = None
+        self._config_text: str | None = None
         self._memory: state.Tensors = {}
         _savers[self.store.directory] = self
         atexit.register(self._at_exit)
@@ -84,7 +84,7 @@ class Saver:
         """Whether a checkpoint is on its way."""
         return self._thread is not None and self._thread.is_alive()
 
-    def check(self) -> None:
+    def raise_background_error(self) -> None:
         """Raise what went wrong in the background, once."""
         if not self.busy and self._error is not None:
             error, self._error = self._error, None
@@ -105,9 +105,9 @@ class Saver:
         Args:
             model: with its optimizer built.
             step: the training step, counted over all epochs; a step is saved once.
-            epoch: the epoch to go on with.
+            epoch: the epoch to resume with.
             metadata: JSON-like data to keep beside the tensors, rank 0's.
-            own: values to save in the place of those that variables have now, as ``state.own_weights`` found them.
+            own: values to save in the place of those that variables have now, as ``state.own_weights`` returned them.
             callbacks: of this process, whose state is saved too.
 
         Returns:
@@ -115,16 +115,16 @@ class Saver:
         """
         begin = time.perf_counter()
         self.wait()
-        self.check()
+        self.raise_background_error()
         if step == self._last:
             return time.perf_counter() - begin
         self._last = step
         training = state.TrainingState(model)
         if world.rank() == 0:
-            training.tell_what_is_not_held()
-        shares = _shared_out(training.common, world.size())
-        parts = self._copy(training, shares, callbacks or [], own or {})
-        common = ["common"] if len(shares) == 1 else [f"common-{rank:05d}" for rank in range(len(shares))]
+            training.warn_of_unreachable_optimizers()
+        names_by_rank = _split_by_size(training.common, world.size())
+        parts = self._copy(training, names_by_rank, callbacks or [], own or {})
+        common = ["common"] if len(names_by_rank) == 1 else [f"common-{rank:05d}" for rank in range(len(names_by_rank))]
         names = [*common, *(f"rank-{rank:05d}" for rank in range(world.size()))]
         metadata = {**metadata, "versions": _versions(), "model": self._config(model), "trained": training.trained}
 
@@ -132,38 +132,40 @@ class Saver:
             try:
                 self._write(step, epoch, parts, names, metadata)
             except CheckpointWriteError as error:  # training is worth more than a checkpoint
-                get_logger().warning("%s Training goes on.", error)
-            except BaseException as error:  # noqa: BLE001  raised in the main thread, by check()
+                get_logger().warning("%s Training continues.", error)
+            except BaseException as error:  # noqa: BLE001  raised in the main thread, by raise_background_error()
                 self._error = error
             self.seconds = time.perf_counter() - begin
 
         if self._background:
-            self._thread = threading.Thread(target=_nicely, args=(write,), daemon=True, name="hvdkit-checkpoint")
+            self._thread = threading.Thread(
+                target=_at_lowest_priority, args=(write,), daemon=True, name="hvdkit-checkpoint"
+            )
             self._thread.start()
         else:
             write()
-            self.check()
+            self.raise_background_error()
         return time.perf_counter() - begin
 
     def _config(self, model: keras.Model) -> str | None:
-        """How the model is made, as Keras writes it down; None where it cannot, as of a class without a config."""
-        if self._made is None:
+        """How the model is made, as Keras writes it down; None if it cannot, as for a class without a config."""
+        if self._config_text is None:
             try:
                 text = model.to_json()
             except Exception as error:  # noqa: BLE001  whatever a user's get_config() does
                 get_logger().debug("why checkpoints hold no model: %s", error)
                 text = ""
-            self._made = text if len(text) < _LARGEST_CONFIG else ""
-        return self._made or None
+            self._config_text = text if len(text) < _LARGEST_CONFIG else ""
+        return self._config_text or None
 
     def _copy(
-        self, training: state.TrainingState, shares: list[list[str]], callbacks: list, own: dict[int, np.ndarray]
+        self, training: state.TrainingState, names_by_rank: list[list[str]], callbacks: list, own: dict[int, np.ndarray]
     ) -> dict[str, state.Tensors]:
         """This rank's parts, in memory."""
         rank, common = world.rank(), training.common
         parts = {f"rank-{rank:05d}": training.tensors(rank, callbacks, own)}
-        if len(shares) > 1:
-            parts[f"common-{rank:05d}"] = self._copied({name: common[name] for name in shares[rank]}, own)
+        if len(names_by_rank) > 1:
+            parts[f"common-{rank:05d}"] = self._copied({name: common[name] for name in names_by_rank[rank]}, own)
         elif rank == 0:
             parts["common"] = self._copied(common, own)
         return parts
@@ -171,7 +173,7 @@ class Saver:
     def _copied(self, variables: dict[str, Any], own: dict[int, np.ndarray]) -> state.Tensors:
         """Copies in memory that is used for every checkpoint: the first touch of new memory costs more than a copy."""
         for name, variable in variables.items():
-            value = own.get(id(underlying(variable)), state.value_of(variable))
+            value = own.get(id(backend_variable(variable)), state.value_of(variable))
             known = self._memory.get(name)
             if known is None or (known.shape, known.dtype) != (value.shape, value.dtype):
                 self._memory[name] = np.array(value)
@@ -204,7 +206,7 @@ class Saver:
         """Wait for the checkpoint that is on its way, and give the directory back; raises what went wrong."""
         self.wait()
         self.release()
-        self.check()
+        self.raise_background_error()
 
     def release(self) -> None:
         """Give the directory back."""
@@ -220,7 +222,7 @@ class Saver:
             self._thread.join(_LAST_SECONDS)
 
 
-def _nicely(write: Callable[[], None]) -> None:
+def _at_lowest_priority(write: Callable[[], None]) -> None:
     """With the lowest priority, which on Linux each thread has for itself: training needs the cores."""
     with contextlib.suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
@@ -231,18 +233,18 @@ def _bytes(variable: Any) -> int:
     return int(np.prod(variable.shape)) * tf.as_dtype(keras.backend.standardize_dtype(variable.dtype)).size
 
 
-def _shared_out(common: dict[str, Any], size: int) -> list[list[str]]:
-    """The names of the common tensors that each rank writes; one list where rank 0 writes all."""
+def _split_by_size(common: dict[str, Any], size: int) -> list[list[str]]:
+    """The names of the common tensors that each rank writes; one list if rank 0 writes all."""
     total = sum(map(_bytes, common.values()))
     if total < _SHARED_BYTES or size == 1:
         return [list(common)]
-    shares: list[list[str]] = [[] for _ in range(size)]
+    names_by_rank: list[list[str]] = [[] for _ in range(size)]
     load = [0] * size
     for name in sorted(common, key=lambda name: -_bytes(common[name])):
         rank = load.index(min(load))
         load[rank] += _bytes(common[name])
-        shares[rank].append(name)
-    return shares
+        names_by_rank[rank].append(name)
+    return names_by_rank
 
 
 def _versions() -> dict[str, str]:

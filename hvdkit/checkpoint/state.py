@@ -13,10 +13,10 @@
     attached/  what belongs to optimizers keeps: their schedules,     as it says
                how they reduce gradients
 
-What is ``Stateful`` says itself what it keeps, and of which kind that is; for what is Keras' it is said here. Restored
-on as many ranks as saved it, each gets its own back, to the last bit. On another number the mean and the sum are what
-they were, and ranks that are new get the rest from rank 0. Tensors are found by their place in the model, not by names:
-those of layers and optimizers carry counters.
+What is ``Stateful`` says itself what it keeps, and of which kind that is; what belongs to Keras is declared here.
+Restored on as many ranks as saved it, each gets its own back, to the last bit. On another number the mean and the sum
+are what they were, and ranks that are new get the rest from rank 0. Tensors are matched by their place in the model,
+not by their names: those of layers and optimizers carry counters.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import tensorflow as tf
 from hvdkit.checkpoint import callback_state, plain_data
 from hvdkit.checkpoint.object_state import SavedObjects, Tensors, encode_entries, pack
 from hvdkit.errors import UsageError
-from hvdkit.keras_internals.model_contents import optimizers_of, slots_of, underlying
+from hvdkit.keras_internals.model_contents import backend_variable, optimizers_of, slots_of
 from hvdkit.keras_internals.optimizers import gradient_accumulators, unwrap
 from hvdkit.keras_internals.training_state import (
     ModelContents,
@@ -51,11 +51,11 @@ ATTACHED = "attached"
 # The names of tensors that are no variables of the model's.
 OTHERS = tuple(f"{name}/" for name in (*OF_PROCESS, ATTACHED, callback_state.GROUP))
 
-_told: weakref.WeakSet = weakref.WeakSet()
+_warned: weakref.WeakSet = weakref.WeakSet()
 
 
 class TrainingState:
-    """What a training consists of, found by one walk over its model.
+    """What a training consists of, collected in one walk over its model.
 
     Args:
         model: with its optimizers built.
@@ -71,37 +71,39 @@ class TrainingState:
         attached = [(name, thing) for o in contents.optimizers for name, thing in attached_to(o).items()]
         self._attached = list({id(thing): (name, thing) for name, thing in attached}.values())
         self._entries = [entries_of(thing) for _, thing in self._attached]
-        weights = _those(contents.weights, among=contents.parameters)
+        weights = _select(contents.weights, among=contents.parameters)
         of_optimizers = contents.optimizer_variables()
         self._in_model = _identities([*contents.weights, *of_optimizers])
         # What belongs to an optimizer may say that weights differ between the ranks: their slots then do too.
-        apart = _those(weights, among=self._said_to_be(Kind.MEAN))
+        apart = _select(weights, among=self._variables_of_kind(Kind.MEAN))
         accumulated = [v for o in contents.optimizers for v in gradient_accumulators(unwrap(o))]
-        slots = lambda of: _those(slots_of(model, of, contents.optimizers), but=accumulated)
+        slots = lambda of: _select(slots_of(model, of, contents.optimizers), but=accumulated)
         local_slots, apart_slots = slots(contents.local_weights()), slots(apart)
         self.common = {
-            **_named("weights", _those(weights, but=apart)),
-            **_named("optimizer", _those(of_optimizers, but=[*accumulated, *local_slots, *apart_slots])),
+            **_named("weights", _select(weights, but=apart)),
+            **_named("optimizer", _select(of_optimizers, but=[*accumulated, *local_slots, *apart_slots])),
         }
         self._mean = [*accumulated, *apart_slots]
         self.per_rank = {
-            **_named("own", [*contents.others(), *_those(of_optimizers, among=local_slots)]),
+            **_named("own", [*contents.others(), *_select(of_optimizers, among=local_slots)]),
             **_named("mean", self._mean),
             **_named("apart", weights, apart),
             **_named("sum", model.metrics_variables),
         }
-        places = {id(underlying(v)): i for i, v in enumerate(contents.weights)}
-        self.trained = [[places.get(id(underlying(v)), -1) for v in trained_variables(o)] for o in contents.optimizers]
+        places = {id(backend_variable(v)): i for i, v in enumerate(contents.weights)}
+        self.trained = [
+            [places.get(id(backend_variable(v)), -1) for v in trained_variables(o)] for o in contents.optimizers
+        ]
 
-    def _said_to_be(self, kind: Kind) -> list:
+    def _variables_of_kind(self, kind: Kind) -> list:
         """The variables that what belongs to the optimizers says to be of a kind."""
-        said = [entry.value for entries in self._entries for entry in entries.values() if entry.kind == kind]
-        return [v for v in leaves(said) if plain_data.is_variable(v)]
+        values = [entry.value for entries in self._entries for entry in entries.values() if entry.kind == kind]
+        return [v for v in leaves(values) if plain_data.is_variable(v)]
 
     def _beside_model(self, entries: dict[str, Entry]) -> dict[str, Entry]:
         """Those of an object's entries that are no variables of the model or of an optimizer."""
-        held = lambda v: plain_data.is_variable(v) and id(underlying(v)) in self._in_model
-        return {name: entry for name, entry in entries.items() if not any(map(held, leaves(entry.value)))}
+        in_model = lambda v: plain_data.is_variable(v) and id(backend_variable(v)) in self._in_model
+        return {name: entry for name, entry in entries.items() if not any(map(in_model, leaves(entry.value)))}
 
     def tensors(self, rank: int, callbacks: list, own_weights: dict[int, np.ndarray] | None = None) -> Tensors:
         """Copies of everything that a rank has for itself, by name.
@@ -109,7 +111,7 @@ class TrainingState:
         Args:
             rank: this one.
             callbacks: whose state is saved.
-            own_weights: values to save in the place of those that variables have now, as ``own_weights()`` found them.
+            own_weights: what ``own_weights()`` returned: values to save instead of those that variables have now.
         """
         arrays: list[np.ndarray] = []
         states = [
@@ -120,7 +122,7 @@ class TrainingState:
             **copied(self.per_rank, own_weights),
             **{f"{name}/{n}": np.array(v) for name, of in OF_PROCESS.items() for n, v in of.state_dict().items()},
             **pack(ATTACHED, states, arrays),
-            **callback_state.take(callbacks, own_weights=bool(own_weights), rank=rank),
+            **callback_state.collect_states(callbacks, own_weights=bool(own_weights), rank=rank),
         }
 
     def load(self, saved: SavedObjects, earlier: dict[str, Any], where: str) -> None:
@@ -149,21 +151,21 @@ class TrainingState:
 
     def per_rank_earlier(self) -> dict[str, Any]:
         """``per_rank`` as an earlier hvdkit has named it: what had no group of its own was among the means."""
-        beside = _those(self._said_to_be(Kind.MEAN), but=self.contents.weights)
+        beside = _select(self._variables_of_kind(Kind.MEAN), but=self.contents.weights)
         return {**self.per_rank, **_named("mean", [*self._mean, *beside])}
 
-    def tell_what_is_not_held(self) -> None:
-        """Warn, once for each model, of optimizers whose state nobody finds."""
-        model, lost = self.contents.model, self.contents.not_found()
-        if model in _told or (self.contents.optimizers and not lost) or not model.trainable_variables:
+    def warn_of_unreachable_optimizers(self) -> None:
+        """Warn, once for each model, of optimizers that the model does not reach."""
+        model, unreachable = self.contents.model, self.contents.unreachable_optimizers()
+        if model in _warned or (self.contents.optimizers and not unreachable) or not model.trainable_variables:
             return
-        _told.add(model)
-        names = ", ".join(sorted(f"{type(o).__name__} ({o.name})" for o in lost))
+        _warned.add(model)
+        names = ", ".join(sorted(f"{type(o).__name__} ({o.name})" for o in unreachable))
         get_logger().warning(
             "The checkpoint holds no state of %s that trains %s: the model does not hold it, and what only a local "
-            "variable or a function holds nobody finds. Hold it as an attribute of the model, or in a list or a "
+            "variable or a function holds cannot be found. Hold it as an attribute of the model, or in a list or a "
             "dictionary that is one: model.my_optimizer = optimizer.",
-            f"the optimizer {names}" if lost else "an optimizer", model.name,
+            f"the optimizer {names}" if unreachable else "an optimizer", model.name,
         )  # fmt: skip
 
 
@@ -177,21 +179,21 @@ def build_optimizers(model: keras.Model, places: list[list[int]]) -> None:
 
 
 def copied(variables: dict[str, Any], own: dict[int, np.ndarray] | None = None) -> Tensors:
-    """Their values, copied to this host's memory; of some the value that ``own_weights`` has found."""
+    """Their values, copied to this host's memory; for some the value that ``own_weights`` returned."""
     own = own or {}
-    return {name: np.array(own.get(id(underlying(v)), value_of(v))) for name, v in variables.items()}
+    return {name: np.array(own.get(id(backend_variable(v)), value_of(v))) for name, v in variables.items()}
 
 
 def value_of(variable: Any) -> np.ndarray:
     """A variable's value, which may share its memory: to be copied before the next step."""
-    held = underlying(variable)
-    return np.asarray(held.read_value()) if isinstance(held, tf.Variable) else np.asarray(variable.numpy())
+    backend = backend_variable(variable)
+    return np.asarray(backend.read_value()) if isinstance(backend, tf.Variable) else np.asarray(variable.numpy())
 
 
 def own_weights(model: keras.Model) -> dict[int, np.ndarray]:
     """The weights and their averages of optimizers with ``use_ema``, by the identity of the variables."""
-    held = [v for optimizer in optimizers_of(model) for v in averaged_variables(optimizer)]
-    return {id(underlying(v)): np.array(value_of(v)) for v in held}
+    averaged = [v for optimizer in optimizers_of(model) for v in averaged_variables(optimizer)]
+    return {id(backend_variable(v)): np.array(value_of(v)) for v in averaged}
 
 
 def assign(variables: dict[str, Any], read: Callable[[str], np.ndarray], names: list[str], where: str) -> None:
@@ -221,14 +223,14 @@ def assign(variables: dict[str, Any], read: Callable[[str], np.ndarray], names: 
 def _matched(variables: dict[str, Any], names: list[str], where: str) -> dict[str, tuple]:
     """Each variable with the name that its place has in the checkpoint."""
     stored = {_place(name): name for name in names}
-    found = {}
+    matches = {}
     for name, variable in variables.items():
         if _place(name) not in stored:
             raise UsageError(
                 f"The checkpoint {where} does not fit this model: it has nothing for {name}.",
                 fix="build the model and the optimizer as they were when it was saved.",
             )
-        found[name] = variable, stored[_place(name)]
+        matches[name] = variable, stored[_place(name)]
     kinds = {_place(name).partition("/")[0] for name in variables}
     extra = sorted(n for p, n in stored.items() if p.partition("/")[0] in kinds and p not in map(_place, variables))
     if extra:
@@ -238,23 +240,23 @@ def _matched(variables: dict[str, Any], names: list[str], where: str) -> dict[st
             + ", for which there is no variable.",
             fix="build the model and the optimizer as they were when it was saved.",
         )
-    return found
+    return matches
 
 
 def _identities(variables: list) -> set[int]:
-    return {id(underlying(v)) for v in variables}
+    return {id(backend_variable(v)) for v in variables}
 
 
-def _those(variables: list, *, among: list | None = None, but: list | None = None) -> list:
+def _select(variables: list, *, among: list | None = None, but: list | None = None) -> list:
     """The variables that are among others, and not among those of ``but``."""
     wanted, unwanted = _identities(variables if among is None else among), _identities(but or [])
-    return [v for v in variables if id(underlying(v)) in wanted - unwanted]
+    return [v for v in variables if id(backend_variable(v)) in wanted - unwanted]
 
 
 def _named(kind: str, variables: list, some: list | None = None) -> dict[str, Any]:
     """Names by the places among all variables, of all or of some."""
     wanted = _identities(variables if some is None else some)
-    return {f"{kind}/{i:05d}/{_path(v)}": v for i, v in enumerate(variables) if id(underlying(v)) in wanted}
+    return {f"{kind}/{i:05d}/{_path(v)}": v for i, v in enumerate(variables) if id(backend_variable(v)) in wanted}
 
 
 def _place(name: str) -> str:

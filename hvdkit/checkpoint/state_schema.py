@@ -88,8 +88,8 @@ def of_callback(metadata: dict[str, Any]) -> dict[str, Any]:
     return {"metrics": metadata["metrics"]} if isinstance(metadata.get("metrics"), dict) else {}
 
 
-def check(checkpoint: Checkpoint) -> Checkpoint:
-    """A checkpoint that says what hvdkit can go on from.
+def check_state(checkpoint: Checkpoint) -> Checkpoint:
+    """Check that hvdkit can resume from what a checkpoint says, and return it.
 
     Raises:
         DamagedCheckpointError: it says something else; the message says where.
@@ -110,7 +110,7 @@ def check(checkpoint: Checkpoint) -> Checkpoint:
                 if kept:
                     thing.check(kept)
             for group in (callback_state.GROUP, ATTACHED):
-                object_state.check(group, functools.partial(checkpoint.get, part), names)
+                object_state.check_group(group, functools.partial(checkpoint.get, part), names)
         except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
             text = f"its {part} makes no sense: {type(error).__name__}: {str(error)[:200]}"
             raise DamagedCheckpointError(checkpoint.path, text) from error

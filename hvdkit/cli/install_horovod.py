@@ -52,14 +52,14 @@ def command(wanted, unwanted, dry_run, force, verbose, **settings):
     environment, or the machine's. NCCL goes in where TensorFlow is a CUDA build and nvcc and NCCL are found.
     The wheel is kept in ~/.cache/hvdkit, so that a second environment, or a second call, compiles nothing.
     """
-    from hvdkit.horovod_build import cache, planning
+    from hvdkit.horovod_build import build_plan, cache
     from hvdkit.horovod_build.install import install, summary
-    from hvdkit.horovod_build.report import Reporter
+    from hvdkit.horovod_build.progress import Reporter
 
-    options = planning.Options(wanted=frozenset(wanted), unwanted=frozenset(unwanted), **settings)
+    options = build_plan.Options(wanted=frozenset(wanted), unwanted=frozenset(unwanted), **settings)
     if dry_run and force:
         raise UsageError("--dry-run and --force contradict each other.")
-    plan = planning.make(options)
+    plan = build_plan.make_build_plan(options)
     # Ended by a batch system, it takes its compilers along as it does at Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     report = Reporter(verbose)

@@ -14,7 +14,7 @@ def partition(tensors: list[tuple[str, int | None]], bucket_bytes: int, alone_fr
     Args:
         tensors: dtype and size in bytes of each; a size of None is not known, and travels alone.
         bucket_bytes: a bucket is closed when the next tensor would not fit.
-        alone_from: a tensor of so many bytes gains nothing from being copied, and travels alone.
+        alone_from: a tensor of this many bytes gains nothing from being copied, and travels alone.
 
     Example:
 
@@ -43,7 +43,7 @@ class Packed:
     Attributes:
         tensors: flat buckets, and the tensors that travel alone as they are.
         names: a name for each.
-        reusable: whether each is a buffer that nobody else reads, so that a transport may overwrite it.
+        reusable: whether each is a buffer that nothing else reads, so that a transport may overwrite it.
     """
 
     tensors: list

@@ -55,7 +55,7 @@ class Compression:
     fp16 = _FP16
 
 
-def of(compression: Any) -> Any:
+def resolve_compression(compression: Any) -> Any:
     """What has ``compress`` and ``decompress``, from that, a name or None."""
     if compression is None or isinstance(compression, str):
         return getattr(Compression, compression or "none")

@@ -134,18 +134,18 @@ def assert_equal_weights(model_or_variables: Any, *, process_set: ProcessSet | N
     copies = [[variable_digest(copy) for copy in _copies(variable)] for variable in variables]
     digests = [replicas[0] for replicas in copies]
     split = [_name(variables[i], i) for i, replicas in enumerate(copies) if len(set(replicas)) > 1]
-    mine = {"sha256": _combine(digests), "split": split[:1]}
-    everyones = exchange.allgather_object(mine, f"the comparison of weights {when}".strip(), process_set)
-    for rank, theirs in zip(ranks_of(process_set), everyones, strict=True):
-        if theirs["split"]:
+    local_state = {"sha256": _combine(digests), "split": split[:1]}
+    states = exchange.allgather_object(local_state, f"the comparison of weights {when}".strip(), process_set)
+    for rank, state in zip(ranks_of(process_set), states, strict=True):
+        if state["split"]:
             raise CommunicationError(
-                f"On rank {rank}, the replicas of one process have different values of {theirs['split'][0]}.",
+                f"On rank {rank}, the replicas of one process have different values of {state['split'][0]}.",
                 fix="assign to a mirrored variable outside of `strategy.run`, or alike on every replica.",
                 rank=world.rank(),
             )
-    if any(other != everyones[0] for other in everyones):
+    if any(other != states[0] for other in states):
         _raise_drift(variables, digests, process_set, when)
-    return everyones[0]["sha256"]
+    return states[0]["sha256"]
 
 
 def _copies(variable: Any) -> tuple:
@@ -160,14 +160,14 @@ def _name(variable: Any, number: int) -> str:
 
 def _raise_drift(variables: list, digests: list[str], process_set: ProcessSet | None, when: str) -> None:
     """Name the variables that differ and the ranks they differ on; every rank comes here together."""
-    everyones = exchange.allgather_object(digests, "which weights differ", process_set)
-    lengths = [len(digests) for digests in everyones]
-    if len(set(lengths)) > 1:
-        what = f"they have different numbers of variables ({by_rank(lengths, ranks_of(process_set))})"
+    all_digests = exchange.allgather_object(digests, "which weights differ", process_set)
+    counts = [len(rank_digests) for rank_digests in all_digests]
+    if len(set(counts)) > 1:
+        what = f"they have different numbers of variables ({by_rank(counts, ranks_of(process_set))})"
     else:
         differing = []
         for i, variable in enumerate(variables):
-            values = [digests[i] for digests in everyones]
+            values = [rank_digests[i] for rank_digests in all_digests]
             if len(set(values)) > 1:
                 common = max(values, key=values.count)
                 odd = [rank for rank, value in zip(ranks_of(process_set), values, strict=True) if value != common]

@@ -119,7 +119,7 @@ class Engine(abc.ABC):
     ) -> list:
         """Reduce each tensor over the ranks; same shapes and dtypes come back.
 
-        ``reusable`` says which tensors nobody else reads: they may be overwritten.
+        ``reusable`` says which tensors nothing else reads: they may be overwritten.
         """
 
     @abc.abstractmethod

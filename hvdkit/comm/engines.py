@@ -10,7 +10,7 @@ from hvdkit.launch.launcher import launcher
 from hvdkit.utils.registry import import_object
 
 
-def choose(wanted: str, launched: LaunchInfo) -> tuple[str, str]:
+def choose_engine(wanted: str, launched: LaunchInfo) -> tuple[str, str]:
     """The engine's name, and why it, in a few words.
 
     Args:
@@ -24,7 +24,7 @@ def choose(wanted: str, launched: LaunchInfo) -> tuple[str, str]:
 
     Example:
 
-    >>> choose("horovod", LaunchInfo("horovodrun", size=2))
+    >>> choose_engine("horovod", LaunchInfo("horovodrun", size=2))
     ('horovod', 'it was asked for')
     """
     if wanted != "auto":

@@ -32,9 +32,9 @@ def broadcast_object(
         CommunicationError: on every rank, when the ranks came here for different things.
     """
     root_rank = check_root(root_rank, process_set)
-    mine = obj if world.rank() == root_rank else None
+    sent = obj if world.rank() == root_rank else None
     root = root_rank if process_set is None else process_set.ranks.index(root_rank)
-    return allgather_object(mine, name or "hvd.broadcast_object", process_set)[root]
+    return allgather_object(sent, name or "hvd.broadcast_object", process_set)[root]
 
 
 def allgather_object(obj: Any, name: str | None = None, process_set: ProcessSet | None = None) -> list:
@@ -57,9 +57,9 @@ def allgather_object(obj: Any, name: str | None = None, process_set: ProcessSet 
     [{'rank': 0}]
     """
     purpose = name or "hvd.allgather_object"
-    mine = _told(lambda: serialization.encode(obj))
+    encoded = _try_on_this_rank(lambda: serialization.encode(obj))
     received = [
-        serialization.decode(part) for part in _allgather_bytes(serialization.encode([purpose, *mine]), process_set)
+        serialization.decode(part) for part in _allgather_bytes(serialization.encode([purpose, *encoded]), process_set)
     ]
     purposes = [their_purpose for their_purpose, _, _ in received]
     if any(other != purpose for other in purposes):
@@ -70,16 +70,15 @@ def allgather_object(obj: Any, name: str | None = None, process_set: ProcessSet 
             rank=world.rank(),
         )
     _raise_all(failure for _, failure, _ in received)
-    failure, decoded = _told(lambda: [serialization.decode(data) for _, _, data in received], [])
-    if any(
-        serialization.has_classes(data) for _, _, data in received
-    ):  # which one rank may have imported, and another not
+    failure, decoded = _try_on_this_rank(lambda: [serialization.decode(data) for _, _, data in received], [])
+    # One rank may have imported these classes, and another not.
+    if any(serialization.has_classes(data) for _, _, data in received):
         _raise_all(part.decode() for part in _allgather_bytes(failure.encode(), process_set))
     _raise_all([failure])
     return decoded
 
 
-def _told(make: Callable[[], Any], otherwise: Any = b"") -> tuple[str, Any]:
+def _try_on_this_rank(make: Callable[[], Any], otherwise: Any = b"") -> tuple[str, Any]:
     """What went wrong, to be told to all ranks, so that none is left waiting; and what was made."""
     try:
         return "", make()
@@ -88,9 +87,9 @@ def _told(make: Callable[[], Any], otherwise: Any = b"") -> tuple[str, Any]:
 
 
 def _raise_all(failures: Iterable[str]) -> None:
-    said = [failure for failure in failures if failure]
-    if said:
-        raise TypeError("; ".join(said))
+    messages = [failure for failure in failures if failure]
+    if messages:
+        raise TypeError("; ".join(messages))
 
 
 def _allgather_bytes(data: bytes, process_set: ProcessSet | None) -> list[bytes]:

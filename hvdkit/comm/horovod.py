@@ -25,15 +25,15 @@ real_horovod_modules: Callable[[], contextlib.AbstractContextManager] = contextl
 
 
 @functools.cache
-def load() -> Any:
+def load_horovod() -> Any:
     """Horovod's TensorFlow module, the same one at every call, also if a shim has its name.
 
     Raises:
         HorovodMissingError: it is not installed, does not load, or was built for another TensorFlow.
     """
     rank = launch_info().rank
-    misfit = stamp.problem()
-    if misfit:  # said before it is loaded: a build for another TensorFlow may also crash
+    misfit = stamp.compatibility_problem()
+    if misfit:  # reported before it is loaded: a build for another TensorFlow may also crash
         raise HorovodMissingError(misfit, fix="hvdkit install-horovod", rank=rank)
     try:
         with real_horovod_modules():
@@ -68,7 +68,7 @@ class HorovodEngine(Engine):
         deadline: seconds a rank waits for the others in one collective before the job is ended, naming who is
             missing; 0 waits for ever. Horovod warns after a tenth of it.
         comm: an ``mpi4py`` communicator or a list of ranks to be the world instead of all that were launched.
-        process_sets: the ``ProcessSet`` to bring to life, or ``"dynamic"``.
+        process_sets: the ``ProcessSet`` to register, or ``"dynamic"``.
     """
 
     name = "horovod"
@@ -78,12 +78,12 @@ class HorovodEngine(Engine):
     def __init__(self, deadline: float = 600.0, comm: Any = None, process_sets: Any = None):
         env.set_default("HOROVOD_STALL_CHECK_TIME_SECONDS", str(math.ceil(deadline / 10) or 60))
         env.set_default("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(math.ceil(deadline)))
-        self._hvd = hvd = load()
+        self._hvd = hvd = load_horovod()
         dynamic = isinstance(process_sets, str)
         native = process_sets if dynamic else [hvd.ProcessSet(s.mpi_comm or s.ranks) for s in process_sets or ()]
         hvd.init(comm, native)
-        for ours, theirs in () if dynamic else zip(process_sets or (), native, strict=True):
-            ours.process_set_id, ours.ranks = theirs.process_set_id, theirs.ranks
+        for process_set, native_set in () if dynamic else zip(process_sets or (), native, strict=True):
+            process_set.process_set_id, process_set.ranks = native_set.process_set_id, native_set.ranks
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         self.cross_rank, self.cross_size = hvd.cross_rank(), hvd.cross_size()
@@ -279,6 +279,6 @@ def _op_name(name: str) -> str:
 def library_built(feature: str) -> bool:
     """Whether the installed Horovod was built with ``gloo``, ``mpi``, ``nccl``, ...; works before ``init``."""
     try:
-        return bool(getattr(load(), f"{feature}_built")())
+        return bool(getattr(load_horovod(), f"{feature}_built")())
     except HorovodMissingError:
         return False

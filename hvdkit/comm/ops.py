@@ -1,6 +1,6 @@
 """The collectives users call. NumPy in, NumPy out; TensorFlow in, TensorFlow out, also inside ``tf.function``.
 
-Every rank must call the same collectives in the same order with the same dtypes and shapes. In a world of one each
+Every rank must call the same collectives in the same order with the same dtypes and shapes. In a single process each
 returns what it was given.
 """
 
@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from hvdkit.comm import compression as compressions
 from hvdkit.comm.bitcast import scaled
-from hvdkit.comm.compression import Compression
+from hvdkit.comm.compression import Compression, resolve_compression
 from hvdkit.comm.engine import ReduceOp, check_reducible
 from hvdkit.comm.process_sets import ProcessSet, check_root, engine_of
 from hvdkit.comm.sparse import allreduce_slices
-from hvdkit.comm.values import call, is_slices, is_tensorflow, unwrap_variable
+from hvdkit.comm.values import is_slices, is_tensorflow, run_collective, unwrap_variable
 from hvdkit.errors import UsageError
 from hvdkit.utils.numbers import real
 from hvdkit.utils.training_start import training_begins
@@ -56,7 +55,7 @@ def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order
 
     >>> import hvdkit as hvd
     >>> hvd.init()
-    >>> float(hvd.allreduce(2.0, op=hvd.Sum))  # in a world of one
+    >>> float(hvd.allreduce(2.0, op=hvd.Sum))  # in a single process
     2.0
     """
     if not isinstance(name, str | None):
@@ -100,7 +99,7 @@ def _allreduce(
     grouped: bool,
 ) -> list:
     training_begins()
-    engine, wire = engine_of(process_set), compressions.of(compression)
+    engine, wire = engine_of(process_set), resolve_compression(compression)
     scales = real(scales[0], "prescale_factor"), real(scales[1], "postscale_factor")
     reduce = engine.grouped_allreduce if grouped else engine.allreduce
 
@@ -111,7 +110,7 @@ def _allreduce(
         received = reduce(list(sent), op, names, *scales)
         return [wire.decompress(r, context) for r, context in zip(received, contexts, strict=True)]
 
-    return call(engine, collective, values, arrays=wire is Compression.none) if values else []
+    return run_collective(engine, collective, values, arrays=wire is Compression.none) if values else []
 
 
 def _op(op: ReduceOp | str | None, average: bool | None) -> ReduceOp:
@@ -148,7 +147,7 @@ def allgather(
 
     >>> import hvdkit as hvd
     >>> hvd.init()
-    >>> hvd.allgather(np.array([[1.0, 2.0]]), gradient="sum").tolist()  # in a world of one
+    >>> hvd.allgather(np.array([[1.0, 2.0]]), gradient="sum").tolist()  # in a single process
     [[1.0, 2.0]]
     """
     if gradient not in ("average", "sum"):
@@ -161,7 +160,7 @@ def allgather(
         summed = gradient == "sum" and engine.size > 1 and is_tensorflow(values[0])
         return [engine.allgather(_with_gradient_times(values[0], engine.size) if summed else values[0], name)]
 
-    return call(engine, collective, [value])[0]
+    return run_collective(engine, collective, [value])[0]
 
 
 def _with_gradient_times(tensor: Any, ranks: int) -> Any:
@@ -182,7 +181,7 @@ def broadcast(value: Any, root_rank: int = 0, name: str | None = None, process_s
     """
     engine = engine_of(process_set)
     root_rank = check_root(root_rank, process_set)
-    return call(engine, lambda values: [engine.broadcast(values[0], root_rank, name)], [value])[0]
+    return run_collective(engine, lambda values: [engine.broadcast(values[0], root_rank, name)], [value])[0]
 
 
 def alltoall(value: Any, splits: Any = None, name: str | None = None, process_set: ProcessSet | None = None) -> Any:
@@ -198,7 +197,7 @@ def alltoall(value: Any, splits: Any = None, name: str | None = None, process_se
         The received rows; with ``splits`` given, also how many came from each rank.
     """
     engine = engine_of(process_set)
-    received, rows = call(engine, lambda values: list(engine.alltoall(values[0], splits, name)), [value])
+    received, rows = run_collective(engine, lambda values: list(engine.alltoall(values[0], splits, name)), [value])
     return received if splits is None else (received, rows)
 
 
@@ -228,7 +227,7 @@ def reducescatter(
 
     >>> import hvdkit as hvd
     >>> hvd.init()
-    >>> hvd.reducescatter(np.array([1.0, 2.0])).tolist()  # in a world of one
+    >>> hvd.reducescatter(np.array([1.0, 2.0])).tolist()  # in a single process
     [1.0, 2.0]
     """
     training_begins()
@@ -243,7 +242,7 @@ def reducescatter(
         check_reducible(values, name and [name])
         return [scaled(engine.reducescatter(scaled(values[0], before), op, name), after)]
 
-    return call(engine, collective, [value])[0]
+    return run_collective(engine, collective, [value])[0]
 
 
 def barrier(process_set: ProcessSet | None = None) -> None:

@@ -9,7 +9,7 @@ from hvdkit.comm import world
 from hvdkit.errors import UsageError
 from hvdkit.utils.numbers import plain, whole
 
-_BRING_TO_LIFE = (
+_REGISTER_FIX = (
     'pass it to hvd.init(process_sets=[...]), or hvd.init(process_sets="dynamic") and hvd.add_process_set(...), on '
     "every rank."
 )
@@ -19,7 +19,7 @@ _made: list[ProcessSet] = []
 class ProcessSet:
     """Some of the ranks, for collectives among them only.
 
-    It comes to life with ``hvd.init(process_sets=[...])``, or later with ``hvd.add_process_set`` after
+    It is registered by ``hvd.init(process_sets=[...])``, or later by ``hvd.add_process_set`` after
     ``hvd.init(process_sets="dynamic")``. Every rank makes the same sets in the same order, also those it is not in.
 
     Args:
@@ -27,7 +27,7 @@ class ProcessSet:
 
     Attributes:
         ranks: the ranks, ascending.
-        process_set_id: Horovod's number for it; None until it is alive.
+        process_set_id: Horovod's number for it; None until it is registered.
 
     Example:
 
@@ -59,11 +59,11 @@ class ProcessSet:
         self.ranks = sorted(ranks)
 
     def size(self) -> int | None:
-        """How many ranks are in it; None until it is alive."""
+        """How many ranks are in it; None until it is registered."""
         return None if self.process_set_id is None else len(self.ranks)
 
     def rank(self) -> int | None:
-        """This process' place in it, -1 where it is not in it; None until it is alive.
+        """This process' place in it, -1 if it is not in it; None until it is registered.
 
         Roots of broadcasts are still named by their rank in the world.
         """
@@ -72,7 +72,7 @@ class ProcessSet:
         return self.ranks.index(world.rank()) if self.included() else -1
 
     def included(self) -> bool | None:
-        """Whether this process is in it; None where that is not known yet."""
+        """Whether this process is in it; None if that is not known yet."""
         return None if self.ranks is None else world.rank() in self.ranks
 
     def __repr__(self) -> str:
@@ -80,7 +80,7 @@ class ProcessSet:
 
 
 class _GlobalProcessSet(ProcessSet):
-    """All ranks; alive whenever the world is."""
+    """All ranks; registered while ``hvd.init()`` is in effect."""
 
     def __init__(self) -> None:
         self.mpi_comm = None
@@ -98,26 +98,26 @@ global_process_set = _GlobalProcessSet()
 
 
 def add_process_set(process_set: ProcessSet | Any) -> ProcessSet:
-    """Bring a process set to life after ``hvd.init(process_sets="dynamic")``; called by every rank, in the same order.
+    """Register a process set after ``hvd.init(process_sets="dynamic")``; called by every rank, in the same order.
 
     Args:
         process_set: a ``ProcessSet``, or its ranks.
 
     Raises:
-        UsageError: a set with these ranks is alive already, a rank is not in this world, or the world was not entered
-            with ``process_sets="dynamic"``.
+        UsageError: a set with these ranks is registered already, a rank is not in this world, or ``hvd.init()`` was
+            called without ``process_sets="dynamic"``.
 
     Example:
 
     >>> import hvdkit as hvd
     >>> hvd.init()
-    >>> hvd.add_process_set([0]).size()  # in a world of one
+    >>> hvd.add_process_set([0]).size()  # in a single process
     1
     """
     if not isinstance(process_set, ProcessSet):
         process_set = ProcessSet(process_set)
     if process_set.ranks is None:
-        raise UsageError("A process set made of a communicator comes to life with hvd.init(process_sets=[...]) only.")
+        raise UsageError("A process set made of a communicator is registered by hvd.init(process_sets=[...]) only.")
     check_ranks(process_set)
     process_set.process_set_id = world.engine().add_process_set(process_set.ranks)
     return process_set
@@ -137,8 +137,8 @@ def check_ranks(process_set: ProcessSet) -> None:
         raise UsageError(f"{process_set} has ranks that are not in this world of {world.size()}.")
 
 
-def living(ranks: Iterable[int]) -> ProcessSet:
-    """The process set with these ranks that is alive; a world has at most one.
+def find_registered(ranks: Iterable[int]) -> ProcessSet:
+    """The registered process set with these ranks; a world has at most one.
 
     Raises:
         UsageError: there is none.
@@ -147,18 +147,18 @@ def living(ranks: Iterable[int]) -> ProcessSet:
     for process_set in reversed(_made):
         if process_set.ranks == wanted and process_set.process_set_id is not None:
             return process_set
-    raise UsageError(f"No process set with the ranks {wanted} is alive.", fix=_BRING_TO_LIFE)
+    raise UsageError(f"No process set with the ranks {wanted} is registered.", fix=_REGISTER_FIX)
 
 
-def numbered(process_set_id: int) -> ProcessSet:
-    """The process set with this number that is alive.
+def find_by_id(process_set_id: int) -> ProcessSet:
+    """The registered process set with this number.
 
     Raises:
         UsageError: there is none.
 
     Example:
 
-    >>> numbered(0) is global_process_set
+    >>> find_by_id(0) is global_process_set
     True
     """
     if process_set_id == 0:
@@ -166,20 +166,20 @@ def numbered(process_set_id: int) -> ProcessSet:
     for process_set in reversed(_made):
         if process_set.process_set_id == process_set_id:
             return process_set
-    raise UsageError(f"No process set with the number {process_set_id} is alive.", fix=_BRING_TO_LIFE)
+    raise UsageError(f"No process set with the number {process_set_id} is registered.", fix=_REGISTER_FIX)
 
 
 def engine_of(process_set: ProcessSet | None) -> Any:
     """The engine that moves bytes among the ranks of a set; None means all ranks.
 
     Raises:
-        UsageError: the set is not alive, or this rank is not in it.
+        UsageError: the set is not registered, or this rank is not in it.
     """
     engine = world.engine()
     if process_set is None or process_set.process_set_id == 0:
         return engine
     if process_set.process_set_id is None:
-        raise UsageError(f"{process_set} is not alive.", fix=_BRING_TO_LIFE)
+        raise UsageError(f"{process_set} is not registered.", fix=_REGISTER_FIX)
     if not process_set.included():
         raise UsageError(
             f"Rank {world.rank()} is not in {process_set}, and so takes no part in its collectives.",

@@ -68,7 +68,7 @@ _TYPES: dict[type, _Kind] = {
     **{kind: _Kind(str, kind) for kind in (type(pathlib.Path()), type(pathlib.PurePath()))},
 }
 _CLASSES = ("enum", "namedtuple")
-_MADE = {kind.__name__: how.made for kind, how in _TYPES.items()}
+_MADE = {kind.__name__: converter.made for kind, converter in _TYPES.items()}
 _MADE |= {kind.__name__: made for kind, made in _DICTS.items()}
 
 
@@ -153,7 +153,7 @@ def _special(value: Any, arrays: list[np.ndarray], where: str) -> dict:
         return _marked(kind.__name__, _plain(_TYPES[kind].parts(value), arrays, where))
     if isinstance(value, np.generic) or kind in (np.ndarray, np.memmap):
         return _array(np.asarray(value), arrays, where, scalar=isinstance(value, np.generic))
-    if _found(kind.__module__, kind.__qualname__) is kind:
+    if _imported_class(kind.__module__, kind.__qualname__) is kind:
         if isinstance(value, enum.Enum):  # several flags together have no name of their own
             by_name = value.name in kind.__members__
             made_of = value.name if by_name else _plain(value.value, arrays, f"{where}.value")
@@ -197,7 +197,7 @@ def _made(marked: dict, arrays: list[np.ndarray]) -> Any:
         return array[()] if kind == "scalar" else array
     if kind in _CLASSES:
         module, qualified, *made_of = parts
-        known = _found(module, qualified)
+        known = _imported_class(module, qualified)
         if known is None:
             raise TypeError(f"A {module}.{qualified} came from another rank: import {module} on this one, too.")
         if kind == "enum":
@@ -210,8 +210,8 @@ def _made(marked: dict, arrays: list[np.ndarray]) -> Any:
     return _MADE[kind](parts)
 
 
-def _found(module: str, qualified: str) -> Any:
-    """A class of a module that is imported already; None where there is none: nothing is imported for what arrives."""
+def _imported_class(module: str, qualified: str) -> Any:
+    """A class of a module that is imported already; None if there is none. Nothing is imported for received data."""
     there: Any = sys.modules.get(module)
     for name in qualified.split("."):
         there = getattr(there, name, None)

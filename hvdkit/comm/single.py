@@ -1,4 +1,4 @@
-"""A world of one: every collective is the identity. Needs neither Horovod nor TensorFlow."""
+"""A single process: every collective is the identity. Needs neither Horovod nor TensorFlow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hvdkit.errors import UsageError
 
 
 class SingleEngine(Engine):
-    """The engine of a process that nobody launched."""
+    """The engine of a process without a launcher."""
 
     name = "single"
     supports_numpy = True

@@ -11,7 +11,7 @@ import numpy as np
 from hvdkit.comm.engine import Engine
 
 
-def call(engine: Engine, collective: Callable[[list], list], values: list, *, arrays: bool = True) -> list:
+def run_collective(engine: Engine, collective: Callable[[list], list], values: list, *, arrays: bool = True) -> list:
     """Hand tensors to the engine as TensorFlow's, and NumPy back to whom gave NumPy; ``arrays`` may go as they are."""
     values = [unwrap_variable(value) for value in values]
     in_tensorflow = any(is_tensorflow(value) for value in values)

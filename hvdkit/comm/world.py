@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hvdkit.comm.engine import Engine
-from hvdkit.comm.engines import choose
+from hvdkit.comm.engines import choose_engine
 from hvdkit.comm.single import SingleEngine
 from hvdkit.engines import info as engine_info
 from hvdkit.errors import LaunchError, NotInitializedError
@@ -22,7 +22,7 @@ def connect(deadline: float, comm: Any = None, process_sets: Any = None, engine:
     Args:
         deadline: seconds a rank waits for the others in one collective; 0 waits for ever.
         comm: an ``mpi4py`` communicator or a list of ranks, to be the world instead of all ranks that were launched.
-        process_sets: the ``ProcessSet`` to bring to life, or ``"dynamic"``.
+        process_sets: the ``ProcessSet`` to register, or ``"dynamic"``.
         engine: a name in ``hvdkit.engines``, or ``"auto"``.
 
     Raises:
@@ -41,7 +41,7 @@ def connect(deadline: float, comm: Any = None, process_sets: Any = None, engine:
 
 
 def _connect(wanted: str, info: LaunchInfo, deadline: float, comm: Any, process_sets: Any) -> Engine:
-    name, why = choose(wanted, info)
+    name, why = choose_engine(wanted, info)
     made = import_object(engine_info(name).target)(deadline, comm, process_sets)
     get_logger().info("engine %s: %s.", name, why.rstrip("."))
     return made
@@ -139,7 +139,7 @@ def _enabled(feature: str):
         return engine().enabled(feature)
 
     probe.__name__ = f"{feature}_enabled"
-    probe.__doc__ = f"Whether this world uses {feature.upper()}; False in a world of one."
+    probe.__doc__ = f"Whether this world uses {feature.upper()}; False in a single process."
     return probe
 
 

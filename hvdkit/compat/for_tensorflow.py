@@ -10,11 +10,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from hvdkit.comm import compression as compressions
 from hvdkit.comm import exchange, ops, world
-from hvdkit.comm.compression import Compression
+from hvdkit.comm.compression import Compression, resolve_compression
 from hvdkit.comm.engine import ReduceOp
-from hvdkit.comm.process_sets import global_process_set, numbered
+from hvdkit.comm.process_sets import find_by_id, global_process_set
 from hvdkit.comm.variables import broadcast_variables as _broadcast_variables
 from hvdkit.compat.for_keras import broadcast_global_variables
 from hvdkit.compat.for_keras import tensor as _tensor
@@ -161,7 +160,7 @@ def reducescatter(  # noqa: PLR0917
     postscale_factor: float = 1.0,
 ) -> Any:
     """``hvd.reducescatter``, scaled before and after, in the precision of ``compression``."""
-    wire = compressions.of(compression)
+    wire = resolve_compression(compression)
     sent, context = wire.compress(tf.convert_to_tensor(tensor))
     scales = {"prescale_factor": prescale_factor, "postscale_factor": postscale_factor}
     return wire.decompress(ops.reducescatter(sent, name, op, process_set, **scales), context)
@@ -225,12 +224,12 @@ def _no_session(session: Any) -> None:
 
 def size_op(process_set_id: int = 0, name: str | None = None) -> tf.Tensor:
     """``process_set.size()`` of the set with this number, ``hvd.size()`` by default, as a tensor."""
-    return tf.constant(numbered(process_set_id).size(), name=name)
+    return tf.constant(find_by_id(process_set_id).size(), name=name)
 
 
 def process_set_included_op(process_set_id: int = 0, name: str | None = None) -> tf.Tensor:
     """Whether this process is in the set with this number, 1 or 0, as a tensor."""
-    return tf.constant(int(numbered(process_set_id).included()), name=name)
+    return tf.constant(int(find_by_id(process_set_id).included()), name=name)
 
 
 def rank_op(name: str | None = None) -> tf.Tensor:

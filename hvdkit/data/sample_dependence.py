@@ -23,7 +23,7 @@ from hvdkit.engines import is_collective
 from hvdkit.errors import UsageError
 from hvdkit.grads.batch_weight import ZERO_WITHOUT_SAMPLES
 from hvdkit.keras_internals import attributes
-from hvdkit.keras_internals.model_contents import layers_of, parameters_of, underlying, weights_of
+from hvdkit.keras_internals.model_contents import backend_variable, layers_of, parameters_of, weights_of
 
 SAMPLES, STEPS = "samples", "steps"
 
@@ -50,7 +50,7 @@ def mark_variable(variable: Any, *, follows: str) -> None:
     """
     if follows not in (SAMPLES, STEPS):
         raise UsageError(f'`follows` must be "steps" or "samples". Received: follows={follows!r}.')
-    held = underlying(variable)
+    held = backend_variable(variable)
     if not isinstance(held, tf.Variable):
         raise UsageError(f"A Keras or TensorFlow variable is needed. Received: {variable!r}.")
     attributes.set_follows(held, follows)
@@ -58,7 +58,7 @@ def mark_variable(variable: Any, *, follows: str) -> None:
 
 def mark_of(variable: Any) -> str | None:
     """What ``mark_variable`` was told of a variable; None if it was told nothing."""
-    return attributes.follows_of(underlying(variable))
+    return attributes.follows_of(backend_variable(variable))
 
 
 def kinds_of_change(graph: tf.Graph, batch: Any, handles: list[tf.Tensor]) -> list[set[str]]:
@@ -243,7 +243,7 @@ def following_samples(model: keras.Model, batch: Any, variables: list) -> list:
     if tf.executing_eagerly():
         known = _without_a_graph(model, variables)
     else:
-        known = kinds_of_change(graph, batch, [graph.capture(underlying(v).handle) for v in variables])
+        known = kinds_of_change(graph, batch, [graph.capture(backend_variable(v).handle) for v in variables])
     unclear = [v for v, kinds in zip(variables, known, strict=True) if len(kinds) > 1 and mark_of(v) is None]
     if unclear:
         names = ", ".join(attributes.path_of(v) for v in unclear[:3])

@@ -39,7 +39,7 @@ CHECKS = (
 
 
 class Context:
-    """What several checks look at; each part is found out on first use."""
+    """What several checks look at; each part is determined on first use."""
 
     @cached_property
     def probe(self) -> Probe:
@@ -65,10 +65,10 @@ class Context:
     @cached_property
     def usable_engines(self) -> dict[str, list[str]]:
         """The engines that can move bytes here, each with the launchers whose ranks can use it."""
-        found: dict[str, list[str]] = {}
+        launchers_by_engine: dict[str, list[str]] = {}
         for by, name in discovery.pairs(self.tools, self.installed):
-            found.setdefault(name, []).append(by)
-        return found
+            launchers_by_engine.setdefault(name, []).append(by)
+        return launchers_by_engine
 
 
 def examine(checks: Iterable[str] = CHECKS) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""One thing the doctor found."""
+"""One finding of the doctor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STATUSES = ("ok", "info", "warn", "fail")
 
 @dataclass(frozen=True)
 class Finding:
-    """``name``: what was looked at. ``detail``: what was found. ``fix``: what to do, where something is to be done."""
+    """``name``: what was looked at. ``detail``: the result. ``fix``: what to do, if anything."""
 
     name: str
     status: str

@@ -1,4 +1,4 @@
-"""What hvdkit uses of Keras and TensorFlow that no version of theirs promises: whether the installed ones have it."""
+"""What hvdkit uses of Keras and TensorFlow that no version of them promises: whether the installed ones have it."""
 
 from __future__ import annotations
 

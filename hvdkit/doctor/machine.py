@@ -36,17 +36,17 @@ def cores(context: Context) -> Iterator[Finding]:
 
 def gpus(context: Context) -> Iterator[Finding]:
     """The driver's GPUs and TensorFlow's; none at all is no fault."""
-    said = None
+    listing = None
     if shutil.which("nvidia-smi"):
-        said = ask(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], seconds=20)
-        if said is None:
+        listing = ask(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], seconds=20)
+        if listing is None:
             silent = "nvidia-smi fails or does not answer within 20 s: the driver is in trouble"
             yield Finding("gpus", "warn", silent, "nvidia-smi; maybe reboot the host")
             return
-    there = [line.strip() for line in (said or "").splitlines() if line.strip()]
+    there = [line.strip() for line in (listing or "").splitlines() if line.strip()]
     seen = context.probe.get("gpus", "names", [])
     error = context.probe.error("gpus")
-    tensorflow = framework.installed()
+    tensorflow = framework.installed_tensorflow()
     if not there and not seen:
         yield Finding("gpus", "info", "none; training runs on the CPU")
     elif tensorflow and not tensorflow.cuda:
@@ -103,6 +103,6 @@ def launched_by(context: Context) -> Iterator[Finding]:
     """Who started this process, as hvdkit reads it."""
     info = launch_info()
     if info.launcher == "none":
-        yield Finding("launched by", "info", "nobody: a world of one")
+        yield Finding("launched by", "info", "no launcher: a single process")
     else:
         yield Finding("launched by", "info", f"{info.launcher}: rank {info.rank} of {info.size}")

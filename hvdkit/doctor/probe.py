@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hvdkit.horovod_build.verify import alone, last_line
+from hvdkit.horovod_build.verify import environment_without_launcher, last_line
 from hvdkit.utils import programs
 
 SECONDS = 120.0
@@ -21,10 +21,10 @@ import json
 def stage(name, ask):
     print("hvdkit:" + json.dumps({"begin": name}), flush=True)
     try:
-        found = ask()
+        answer = ask()
     except BaseException as error:
-        found = {"error": type(error).__name__ + ": " + (str(error).strip().splitlines() or [""])[0]}
-    print("hvdkit:" + json.dumps({name: found}), flush=True)
+        answer = {"error": type(error).__name__ + ": " + (str(error).strip().splitlines() or [""])[0]}
+    print("hvdkit:" + json.dumps({name: answer}), flush=True)
 def tensorflow():
     import tensorflow as tf
     return {"version": tf.__version__, "cuda": bool(tf.test.is_built_with_cuda())}
@@ -75,23 +75,23 @@ class Probe:
             seconds: when to give up.
         """
         argv = [sys.executable, *(words or ("-c", _SCRIPT))]
-        said, end = programs.listen(argv, environ=alone(), seconds=seconds), ""
-        if said.code is None:
+        output, end = programs.listen(argv, environ=environment_without_launcher(), seconds=seconds), ""
+        if output.code is None:
             end = f"it hung: no answer within {seconds:.0f} s"
-        elif said.code:
-            code = f"signal {-said.code}" if said.code < 0 else f"code {said.code}"
-            end = f"the process ended with {code}: {last_line(said.err)}"
-        return cls(parse(said.out, end))
+        elif output.code:
+            code = f"signal {-output.code}" if output.code < 0 else f"code {output.code}"
+            end = f"the process ended with {code}: {last_line(output.err)}"
+        return cls(parse(output.out, end))
 
 
-def parse(said: str, end: str = "") -> dict[str, Mapping[str, Any]]:
+def parse(text: str, end: str = "") -> dict[str, Mapping[str, Any]]:
     """The answers in the subprocess's output; a stage that began and did not answer gets ``end`` as its error.
 
     >>> parse('hvdkit:{"begin": "gpus"}', "it hung")
     {'gpus': {'error': 'it hung'}}
     """
     answers: dict[str, Mapping[str, Any]] = {}
-    for line in said.splitlines():
+    for line in text.splitlines():
         if line.startswith("hvdkit:"):
             answer = json.loads(line.removeprefix("hvdkit:"))
             begun = answer.pop("begin", None)

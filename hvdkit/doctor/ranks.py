@@ -19,9 +19,9 @@ _INSTALL = info("horovod").install
 
 def launchers(context: Context) -> Iterator[Finding]:
     """One of the launchers that hvdkit knows has to be there."""
-    found = [f"{name} ({tool.path})" for name, tool in context.tools.items()]
-    if found:
-        yield Finding("launchers", "ok", ", ".join(found))
+    available = [f"{name} ({tool.path})" for name, tool in context.tools.items()]
+    if available:
+        yield Finding("launchers", "ok", ", ".join(available))
     else:
         brings = f"{_INSTALL} brings horovodrun, and {info('mpi').install} brings mpirun"
         yield Finding("launchers", "fail", f"there is none of {', '.join(LAUNCHERS.names())}", brings)
@@ -43,8 +43,8 @@ def engines(context: Context) -> Iterator[Finding]:
 
 def horovod(context: Context) -> Iterator[Finding]:
     """Installed, built for this TensorFlow, and it loads."""
-    found = stamp.installed()
-    if found is None:
+    build = stamp.installed_horovod()
+    if build is None:
         without = "not installed, and not needed: the engine 'mpi' trains on CPUs without it"
         adds = "Horovod adds horovodrun, which starts ranks without an MPI, and GPUs that talk over NCCL"
         if "mpi" in context.usable_engines:
@@ -53,26 +53,26 @@ def horovod(context: Context) -> Iterator[Finding]:
         else:
             yield Finding("horovod", "warn", "not installed", _INSTALL)
         return
-    builder = f"hvdkit's build {found.key}" if found.by_hvdkit else "not built by hvdkit"
-    problem = stamp.problem()
+    builder = f"hvdkit's build {build.key}" if build.by_hvdkit else "not built by hvdkit"
+    problem = stamp.compatibility_problem()
     error = context.probe.error("horovod")
     if problem:
         yield Finding("horovod", "fail", problem, _INSTALL)
     elif context.probe.error("tensorflow"):
-        waits = f"{found.horovod}, {builder}; not tried, since TensorFlow does not load"
-        yield Finding("horovod", "warn", waits, "mend TensorFlow first")
+        waits = f"{build.horovod}, {builder}; not tried, since TensorFlow does not load"
+        yield Finding("horovod", "warn", waits, "fix TensorFlow first")
     elif error:
-        broken = f"{found.horovod} is installed, but does not load: {error}"
+        broken = f"{build.horovod} is installed, but does not load: {error}"
         yield Finding("horovod", "fail", broken, f"{_INSTALL} --force")
     else:
         built = context.probe.get("horovod", "built", {})
         with_ = ", ".join(name for name, yes in built.items() if yes) or "nothing"
-        yield Finding("horovod", "ok", f"{found.horovod} with {with_}; {builder}")
+        yield Finding("horovod", "ok", f"{build.horovod} with {with_}; {builder}")
         yield from _gaps(context, built)
         if context.probe.error("world"):
             alone = f"hvd.init() in a single process failed: {context.probe.error('world')}"
             yield Finding("horovod", "warn", alone, "try: hvdkit run -np 2 ...; on a cluster, from inside a job")
-    if not found.by_hvdkit and not problem:
+    if not build.by_hvdkit and not problem:
         stall = "maybe without hvdkit's edits, without which Gloo waits for ever for a missing rank"
         yield Finding("horovod's build", "warn", stall, f"{_INSTALL} --force")
 
@@ -88,7 +88,7 @@ def _gaps(context: Context, built: dict[str, bool]) -> Iterator[Finding]:
 
 def mpi(context: Context) -> Iterator[Finding]:
     """mpirun starts the MPI that Horovod was built with."""
-    mpirun, found = context.tools.get("mpirun"), stamp.installed()
+    mpirun, build = context.tools.get("mpirun"), stamp.installed_horovod()
     has_mpi = bool(context.probe.get("horovod", "built", {}).get("mpi"))
     if mpirun is None:
         if has_mpi:
@@ -97,8 +97,8 @@ def mpi(context: Context) -> Iterator[Finding]:
         else:
             yield Finding("mpi", "info", "none; Horovod over Gloo works without")
         return
-    built_with = found.parts.get("mpi") if found else None
-    if found and not has_mpi and not context.probe.error("horovod"):
+    built_with = build.parts.get("mpi") if build else None
+    if build and not has_mpi and not context.probe.error("horovod"):
         starts = "it starts the engine 'mpi', but " if "mpi" in context.usable_engines else ""
         lacks = f"{mpirun}; {starts}Horovod was built without MPI: mpirun cannot start it"
         yield Finding("mpi", "info" if starts else "warn", lacks, f"{_INSTALL} --with mpi")

@@ -33,15 +33,15 @@ def python(context: Context) -> Iterator[Finding]:
 
 def tensorflow(context: Context) -> Iterator[Finding]:
     """Installed, in the range, and it loads."""
-    found = framework.installed()
-    if found is None:
+    package = framework.installed_tensorflow()
+    if package is None:
         yield Finding("tensorflow", "fail", "not installed", TENSORFLOW.install)
         return
-    what = f"{found.version}, {'CUDA ' + found.cuda if found.cuda else 'CPU'} build ({found.distribution})"
+    what = f"{package.version}, {'CUDA ' + package.cuda if package.cuda else 'CPU'} build ({package.distribution})"
     error = context.probe.error("tensorflow")
-    minor = Version(found.minor)
+    minor = Version(package.minor)
     if error:
-        again = f"pip install --force-reinstall {found.distribution}=={found.version}"
+        again = f"pip install --force-reinstall {package.distribution}=={package.version}"
         yield Finding("tensorflow", "fail", f"{what}; it does not load: {error}", again)
     elif TENSORFLOW.is_older(minor):
         yield Finding("tensorflow", "fail", f"{what}; too old for Keras 3", TENSORFLOW.install)
@@ -82,8 +82,11 @@ def keras(context: Context) -> Iterator[Finding]:
 
 def requirements(context: Context) -> Iterator[Finding]:
     """Whether the installed versions are those TensorFlow, Keras, Horovod and hvdkit ask for."""
-    found = framework.installed()
-    names = [*([found.distribution] if found else []), *filter(_is_there, ("keras", "horovod", "hvdkit"))]
+    package = framework.installed_tensorflow()
+    names = [
+        *([package.distribution] if package else []),
+        *filter(_is_there, ("keras", "horovod", "hvdkit")),
+    ]
     misfits = [misfit for name in names for misfit in _misfits(name)]
     for detail, wanted in misfits:
         yield Finding("requirements", "warn", detail, f"pip install '{wanted}'")

@@ -107,7 +107,7 @@ def refusal(names: Sequence[str], rendezvous: str, there: Mapping[str, Any], ran
 
     Args:
         names, rendezvous, there: as for ``usable``.
-        rank: the rank it is said on.
+        rank: the rank that reports it.
 
     Example:
 
@@ -153,8 +153,8 @@ def peer_lost() -> re.Pattern:
     >>> peer_lost().search("Unknown: Horovod has been shut down. Bye.\\nmore").group()
     'Horovod has been shut down. Bye.'
     """
-    said = (re.escape(words) for name in ENGINES.names() for words in info(name).peer_lost)
-    return re.compile(f"(?:{'|'.join(said)})[^\n]*")
+    texts = (re.escape(words) for name in ENGINES.names() for words in info(name).peer_lost)
+    return re.compile(f"(?:{'|'.join(texts)})[^\n]*")
 
 
 def ended_by_peer(text: str) -> bool:

@@ -43,7 +43,7 @@ class Horovod(EngineInfo):
     def installed(self) -> HorovodBuild | str | None:
         # By the path, since a running hvdkit.compat answers imports of horovod itself.
         built = stamp.controllers(sys.path)
-        return stamp.problem(sys.path) or (HorovodBuild(*built) if built else None)
+        return stamp.compatibility_problem(sys.path) or (HorovodBuild(*built) if built else None)
 
     def problem(self, rendezvous: str, installed: HorovodBuild | str | None) -> HvdkitError | None:
         if not isinstance(installed, HorovodBuild):

@@ -131,13 +131,13 @@ def weigh_gradients(gradients: list) -> list:
     if weight is None:
         return list(gradients)
     weight.met = True
-    chosen = [i for i, g in enumerate(gradients) if g is not None and _lacks_weight(g, weight)]
+    chosen = [i for i, g in enumerate(gradients) if g is not None and _is_unweighted(g, weight)]
     weighed = or_zeros(times([gradients[i] for i in chosen], weight.value), weight)
-    found = dict(zip(chosen, weighed, strict=True))
-    return [found.get(i, g) for i, g in enumerate(gradients)]
+    weighed_by_index = dict(zip(chosen, weighed, strict=True))
+    return [weighed_by_index.get(i, g) for i, g in enumerate(gradients)]
 
 
-def _lacks_weight(gradient: Any, weight: BatchWeight) -> bool:
+def _is_unweighted(gradient: Any, weight: BatchWeight) -> bool:
     """Whether a gradient that comes to an optimizer has still to be given the weight.
 
     None has it where no tape gave it. Where tapes did, all have it, also what was added up in earlier steps, but for

@@ -1,4 +1,4 @@
-"""The lengths of gradients before and after their reduction: what the gradient noise scale is made of."""
+"""The norms of gradients before and after their reduction, from which the gradient noise scale is computed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import tensorflow as tf
 
 
 class GradientNorms:
-    """Adds up the squared lengths of this rank's gradient and of the reduced one, while ``active``.
+    """Adds up the squared norms of this rank's gradient and of the reduced one, while ``active``.
 
     Attributes:
         sums: float64 variable of shape (3,): this rank's own, the reduced one's, and the number of reductions.
         active: a bool variable; nothing is computed while it is False.
-        loss_scale: what the gradients are multiplied by when they come here; None for 1.
+        loss_scale: the factor that the gradients carry when they come here; None for 1.
     """
 
     def __init__(self) -> None:
@@ -23,13 +23,13 @@ class GradientNorms:
             self.active = tf.Variable(False, trainable=False, name="hvdkit_norms_active")
         self.loss_scale: Callable[[], Any] | None = None
 
-    def squared(self, gradients: Iterable) -> tf.Tensor:
-        """The squared length of all gradients together; a float64 scalar, 0 while not active.
+    def squared_norm(self, gradients: Iterable) -> tf.Tensor:
+        """The squared norm of all gradients together; a float64 scalar, 0 while not active.
 
         >>> norms = GradientNorms()
         >>> norms.active.assign(True) is not None
         True
-        >>> float(norms.squared([tf.constant([3.0, 4.0]), tf.constant(1.0)]))
+        >>> float(norms.squared_norm([tf.constant([3.0, 4.0]), tf.constant(1.0)]))
         26.0
         """
         gradients = list(gradients)
@@ -40,7 +40,7 @@ class GradientNorms:
 
         return tf.cond(self.active, total, lambda: tf.zeros((), tf.float64))
 
-    def count(self, own: tf.Tensor, reduced: tf.Tensor) -> None:
+    def add_step(self, own: tf.Tensor, reduced: tf.Tensor) -> None:
         """Add a step; one with NaN or inf, which loss scaling skips, is left out."""
         scale = tf.cast(1.0 if self.loss_scale is None else self.loss_scale(), tf.float64)
         both = tf.stack([own, reduced]) / scale**2

@@ -8,13 +8,13 @@ import keras
 import tensorflow as tf
 
 from hvdkit.errors import UsageError
-from hvdkit.keras_internals.model_contents import keep_local, underlying
+from hvdkit.keras_internals.model_contents import backend_variable, mark_local
 from hvdkit.keras_internals.variables import unique_id
 
 
 def identity(variable: Any) -> Any:
     """The same for a Keras variable, the TensorFlow variable it holds and, under a strategy, each replica's part."""
-    return unique_id(underlying(variable))
+    return unique_id(backend_variable(variable))
 
 
 def name_of(variable: Any) -> str:
@@ -59,7 +59,7 @@ class LocalVariables:
 
     def add(self, variable: Any) -> None:
         """Put a variable in; from now on nothing asks for it to be equal on all ranks."""
-        keep_local(check_variable(variable))
+        mark_local(check_variable(variable))
         self._held[identity(variable)] = variable  # kept, lest another one gets its identity
 
     def __contains__(self, variable: Any) -> bool:

@@ -46,7 +46,7 @@ class ReduceOptions:
     bucket_bytes: int | None = None
 
 
-def check(
+def check_reduce_options(
     *,
     compression: Any = "none",
     op: ReduceOp | str = ReduceOp.AVERAGE,
@@ -85,7 +85,7 @@ def check(
     if process_set is not None and not isinstance(process_set, ProcessSet):
         raise UsageError(f"`process_set` must be a hvd.ProcessSet. Received: process_set={process_set!r}.")
     return ReduceOptions(
-        reducer=reducers.get(compression),
+        reducer=reducers.resolve_reducer(compression),
         op=op,
         sparse_as_dense=bool(sparse_as_dense),
         predivide=float(gradient_predivide_factor),

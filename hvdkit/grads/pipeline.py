@@ -15,7 +15,7 @@ from hvdkit.comm.ordering import CollectiveOrder
 from hvdkit.comm.process_sets import engine_of
 from hvdkit.comm.single import SingleEngine
 from hvdkit.errors import UsageError
-from hvdkit.grads import replicas
+from hvdkit.grads import replica_context
 from hvdkit.grads.gradient_norms import GradientNorms
 from hvdkit.grads.groups import partition
 from hvdkit.grads.identity import LocalVariables, name_of
@@ -31,7 +31,7 @@ class GradientPipeline:
     """Reduces gradients over the ranks; eager or inside a ``tf.function``.
 
     Args:
-        arguments: how.
+        options: how gradients are reduced, checked by ``check_reduce_options``.
         prefix: what the collectives' names begin with; the same on every rank, and of no other pipeline. None takes the
             next number: ranks make their distributed optimizers in the same order, while the names of layers and
             optimizers may carry a counter that differs, when one rank has built one model more.
@@ -45,11 +45,10 @@ class GradientPipeline:
         self.engine: Engine = SingleEngine() if outside else engine_of(self.process_set)
         self._world = world.engine()
         self.order = CollectiveOrder()
-        self.finite_order = (
-            CollectiveOrder()
-        )  # of the one question, whether the gradients are finite, where it is asked apart
+        # Of the exchange whether all gradients are finite, if it is not part of the reduction.
+        self.finite_order = CollectiveOrder()
         self.prefix = prefix or f"hvdkit.{next(_ordinals)}"
-        self.norms: GradientNorms | None = None  # what watches the gradients' lengths, if anything does
+        self.norms: GradientNorms | None = None  # adds up the norms of the gradients, if a callback asks for them
         self._agreed: set[frozenset] = set()
 
     @property
@@ -98,16 +97,16 @@ class GradientPipeline:
                 fix="hvd.shutdown() after the last step; or hvd.init() again, and then "
                 "hvd.DistributedOptimizer(optimizer) and compile anew.",
             )
-        if replicas.active():  # their gradients are summed already: one reduction for all of them
+        if replica_context.is_active():  # their gradients are summed already: one reduction for all of them
             reduce = lambda first: self(first, variables, numbers, local=local, call=call)
-            return replicas.merge_call_once(reduce, gradients)
+            return replica_context.merge_call_once(reduce, gradients)
         numbers = range(len(variables)) if numbers is None else numbers
         names = [f"{self.prefix}{call}.{n}.{name_of(v)}" for n, v in zip(numbers, variables, strict=True)]
         present = [i for i, gradient in enumerate(gradients) if gradient is not None]
         own = [i for i in present if local and variables[i] in local]
-        shared = {i: self._settle(gradients[i]) for i in present if i not in own}
+        shared = {i: self._densify_if_asked(gradients[i]) for i in present if i not in own}
         self._agree_once(shared, names)
-        own_norm = self.norms.squared(shared.values()) if self.norms else None
+        own_norm = self.norms.squared_norm(shared.values()) if self.norms else None
 
         with self.order.next() as made:
             reduced = {i: self._gather(g, names[i]) for i, g in shared.items() if _is_sparse(g)}
@@ -118,11 +117,11 @@ class GradientPipeline:
                 reduced |= self._reduce({i: shared[i] for i in group}, names)
             made.extend(reduced.values())
         if self.norms:
-            self.norms.count(own_norm, self.norms.squared(reduced.values()))
-        reduced |= {i: self._scale_own(gradients[i]) for i in own}
+            self.norms.add_step(own_norm, self.norms.squared_norm(reduced.values()))
+        reduced |= {i: self._scale_local(gradients[i]) for i in own}
         return [reduced.get(i) for i in range(len(gradients))]
 
-    def _settle(self, gradient: Any) -> Any:
+    def _densify_if_asked(self, gradient: Any) -> Any:
         if _is_sparse(gradient) and not self.options.sparse_as_dense:
             return gradient
         return tf.convert_to_tensor(gradient)
@@ -150,7 +149,7 @@ class GradientPipeline:
             indices = self.engine.allgather(slices.indices, f"{name}.indices")
             return tf.IndexedSlices(tf.cast(values, slices.dtype), indices, slices.dense_shape)
 
-    def _scale_own(self, gradient: Any) -> Any:
+    def _scale_local(self, gradient: Any) -> Any:
         if not self.options.scale_local:
             return gradient
         ranks = tf.cast(self.engine.size, gradient.dtype)
@@ -164,11 +163,13 @@ class GradientPipeline:
         if these in self._agreed:
             return
         training_begins()
-        mine = [[names[i], f"{g.dtype.name} {'sparse' if _is_sparse(g) else list(g.shape)}"] for i, g in shared.items()]
+        signatures = [
+            [names[i], f"{g.dtype.name} {'sparse' if _is_sparse(g) else list(g.shape)}"] for i, g in shared.items()
+        ]
         with tf.init_scope():
             assert_same_on_all_ranks(
                 "their gradients",
-                mine,
+                signatures,
                 by="hvd.DistributedOptimizer or hvd.DistributedGradientTape",
                 fix="build the same model with the same trainable layers, and make as many distributed optimizers, on "
                 "every rank.",

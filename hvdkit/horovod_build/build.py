@@ -9,15 +9,15 @@ from pathlib import Path
 
 from hvdkit.errors import HorovodBuildError
 from hvdkit.horovod_build import cache, failure, process, source, tools
-from hvdkit.horovod_build.recipe import Plan
-from hvdkit.horovod_build.report import Progress, Reporter
+from hvdkit.horovod_build.progress import Progress, Reporter
+from hvdkit.horovod_build.recipe import BuildPlan
 
 _DOWNLOAD_SECONDS = 900.0
 _BUILD_SECONDS = 3 * 3600.0
 _PERCENT = re.compile(r"^\s*\[\s*(\d+)%\]|^\s*\[(\d+)/(\d+)\]")
 
 
-def build(plan: Plan, report: Reporter) -> Path:
+def build(plan: BuildPlan, report: Reporter) -> Path:
     """Build the plan's wheel and keep it in the cache; the caller holds the key's lock.
 
     Raises:
@@ -39,7 +39,7 @@ def build(plan: Plan, report: Reporter) -> Path:
             source.quiet_ninja(tree)
         with report.step(f"compiling, {plan.jobs} at a time (a few minutes; log: {log})") as progress:
             wheel = _wheel(plan, ready, tree, log, progress)
-        return cache.keep(key, wheel)
+        return cache.store_wheel(key, wheel)
 
 
 def _archive(ready: Path, work: Path, log: Path) -> Path:
@@ -51,16 +51,16 @@ def _archive(ready: Path, work: Path, log: Path) -> Path:
         environ = tools.environment(ready)
         if process.run_logged(argv, environ=environ, cwd=work, log=log, seconds=_DOWNLOAD_SECONDS):
             raise failure.error("Downloading Horovod's sources", log)
-        source.check(work / source.ARCHIVE)
+        source.check_archive(work / source.ARCHIVE)
         with cache.lock("source"):
             part = kept.with_name(f".{work.name}")
             part.write_bytes((work / source.ARCHIVE).read_bytes())
             part.replace(kept)
-    source.check(kept)
+    source.check_archive(kept)
     return kept
 
 
-def _wheel(plan: Plan, ready: Path, tree: Path, log: Path, progress: Progress) -> Path:
+def _wheel(plan: BuildPlan, ready: Path, tree: Path, log: Path, progress: Progress) -> Path:
     work = tree.parent
     settings = work / "hvdkit.cmake"
     settings.write_text(plan.cmake(), encoding="utf-8")
@@ -75,7 +75,7 @@ def _wheel(plan: Plan, ready: Path, tree: Path, log: Path, progress: Progress) -
         if match:
             percent, done, total = match.groups()
             progress.percent(int(percent) if percent else 100 * int(done) // max(1, int(total)))
-        progress.said(line)
+        progress.output_line(line)
 
     code = process.run_logged(argv, environ=environ, cwd=work, log=log, seconds=_BUILD_SECONDS, on_line=watch)
     if code == 124:

@@ -63,13 +63,13 @@ def lock(name: str, say: Callable[[str], None] = lambda text: None, patience: fl
         HorovodBuildError: it is still held after ``patience`` seconds.
     """
     path = folder("locks") / f"{name}.lock"
-    held = FileLock(path)
+    file_lock = FileLock(path)
     try:
-        held.acquire(timeout=0)
+        file_lock.acquire(timeout=0)
     except Timeout:
         say("another hvdkit install-horovod is at this; waiting for it")
         try:
-            held.acquire(timeout=patience)
+            file_lock.acquire(timeout=patience)
         except Timeout:
             raise HorovodBuildError(
                 f"Another hvdkit install-horovod has held {path} for {patience:.0f} s.",
@@ -78,7 +78,7 @@ def lock(name: str, say: Callable[[str], None] = lambda text: None, patience: fl
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()
 
 
 def wheel(key: str) -> Path | None:
@@ -86,15 +86,15 @@ def wheel(key: str) -> Path | None:
     for path in sorted((root() / "wheels" / key).glob("horovod-*.whl")):
         try:
             with zipfile.ZipFile(path) as packed:
-                found = json.loads(packed.read(f"horovod/{stamp.NAME}")).get("key")
+                packed_key = json.loads(packed.read(f"horovod/{stamp.NAME}")).get("key")
         except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             continue
-        if found == key:
+        if packed_key == key:
             return path
     return None
 
 
-def keep(key: str, built: Path) -> Path:
+def store_wheel(key: str, built: Path) -> Path:
     """Put a built wheel into the cache: a reader sees the whole file or none."""
     target = folder(f"wheels/{key}") / built.name
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".new-")

@@ -47,8 +47,8 @@ def find_cuda(home: str | None = None, architectures: tuple[int, ...] = ()) -> C
     """The first toolkit of: ``home``, ``CUDA_HOME``, ``CUDA_PATH``, nvcc on PATH, /usr/local/cuda, wheels."""
     for candidate in [Path(home)] if home else _cuda_homes():
         nvcc = candidate / "bin/nvcc"
-        said = ask([nvcc, "--version"]) if nvcc.is_file() else None
-        version = re.search(r"release (\d+\.\d+)", said or "")
+        output = ask([nvcc, "--version"]) if nvcc.is_file() else None
+        version = re.search(r"release (\d+\.\d+)", output or "")
         if version:
             return Cuda(candidate, version.group(1), architectures or _architectures(nvcc), _runtime(candidate))
     return None
@@ -94,8 +94,8 @@ def _runtime(home: Path) -> Path | None:
 
 
 def _architectures(nvcc: Path) -> tuple[int, ...]:
-    said = ask([nvcc, "--list-gpu-arch"]) or ""
-    known = {int(number) for number in re.findall(r"compute_(\d+)\b", said)}
+    output = ask([nvcc, "--list-gpu-arch"]) or ""
+    known = {int(number) for number in re.findall(r"compute_(\d+)\b", output)}
     return tuple(number for number in ARCHITECTURES if number in known) or tuple(sorted(known))
 
 

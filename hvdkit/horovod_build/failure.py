@@ -19,7 +19,7 @@ class Failure:
     fix: str | None = None
 
 
-# What a log says -> the reason, and what to do. The first one that is found anywhere in the log is taken; groups
+# What a log says -> the reason, and what to do. The first that matches anywhere in the log is taken; groups
 # of the pattern fill the gaps. Order: what ends a build from outside comes before what the compilers then say.
 _KNOWN = (
     (
@@ -124,13 +124,13 @@ def explain(text: Iterable[str]) -> Failure:
     ("a.cc:7:1: error: 'x' was not declared in this scope",)
     """
     lines = [line.rstrip() for line in text]
-    found = _first_error(lines)
+    first_error = _first_error(lines)
     whole = "\n".join(lines)
     for pattern, reason, fix in _KNOWN:
         match = re.search(pattern, whole)
         if match:
-            return Failure(found, reason.format(*(match.groups() or ())), fix)
-    return Failure(found, "the compiler found an error" if found else "the log names no error")
+            return Failure(first_error, reason.format(*(match.groups() or ())), fix)
+    return Failure(first_error, "the compiler found an error" if first_error else "the log names no error")
 
 
 def error(what: str, log: Path, text: Iterable[str] | None = None) -> HorovodBuildError:
@@ -150,8 +150,8 @@ def _first_error(lines: list[str]) -> tuple[str, ...]:
             shown = [follow for follow in lines[index + 1 : index + 3] if re.match(r"^\s+\d* ?\|", follow)]
             return (line.strip(), *shown)
         if _CMAKE.search(line):
-            said = [follow.strip() for follow in lines[index + 1 : index + 6] if follow.strip()]
-            return (line.strip(), *[text for text in said[:2] if not text.startswith("Call Stack")])
+            details = [follow.strip() for follow in lines[index + 1 : index + 6] if follow.strip()]
+            return (line.strip(), *[text for text in details[:2] if not text.startswith("Call Stack")])
     for line in reversed(lines):
         if _LAST_RESORT.search(line) and not any(noise in line for noise in _NOISE):
             return (line.strip(),)

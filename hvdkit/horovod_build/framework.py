@@ -58,22 +58,22 @@ def minor(version: str) -> str:
         return ".".join(version.split(".")[:2])
 
 
-def installed(path: Sequence[str] | None = None) -> TensorFlow | None:
+def installed_tensorflow(path: Sequence[str] | None = None) -> TensorFlow | None:
     """The TensorFlow of this Python, or None.
 
     Args:
         path: folders to look in, in the place of ``sys.path``.
     """
-    found = _distribution(path)
-    if found is None:
+    distribution = _distribution(path)
+    if distribution is None:
         return None
     folder = package_folder("tensorflow", path)
-    name = found.metadata["Name"].replace("_", "-")
-    return TensorFlow(name, found.version, folder, _cuda(folder))
+    name = distribution.metadata["Name"].replace("_", "-")
+    return TensorFlow(name, distribution.version, folder, _cuda(folder))
 
 
 def package_folder(package: str, path: Sequence[str] | None = None) -> Path | None:
-    """Where a package lies, found without importing it; None when it is not there."""
+    """The folder of a package, which is not imported; None if it is not installed."""
     try:
         if path is None:
             spec = importlib.util.find_spec(package)
@@ -88,8 +88,8 @@ def package_folder(package: str, path: Sequence[str] | None = None) -> Path | No
 def _distribution(path: Sequence[str] | None) -> Distribution | None:
     where = {} if path is None else {"path": list(path)}
     for name in _NAMES:
-        for found in distributions(name=name, **where):
-            return found
+        for distribution in distributions(name=name, **where):
+            return distribution
     if path is None and package_folder("tensorflow"):  # a vendor's build under a name of its own
         for name in packages_distributions().get("tensorflow", ()):
             return next(iter(distributions(name=name)), None)

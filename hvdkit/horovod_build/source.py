@@ -94,12 +94,12 @@ def digest() -> str:
     return hashlib.sha256(repr(EDITS).encode()).hexdigest()[:8]
 
 
-def check(archive: Path) -> None:
+def check_archive(archive: Path) -> None:
     """Raise HorovodBuildError unless ``archive`` is the release, byte for byte."""
-    found = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if found != SHA256:
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if sha256 != SHA256:
         raise HorovodBuildError(
-            f"{archive} is not Horovod {HOROVOD}: its SHA-256 is {found}, not {SHA256}.",
+            f"{archive} is not Horovod {HOROVOD}: its SHA-256 is {sha256}, not {SHA256}.",
             fix="delete it and look at your package index (pip config list): it hands out another file",
         )
 
@@ -121,7 +121,7 @@ def patch(tree: Path, edits: tuple[Edit, ...] = EDITS) -> list[str]:
         HorovodBuildError: an edit's place is not there exactly once. Nothing is written then.
     """
     changed: dict[Path, str] = {}
-    said = []
+    descriptions = []
     for edit in edits:
         path = tree / edit.file
         try:
@@ -134,10 +134,10 @@ def patch(tree: Path, edits: tuple[Edit, ...] = EDITS) -> list[str]:
                 f"Horovod's {edit.file} holds {edit.old!r} {count} times; hvdkit edits what is there once."
             )
         changed[path] = text.replace(edit.old, edit.new)
-        said.append(f"{edit.file}: {edit.why}")
+        descriptions.append(f"{edit.file}: {edit.why}")
     for path, text in changed.items():
         path.write_text(text, encoding="utf-8")
-    return said
+    return descriptions
 
 
 def add_stamp(tree: Path, stamp: str) -> None:

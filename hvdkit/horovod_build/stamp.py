@@ -42,7 +42,7 @@ class Stamp:
         return self.key is not None
 
 
-def installed(path: Sequence[str] | None = None) -> Stamp | None:
+def installed_horovod(path: Sequence[str] | None = None) -> Stamp | None:
     """The installed Horovod, or None. Imports neither it nor TensorFlow.
 
     Args:
@@ -50,20 +50,20 @@ def installed(path: Sequence[str] | None = None) -> Stamp | None:
 
     Example:
 
-    >>> installed(["/nowhere"]) is None
+    >>> installed_horovod(["/nowhere"]) is None
     True
     """
     folder = framework.package_folder("horovod", path)
     if folder is None:
         return None
-    ours = _read(folder / NAME)
+    own_stamp = _read(folder / NAME)
     version = _version(folder, path)
-    if isinstance(ours.get("key"), str) and isinstance(ours.get("parts"), dict):
-        return Stamp(version, folder, ours["parts"].get("tensorflow"), ours["key"], ours["parts"])
+    if isinstance(own_stamp.get("key"), str) and isinstance(own_stamp.get("parts"), dict):
+        return Stamp(version, folder, own_stamp["parts"].get("tensorflow"), own_stamp["key"], own_stamp["parts"])
     return Stamp(version, folder, _read(folder / "metadata.json").get("tensorflow"))
 
 
-def problem(path: Sequence[str] | None = None) -> str | None:
+def compatibility_problem(path: Sequence[str] | None = None) -> str | None:
     """One sentence if the installed Horovod does not fit this Python and its TensorFlow, else None.
 
     None also where Horovod or TensorFlow is not installed at all: that is another message.
@@ -71,7 +71,7 @@ def problem(path: Sequence[str] | None = None) -> str | None:
     Args:
         path: folders to look in, in the place of ``sys.path``.
     """
-    stamp, tensorflow = installed(path), framework.installed(path)
+    stamp, tensorflow = installed_horovod(path), framework.installed_tensorflow(path)
     if stamp is None or tensorflow is None:
         return None
     who = f"Horovod {stamp.horovod} ({stamp.folder})"
@@ -97,8 +97,8 @@ def controllers(path: Sequence[str] | None = None) -> tuple[bool, bool] | None:
         path: folders to look in, in the place of ``sys.path``.
     """
     folder = framework.package_folder("horovod", path)
-    for found in folder.glob("tensorflow/mpi_lib*.so") if folder else ():
-        with found.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    for library_file in folder.glob("tensorflow/mpi_lib*.so") if folder else ():
+        with library_file.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return data.find(b"GlooController") >= 0, data.find(b"MPIController") >= 0
     return None
 
@@ -110,8 +110,8 @@ def library(folder: Path) -> Path:
 
 def _version(folder: Path, path: Sequence[str] | None) -> str:
     where = {} if path is None else {"path": list(path)}
-    for found in distributions(name="horovod", **where):
-        return found.version
+    for distribution in distributions(name="horovod", **where):
+        return distribution.version
     try:  # a source tree on PYTHONPATH has no metadata
         text = (folder / "__init__.py").read_text(encoding="utf-8")
     except OSError:

@@ -68,12 +68,12 @@ def _try(cxx: list[str]) -> None:
         for argv in ([*cxx, "-std=c++17", "-pthread", str(source), "-o", str(program)], [str(program)]):
             try:
                 done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=120, check=False)
-                said = (done.stderr or done.stdout).strip()
+                output = (done.stderr or done.stdout).strip()
                 failed = done.returncode != 0
             except (OSError, subprocess.TimeoutExpired) as error:
-                failed, said = True, str(error)
+                failed, output = True, str(error)
             if failed:
-                line = " ".join(failure.explain(said.splitlines()).lines[:1]) or said[:200]
+                line = " ".join(failure.explain(output.splitlines()).lines[:1]) or output[:200]
                 raise HorovodBuildError(
                     f"{' '.join(cxx)} does not compile, link and run a small C++17 program: {line}",
                     fix=_PACKAGES,
@@ -81,12 +81,12 @@ def _try(cxx: list[str]) -> None:
 
 
 def _name(cxx: list[str]) -> str:
-    def said(option: str) -> str:
+    def answer(option: str) -> str:
         done = subprocess.run([*cxx, option], capture_output=True, text=True, timeout=30, check=False)
         return done.stdout.strip()
 
-    family = "clang" if "clang" in said("--version") else "gcc"
-    return f"{family} {said('-dumpversion').partition('.')[0]}"
+    family = "clang" if "clang" in answer("--version") else "gcc"
+    return f"{family} {answer('-dumpversion').partition('.')[0]}"
 
 
 def find_generator() -> str:

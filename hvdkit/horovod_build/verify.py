@@ -26,9 +26,10 @@ hvd.shutdown()
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the subprocess found. ``error``: why Horovod does not load. ``alone``: why hvd.init() of one process failed.
+    """What the subprocess reported.
 
-    The second is no fault of the build: some clusters' MPI starts inside a job only.
+    ``error`` is why Horovod does not load, ``alone`` why ``hvd.init()`` in a single process failed.
+    The latter is no fault of the build: some clusters' MPI starts inside a job only.
     """
 
     built: dict[str, bool] = field(default_factory=dict)
@@ -39,12 +40,12 @@ class Loaded:
         return ", ".join(f"{name} {'yes' if built else 'no'}" for name, built in self.built.items())
 
 
-def load(seconds: float = 180) -> Loaded:
-    """Load Horovod in a process of its own and make a world of one."""
-    said = programs.listen([sys.executable, "-c", _LOAD], environ=alone(), seconds=seconds)
-    if said.code is None:
-        return _judge(_answers(said.out), f"it did not end within {seconds:.0f} s")
-    return _judge(_answers(said.out), last_line(said.err) or f"the process ended with code {said.code}")
+def load_in_subprocess(seconds: float = 180) -> Loaded:
+    """Load Horovod in a process of its own and initialize it as a single process."""
+    output = programs.listen([sys.executable, "-c", _LOAD], environ=environment_without_launcher(), seconds=seconds)
+    if output.code is None:
+        return _judge(_answers(output.out), f"it did not end within {seconds:.0f} s")
+    return _judge(_answers(output.out), last_line(output.err) or f"the process ended with code {output.code}")
 
 
 def _judge(answers: dict, last: str) -> Loaded:
@@ -54,7 +55,7 @@ def _judge(answers: dict, last: str) -> Loaded:
     return Loaded(answers, alone=None if size == 1 else last)
 
 
-def alone() -> dict[str, str]:
+def environment_without_launcher() -> dict[str, str]:
     """The environment of a process that no launcher started, with the one Keras that Horovod loads under."""
     environ = {name: value for name, value in env.child().items() if not name.startswith(_LAUNCHERS)}
     return {"TF_CPP_MIN_LOG_LEVEL": "2", **environ, **_KERAS}
@@ -67,9 +68,9 @@ def last_line(text: str) -> str:
     return (named or lines or [""])[-1]
 
 
-def _answers(said: str) -> dict:
+def _answers(text: str) -> dict:
     answers: dict = {}
-    for line in said.splitlines():
+    for line in text.splitlines():
         if line.startswith("hvdkit:"):
             answers |= json.loads(line.removeprefix("hvdkit:"))
     return answers

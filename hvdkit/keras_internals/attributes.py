@@ -78,7 +78,7 @@ def set_path(variable: Any, path: str) -> None:
 
 
 def path_of(variable: Any, default: str = "") -> str:
-    """The path of a Keras variable, or where a model holds a TensorFlow variable; the default where nobody knows."""
+    """The path of a Keras variable, or where a model holds a TensorFlow variable; the default if it is unknown."""
     return getattr(variable, "path", None) or getattr(variable, _PATH, default)
 
 
@@ -88,7 +88,7 @@ def set_follows(variable: Any, follows: str) -> None:
 
 
 def follows_of(variable: Any) -> str | None:
-    """What was said to change a TensorFlow variable; None where nothing was said."""
+    """What was declared to change a TensorFlow variable; None if nothing was."""
     return getattr(variable, _FOLLOWS, None)
 
 

@@ -27,7 +27,7 @@ def missing(required: Iterable[Required] = REQUIRED, replaced: Mapping[str, Any]
     lines = []
     for one in required:
         if one.owner not in owners:
-            owners[one.owner] = _found(one.owner)
+            owners[one.owner] = _resolve_owner(one.owner)
         owner = owners[one.owner]
         problem = f"{owner}" if isinstance(owner, _Unavailable) else _problem(one, owner)
         if problem:
@@ -39,7 +39,7 @@ class _Unavailable(Exception):
     """An owner is not there at all, with the reason."""
 
 
-def _found(owner: str) -> Any:
+def _resolve_owner(owner: str) -> Any:
     """A class, a module, or an object of a kind."""
     try:
         return SAMPLES[owner]() if owner in SAMPLES else _imported(owner)

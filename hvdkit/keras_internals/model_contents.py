@@ -22,52 +22,52 @@ from hvdkit.keras_internals.optimizers import slots, unwrap
 
 def optimizers_of(model: keras.Model, things: list | None = None) -> list:
     """The optimizers that make steps: ``model.optimizer``, those the model holds (a GAN's), however it holds them, and
-    for a ``MultiOptimizer`` those inside it. ``things`` is what ``held`` has found, where that is known."""
-    found = [getattr(model, "optimizer", None), *(held(model) if things is None else things)]
-    found = [o for o in found if isinstance(o, keras.optimizers.Optimizer)]
-    found = [inner for o in found for inner in getattr(o, "optimizers", [o])]
-    inside = {id(unwrap(o)) for o in found if isinstance(o, keras.optimizers.LossScaleOptimizer)}
-    return [o for o in {id(o): o for o in found}.values() if id(o) not in inside]
+    for a ``MultiOptimizer`` those inside it. ``things`` is what ``reachable_objects`` returned, if that is known."""
+    optimizers = [getattr(model, "optimizer", None), *(reachable_objects(model) if things is None else things)]
+    optimizers = [o for o in optimizers if isinstance(o, keras.optimizers.Optimizer)]
+    optimizers = [inner for o in optimizers for inner in getattr(o, "optimizers", [o])]
+    inside = {id(unwrap(o)) for o in optimizers if isinstance(o, keras.optimizers.LossScaleOptimizer)}
+    return [o for o in {id(o): o for o in optimizers}.values() if id(o) not in inside]
 
 
 def layers_of(model: keras.Model) -> list:
     """The model and all layers it holds, those that Keras does not track too."""
-    return [layer for layer in held(model) if isinstance(layer, keras.layers.Layer)]
+    return [layer for layer in reachable_objects(model) if isinstance(layer, keras.layers.Layer)]
 
 
 def weights_of(model: keras.Model, things: list | None = None) -> list:
     """A model's weights, each once: Keras' own list, then those of layers and the TensorFlow variables that the model
-    holds and Keras does not track. ``things`` is what ``held`` has found, where that is known."""
-    things = held(model) if things is None else things
+    holds and Keras does not track. ``things`` is what ``reachable_objects`` returned, if that is known."""
+    things = reachable_objects(model) if things is None else things
     layers = [layer for layer in things if isinstance(layer, keras.layers.Layer)]
     weights = [*model.weights, *(v for layer in layers for v in layer.weights)]
     weights = list({id(v): v for v in weights}.values())
-    known = {id(underlying(v)) for layer in layers for v in layer.variables}
+    known = {id(backend_variable(v)) for layer in layers for v in layer.variables}
     raw = [v for v in things if isinstance(v, tf.Variable) and id(v) not in known]
     return [*weights, *raw]
 
 
-def held(model: keras.Model) -> list:
+def reachable_objects(model: keras.Model) -> list:
     """The layers, optimizers, seed generators and TensorFlow variables that a model reaches, itself first.
 
     Through its attributes and those of its layers, through lists and dictionaries, modules of TensorFlow, and objects
-    of the user's own classes. Not through functions: what only a closure holds nobody finds.
+    of the user's own classes. Not through functions: what only a closure holds is not reached.
     """
-    found, queue, seen = [], collections.deque([(model, getattr(model, "name", ""))]), {id(model)}
+    objects, queue, seen = [], collections.deque([(model, getattr(model, "name", ""))]), {id(model)}
     while queue:
         thing, path = queue.popleft()
-        if isinstance(thing, _HELD):
-            found.append(thing)
+        if isinstance(thing, _REPORTED_KINDS):
+            objects.append(thing)
         if isinstance(thing, tf.Variable):
             attributes.set_path(thing, path)
         for name, part in _parts(thing):
             if id(part) not in seen and not isinstance(part, _LEAVES):
                 seen.add(id(part))
                 queue.append((part, f"{path}.{name}"))
-    return found
+    return objects
 
 
-_HELD = (keras.layers.Layer, keras.optimizers.Optimizer, keras.random.SeedGenerator, tf.Variable)
+_REPORTED_KINDS = (keras.layers.Layer, keras.optimizers.Optimizer, keras.random.SeedGenerator, tf.Variable)
 _CONTAINERS = (dict, list, tuple, set, frozenset, collections.deque)
 _MOST_PARTS = 10_000
 _LEAVES = (str, bytes, bool, int, float, complex, type, type(None), np.ndarray, np.generic, tf.Tensor)
@@ -114,7 +114,7 @@ def optimizer_state_of(model: keras.Model) -> list:
     return list({id(v): v for v in variables}.values())
 
 
-def underlying(variable: Any) -> Any:
+def backend_variable(variable: Any) -> Any:
     """The TensorFlow variable that holds the value: the identity of a Keras variable, which may be wrapped anew."""
     return variable.value if isinstance(variable, keras.Variable) else variable
 
@@ -124,26 +124,26 @@ def slots_of(model: keras.Model, variables: list, optimizers: list | None = None
 
     ``optimizers`` are those of the model, where they are known.
     """
-    wanted = {id(underlying(v)) for v in variables}
+    wanted = {id(backend_variable(v)) for v in variables}
     pairs = [pair for o in (optimizers_of(model) if optimizers is None else optimizers) for pair in slots(o)]
-    return [slot for variable, slot in pairs if id(underlying(variable)) in wanted]
+    return [slot for variable, slot in pairs if id(backend_variable(variable)) in wanted]
 
 
-def keep_local(variable: Any) -> None:
+def mark_local(variable: Any) -> None:
     """Mark a variable as each rank's own, so that nothing asks for it to be equal on all ranks."""
-    attributes.mark_local(underlying(variable))
+    attributes.mark_local(backend_variable(variable))
 
 
 def is_local(variable: Any) -> bool:
     """Whether a variable was marked as each rank's own."""
-    return attributes.is_local(underlying(variable))
+    return attributes.is_local(backend_variable(variable))
 
 
 def parameters_of(model: Any, things: list | None = None) -> list:
     """The weights that ranks must have in common: trainable ones, frozen ones too, but no batch statistics and none
     that is kept local. Layers and TensorFlow variables that Keras does not track are among them. ``things`` is what
-    ``held`` has found, where that is known."""
-    things = held(model) if things is None else things
+    ``reachable_objects`` returned, if that is known."""
+    things = reachable_objects(model) if things is None else things
     layers = [layer for layer in things if isinstance(layer, keras.layers.Layer)]
     own = [v for layer in layers for v in own_trainable_variables(layer)]
     raw = [v for v in weights_of(model, things) if isinstance(v, tf.Variable) and v.trainable]
@@ -159,14 +159,14 @@ def build_optimizer(model: keras.Model) -> None:
             optimizer.build(model.trainable_variables)
 
 
-def renew_adapted(model: keras.Model) -> None:
+def refresh_normalization(model: keras.Model) -> None:
     """Let layers that compute with constants made from their weights (``Normalization``) make them anew."""
     for layer in layers_of(model):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
 
 
-def adapted_of(model: keras.Model) -> list[str]:
+def preprocessing_state(model: keras.Model) -> list[str]:
     """A digest of what each layer learnt from data by ``adapt``: vocabularies, boundaries, means and variances."""
     digests = []
     for layer in layers_of(model):

@@ -1,4 +1,4 @@
-"""Everything of Keras and TensorFlow that hvdkit uses and that no version of theirs promises.
+"""Everything of Keras and TensorFlow that hvdkit uses and that no version of them promises.
 
 Data only: nothing is imported here. ``missing`` compares the table with the installed versions.
 """

@@ -1,4 +1,4 @@
-"""What Keras keeps of a training, as a checkpoint needs it: found by one walk over the model."""
+"""What Keras keeps of a training, as a checkpoint needs it: collected in one walk over the model."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import keras
 
 from hvdkit.keras_internals import attributes, optimizers
 from hvdkit.keras_internals.model_contents import (
-    held,
+    backend_variable,
     is_local,
     optimizers_of,
     parameters_of,
+    reachable_objects,
     reduction_state_of,
-    underlying,
     unwrap,
     weights_of,
 )
@@ -21,7 +21,7 @@ from hvdkit.utils.stateful import Stateful
 
 
 class ModelContents:
-    """What one walk over a model has found.
+    """What one walk over a model reaches.
 
     Attributes:
         optimizers: those that make steps.
@@ -30,7 +30,7 @@ class ModelContents:
     """
 
     def __init__(self, model: keras.Model):
-        things = held(model)
+        things = reachable_objects(model)
         self.model = model
         self.optimizers = optimizers_of(model, things)
         self.weights = weights_of(model, things)
@@ -43,22 +43,22 @@ class ModelContents:
 
     def others(self) -> list:
         """What is neither a parameter nor of a metric: seeds of dropout, statistics of batch norm, local weights."""
-        skip = {id(underlying(v)) for v in [*self.parameters, *self.model.metrics_variables]}
+        skip = {id(backend_variable(v)) for v in [*self.parameters, *self.model.metrics_variables]}
         variables = [*self.model.weights, *self.model.non_trainable_variables, *self.weights]
-        return list({id(v): v for v in variables if id(underlying(v)) not in skip}.values())
+        return list({id(v): v for v in variables if id(backend_variable(v)) not in skip}.values())
 
     def local_weights(self) -> list:
         """The weights that are kept local."""
         return [v for v in self.weights if is_local(v)]
 
-    def not_found(self) -> list:
+    def unreachable_optimizers(self) -> list:
         """The distributed optimizers that the model does not hold, and that train weights of it that none of its own
         does: one that was compiled before may be alive still."""
         known = {id(unwrap(optimizer)) for optimizer in self.optimizers}
-        trained = {id(underlying(v)) for o in self.optimizers for v in trained_variables(o)}
-        weights = {id(underlying(v)) for v in self.weights} - trained
+        trained = {id(backend_variable(v)) for o in self.optimizers for v in trained_variables(o)}
+        weights = {id(backend_variable(v)) for v in self.weights} - trained
         others = {id(o): o for o in map(unwrap, attributes.distributed_optimizers()) if id(o) not in known}.values()
-        return [o for o in others if any(id(underlying(v)) in weights for v in trained_variables(o))]
+        return [o for o in others if any(id(backend_variable(v)) in weights for v in trained_variables(o))]
 
 
 def trained_variables(optimizer: Any) -> list:
@@ -80,11 +80,11 @@ def attached_to(optimizer: Any) -> dict[str, Stateful]:
     Of a distributed optimizer it is what its ``ReductionState`` names: how it reduces gradients.
     """
     distribution = reduction_state_of(optimizer)
-    found = {} if distribution is None else distribution.stateful()
+    attached = {} if distribution is None else distribution.stateful()
     schedule = optimizers.schedule_of(optimizer)
     if isinstance(schedule, Stateful):
-        found = {"schedules": _ScheduleOf(optimizer, schedule), **found}
-    return {name: thing for name, thing in found.items() if isinstance(thing, Stateful)}
+        attached = {"schedules": _ScheduleOf(optimizer, schedule), **attached}
+    return {name: thing for name, thing in attached.items() if isinstance(thing, Stateful)}
 
 
 class _ScheduleOf:

@@ -1,4 +1,4 @@
-"""Starting the ranks: a plan made of plain data, one file per launcher, and a supervisor that leaves nobody behind.
+"""Starting the ranks: a plan made of plain data, one file per launcher, and a supervisor that leaves no process behind.
 
 ``launcher`` says which launchers there are, ``plan`` chooses one of them, ``discovery`` looks at the machine for it,
 ``supervise`` starts the launcher, ``worker`` is the small parent of each rank, ``records`` says who failed first,

@@ -17,8 +17,8 @@ from hvdkit.utils import env
 
 def tools() -> dict[str, Tool]:
     """The launchers' executables that are there, by the launcher's name."""
-    found = {name: launcher(name).tool() for name in LAUNCHERS.names()}
-    return {name: tool for name, tool in found.items() if tool}
+    known_tools = {name: launcher(name).tool() for name in LAUNCHERS.names()}
+    return {name: tool for name, tool in known_tools.items() if tool}
 
 
 def pairs(tools: Mapping[str, Tool], installed: Mapping[str, Any]) -> list[tuple[str, str]]:

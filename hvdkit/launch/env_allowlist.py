@@ -1,7 +1,7 @@
 """Which variables may stand on a command line, where each user of the machine can read them: these, and no others.
 
 They are what a launcher, ssh and a rank's own start need, and what is known to hold numbers, paths and switches. Exact
-names: nobody can tell by the look of it that another variable is no secret, and a family of names may have one in it.
+names: no rule can tell that another variable is no secret, and a family of names may have one in it.
 """
 
 from __future__ import annotations

@@ -63,15 +63,15 @@ class Horovodrun(Launcher):
         )
 
 
-def _withheld(environ: dict[str, str], said: Container[str], wanted: list[str]) -> tuple[str, ...]:
-    """The names of variables that stand on no command line, those first that must reach every rank.
+def _withheld(environ: dict[str, str], already_shown: Container[str], wanted: list[str]) -> tuple[str, ...]:
+    """The names of variables that must not be on a command line, first those that must reach every rank.
 
     Args:
         environ: all of them.
-        said: those whose values stand on the command line of `hvdkit run` already.
-        wanted: those that were named by ``-x``.
+        already_shown: those whose values are on the command line of `hvdkit run` already.
+        wanted: those that ``-x`` names.
     """
-    names = [name for name, value in environ.items() if name not in said and not may_be_seen(name, value)]
+    names = [name for name, value in environ.items() if name not in already_shown and not may_be_seen(name, value)]
     rest = sorted((name for name in environ if name not in names), key=lambda name: len(environ[name]))
     while rest and sum(len(name) + len(environ[name]) + 4 for name in rest) > _LONGEST:
         names.append(rest.pop())

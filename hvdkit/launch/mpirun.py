@@ -45,8 +45,8 @@ class Mpirun(Launcher):
 
     def tool(self) -> Tool | None:
         """The mpirun, with its MPI's flavour and version."""
-        found = super().tool()
-        return Tool(found.path, *mpi.identify(found.path)) if found else None
+        executable = super().tool()
+        return Tool(executable.path, *mpi.identify(executable.path)) if executable else None
 
     def problem(self, request: Request, system: SystemInfo) -> LaunchError | None:
         """Why mpirun cannot be used here."""

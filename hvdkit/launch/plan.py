@@ -54,7 +54,7 @@ class SystemInfo:
     Args:
         python: the Python that the ranks run.
         tools: the launchers' executables, by the launcher's name.
-        engines: what is installed of each engine, as ``hvdkit.engines.installed`` has found it.
+        engines: what is installed of each engine, as ``hvdkit.engines.installed`` returns it.
         environ: the environment.
         root: whether this user is root.
         cores: the cores that this process may use.
@@ -140,7 +140,7 @@ def make_plan(request: Request, system: SystemInfo) -> LaunchPlan:
     env = _additions(settled, system)
     if request.engine not in (None, "auto"):
         env[ENGINE] = request.engine
-    name, why = _choose(settled, system)
+    name, why = _choose_launcher(settled, system)
     choice = usable(_engines(settled), launcher(name).rendezvous, system.engines)
     plan = launcher(name).plan(settled, system, env, why)
     return replace(plan, engine=choice[0] if len(choice) == 1 else "auto")
@@ -175,15 +175,15 @@ def _ranks(request: Request) -> int:
 
 def _engine(request: Request, system: SystemInfo) -> str:
     """The engine that was asked for, by itself or by the variable that the ranks will see."""
-    said = [item.partition("=")[2] for item in request.forward if item.startswith(f"{ENGINE}=")]
-    return request.engine or (said or [system.environ.get(ENGINE, "")])[-1].strip() or "auto"
+    forwarded = [item.partition("=")[2] for item in request.forward if item.startswith(f"{ENGINE}=")]
+    return request.engine or (forwarded or [system.environ.get(ENGINE, "")])[-1].strip() or "auto"
 
 
 def _engines(request: Request) -> list[str]:
     return ENGINES.names() if request.engine == "auto" else [request.engine]
 
 
-def _choose(request: Request, system: SystemInfo) -> tuple[str, str]:
+def _choose_launcher(request: Request, system: SystemInfo) -> tuple[str, str]:
     """A launcher, and why it."""
     if request.launcher != "auto":
         problem = _problem(request.launcher, request, system)

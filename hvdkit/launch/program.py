@@ -94,13 +94,13 @@ def says_when_it_begins(program: Sequence[str]) -> bool:
 def _module_file(name: str) -> Path | None:
     """The file of a module, or its package's folder, found without importing what is above it."""
     top, *below = name.split(".")
-    found = importlib.util.find_spec(top)
-    if found is None:
+    spec = importlib.util.find_spec(top)
+    if spec is None:
         return None
-    if not found.submodule_search_locations:
-        return Path(found.origin) if found.origin and not below else None
-    places = [Path(folder, *below) for folder in found.submodule_search_locations]
-    return next((path for place in places for path in (place, place.with_suffix(".py")) if path.exists()), None)
+    if not spec.submodule_search_locations:
+        return Path(spec.origin) if spec.origin and not below else None
+    candidates = [Path(folder, *below) for folder in spec.submodule_search_locations]
+    return next((path for place in candidates for path in (place, place.with_suffix(".py")) if path.exists()), None)
 
 
 def _is_script(name: str) -> bool:

@@ -99,14 +99,14 @@ def write(directory: str, record: Record) -> bool:
     return True
 
 
-def read(directory: str, kind: str) -> dict[int, Record]:
+def read_records(directory: str, kind: str) -> dict[int, Record]:
     """The records of one kind, ``"started"`` or ``"ended"``, by rank."""
-    found = {}
+    records_by_rank = {}
     for path in Path(directory).glob(f"{kind}.*"):
         with contextlib.suppress(OSError, ValueError, TypeError):
             record = Record(**json.loads(path.read_text(encoding="utf-8")))
-            found[record.rank] = record
-    return found
+            records_by_rank[record.rank] = record
+    return records_by_rank
 
 
 def to_line(run_id: str, record: Record) -> bytes:
@@ -127,8 +127,8 @@ def from_line(run_id: str, line: bytes) -> Record | None:
 def first_failure(records: Iterable[Record]) -> Record | None:
     """The rank that failed first, as a cause: before those that lost it, and before those that were told to end.
 
-    One that saved and left takes those with it that the launcher's clean-up met on their way out. It is no cause where
-    another had an exception of its own: then what was saved may not be whole.
+    One that saved and left takes those with it that the launcher's clean-up met on their way out. It is no cause if
+    another had an exception of its own: then the checkpoint may be incomplete.
 
     Example:
 
@@ -156,13 +156,13 @@ def _distance(record: Record, first: float) -> int:
     return 1 if ended_by_peer(record.tail) else 0
 
 
-def explain(root_cause: Record, ended: dict[int, Record], ranks: int) -> str:
-    """What is said at the end: the rank, the host, how it ended, and its traceback as the last thing."""
-    how = f"exit code {root_cause.exit_code}"
+def explain_failure(root_cause: Record, ended: dict[int, Record], ranks: int) -> str:
+    """The message about a failed run: the rank, the host, how it ended, and last its traceback."""
+    ending = f"exit code {root_cause.exit_code}"
     if root_cause.signal and not root_cause.raised:
         with contextlib.suppress(ValueError):
-            how = f"killed by {signal.Signals(root_cause.signal).name}, {how}"
-    text = f"hvdkit: rank {root_cause.rank} of {ranks} on {root_cause.host} failed first: {how}."
+            ending = f"killed by {signal.Signals(root_cause.signal).name}, {ending}"
+    text = f"hvdkit: rank {root_cause.rank} of {ranks} on {root_cause.host} failed first: {ending}."
     # Not by the time of the end: the rank that leaves still takes Python down while the others already fail.
     early = sorted(record.rank for record in ended.values() if record.code == 0)
     if early and _distance(root_cause, root_cause.ended) == 1:

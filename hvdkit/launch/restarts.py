@@ -41,7 +41,7 @@ def supervise_with_restarts(
         or before the first one, unless it asked to save: nothing is lost then.
     """
     if signals.received:
-        streams.say(stderr, signals.before_training)
+        streams.write_message(stderr, signals.before_training)
         return signals.code_before_training
     for number in range(max_restarts + 1):
         attempt = replace(plan, env={**plan.env, RESTART: str(number)})
@@ -49,9 +49,13 @@ def supervise_with_restarts(
         if code == 0 or signals.received or number == max_restarts:
             break
         pause = pause_before(number + 1)
-        streams.say(stderr, f"hvdkit: restart {number + 1} of {max_restarts} in {pause:.0f} s, after {_why(code)}.")
+        streams.write_message(
+            stderr, f"hvdkit: restart {number + 1} of {max_restarts} in {pause:.0f} s, after {_why(code)}."
+        )
         if not _pause(pause, signals):
-            streams.say(stderr, f"hvdkit: ended by {signals.name} before the restart; all {plan.np} ranks are gone.")
+            streams.write_message(
+                stderr, f"hvdkit: ended by {signals.name} before the restart; all {plan.np} ranks are gone."
+            )
             saved = code == REQUEUE_EXIT_CODE and signals.preempted
             return code if saved else 128 + signals.received[0]
     return code

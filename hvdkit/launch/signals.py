@@ -46,7 +46,7 @@ class Signals:
 
     @property
     def preempted(self) -> bool:
-        """Whether all that came were preemptions: nobody has asked for an end without saving."""
+        """Whether all that came were preemptions: an end without saving was not asked for."""
         return bool(self.received) and all(number in PREEMPTIONS for number in self.received)
 
     @property
@@ -62,7 +62,7 @@ class Signals:
 
     @property
     def before_training(self) -> str:
-        """What is said of such a job."""
+        """The message about such a job."""
         again = ": nothing is lost, and the job wants to be started again" if self.preempted else ""
         return f"hvdkit: ended by {self.name} before the training began{again} (exit code {self.code_before_training})."
 

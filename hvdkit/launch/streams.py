@@ -170,8 +170,8 @@ def flushed(sink: BinaryIO) -> Callable[[bytes], None]:
     return write
 
 
-def say(sink: BinaryIO, text: str) -> None:
-    """A line of our own; nothing where there is no text, or nobody to read it."""
+def write_message(sink: BinaryIO, text: str) -> None:
+    """A line of our own; nothing if there is no text, or no reader."""
     if text:
         with contextlib.suppress(OSError, ValueError):
             flushed(sink)(f"{text}\n".encode())

@@ -1,7 +1,7 @@
 """A process between a launcher and a worker, so that the worker outlives what the launcher does to its children.
 
 A launcher that cleans up kills the process that it started. Were that the worker, what the rank has started would be
-nobody's child then, and with an environment and a session of its own nobody could tell that it was of this run. So the
+an orphan then, and with an environment and a session of its own nothing would show that it was of this run. So the
 launcher's child merely passes signals on. Where it is killed, the worker sees a pipe close, ends all of its
 descendants, and them alone, and ends itself; where the worker is killed, the launcher's child does so.
 """
@@ -26,28 +26,28 @@ _GRACE_SECONDS = 5.0
 _KILL_SECONDS = 10.0
 
 
-def keep(work: Callable[[int], int], take: Callable[[int], None]) -> int:
+def run_in_child(work: Callable[[int], int], on_signal: Callable[[int], None]) -> int:
     """Do a worker's work in a child process of this one, which does not return, and return its exit code.
 
     Args:
-        work: what the child does. It is given a pipe for ``end_with``.
-        take: what the child does with SIGTERM, SIGINT, SIGHUP and SIGUSR1, those to this process among them.
+        work: what the child does. It is given a pipe for ``kill_descendants_with_parent``.
+        on_signal: handles SIGTERM, SIGINT, SIGHUP and SIGUSR1 in the child, also those that this process receives.
 
-    Example: ``sys.exit(keep(run_a_rank, pass_on_to_the_rank))``
+    Example: ``sys.exit(run_in_child(run_a_rank, pass_on_to_the_rank))``
     """
     launcher = os.getppid()
-    signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)  # until somebody does something with them
+    signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)  # until handlers are installed
     adopt_orphans()
-    alive, works = os.pipe(), os.pipe()  # closed when this process has ended; when the worker has
+    parent_pipe, worker_pipe = os.pipe(), os.pipe()  # closed when this process ends; when the worker ends
     worker = os.fork()
     if not worker:
-        os.close(alive[1])
-        os.close(works[0])
+        os.close(parent_pipe[1])
+        os.close(worker_pipe[0])
         os.setsid()  # a launcher kills the group of the process it started
-        _on_signals(take)
-        sys.exit(work(alive[0]))
-    os.close(alive[0])
-    os.close(works[1])
+        _on_signals(on_signal)
+        sys.exit(work(parent_pipe[0]))
+    os.close(parent_pipe[0])
+    os.close(worker_pipe[1])
 
     reaped = False
 
@@ -57,7 +57,7 @@ def keep(work: Callable[[int], int], take: Callable[[int], None]) -> int:
                 os.kill(worker, number)
 
     _on_signals(pass_on)
-    _wait(works[0], launcher, pass_on)
+    _wait(worker_pipe[0], launcher, pass_on)
     os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
     reaped = True
     code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
@@ -65,7 +65,7 @@ def keep(work: Callable[[int], int], take: Callable[[int], None]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def end_with(pipe: int) -> None:
+def kill_descendants_with_parent(pipe: int) -> None:
     """In the worker, from here on: kill what descends from it as soon as the process that keeps it is gone."""
 
     def watch() -> None:
@@ -119,27 +119,27 @@ def _kill_descendants() -> None:
     time.sleep(0.02)
 
 
-def _on_signals(take: Callable[[int], None]) -> None:
+def _on_signals(on_signal: Callable[[int], None]) -> None:
     for number in _PASSED_ON:
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does
-            signal.signal(number, lambda number, _: take(number))
+            signal.signal(number, lambda number, _: on_signal(number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
 
 
-def _wait(works: int, launcher: int, pass_on: Callable[[int], None]) -> None:
-    """Wait for the worker's end, and bring it about when the launcher is gone: another parent, or nobody reads errors.
+def _wait(worker_pipe: int, launcher: int, pass_on: Callable[[int], None]) -> None:
+    """Wait for the worker's end, and bring it about when the launcher is gone: another parent, or no reader of errors.
 
     The parent alone does not tell: an ssh session may have ended before this process asked for its parent first. Nor
     does PR_SET_PDEATHSIG: it also fires when merely the launcher's THREAD that started this process ends.
     """
     ends = select.poll()
-    ends.register(works, 0)  # POLLERR and POLLHUP are always reported, and nothing else is asked for
+    ends.register(worker_pipe, 0)  # POLLERR and POLLHUP are always reported, and nothing else is asked for
     with contextlib.suppress(OSError):
         os.fstat(2)  # a launcher may have closed it
         ends.register(2, 0)
     while not (ended := ends.poll(1000)) and os.getppid() == launcher:
         pass
-    if works in dict(ended):
+    if worker_pipe in dict(ended):
         return
     pass_on(signal.SIGTERM)
     with contextlib.suppress(KeyError):

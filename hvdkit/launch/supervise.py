@@ -82,7 +82,7 @@ class _Run:
         self.started: dict[int, records.Record] = {}
         self.ended: dict[int, records.Record] = {}
         self.sent: dict[int, records.Record] = {}  # from hosts that do not share the run directory
-        self.own_words = streams.Tail()  # what the launcher itself said, where it marks what the ranks say
+        self.own_words = streams.Tail()  # the launcher's own output, if it marks that of the ranks
         self.deadline = float("inf")
         self.launcher: subprocess.Popen | None = None
         self.watchdog: subprocess.Popen | None = None
@@ -188,10 +188,10 @@ class _Run:
 
     def _collect(self) -> None:
         """Read the records, and make one for a rank whose worker vanished without one: it was killed."""
-        self.started = records.read(self.directory, "started")
+        self.started = records.read_records(self.directory, "started")
         vanished = [rank for rank, me in self.started.items() if me.place == self.place and not is_alive(me.pid)]
         # Read after the look at the processes: a worker that ended in order has written its record before.
-        known = {**self.sent, **records.read(self.directory, "ended")}
+        known = {**self.sent, **records.read_records(self.directory, "ended")}
         self.ended = {**self.ended, **known}
         for rank in vanished:
             if rank not in self.ended:
@@ -230,7 +230,7 @@ class _Run:
             self._say(f"hvdkit: ended by {self.signals.name}; all {self.plan.np} ranks are gone.")
             return 128 + self.signals.received[0]
         if root_cause is not None and not (root_cause.told_to_end and code > 128):
-            self._say(records.explain(root_cause, self.ended, self.plan.np))
+            self._say(records.explain_failure(root_cause, self.ended, self.plan.np))
             return root_cause.exit_code
         all_well = len(self.ended) == self.plan.np and root_cause is None
         if code == 0 or (hung and all_well):
@@ -251,11 +251,11 @@ class _Run:
         if not self.signals.preempted:
             return False
         failed = [record for record in self.ended.values() if record.failed]
-        nowhere = not (self.started or self.ended or self.plan.hosts)  # of other hosts nobody knows
+        nowhere = not (self.started or self.ended or self.plan.hosts)  # of other hosts it is unknown
         return all(record.lost_nothing for record in failed) and bool(failed or nowhere)
 
     def _say(self, text: str) -> None:
-        streams.say(self.stderr, text)
+        streams.write_message(self.stderr, text)
 
     def close(self) -> None:
         """Let the watchdog go and remove the run directory; after an exception, end everything first."""

@@ -26,8 +26,8 @@ class Members:
         self._run_id = run_id
         self._known: set[psutil.Process] = set()
 
-    def living(self) -> list[psutil.Process]:
-        """Those that live now, but for this process."""
+    def alive_processes(self) -> list[psutil.Process]:
+        """The processes that are alive now, without this one."""
         for process in psutil.process_iter():
             with contextlib.suppress(*_GONE):
                 if process.environ().get(RUN_ID) == self._run_id:
@@ -46,23 +46,23 @@ def terminate(run_id: str, grace_seconds: float, deadline: float = 10.0) -> int:
         How many were left when it gave up, ``deadline`` seconds after the first SIGKILL; 0 is what to expect.
     """
     members = Members(run_id)
-    left = members.living()
+    left = members.alive_processes()
     first = [(_name(process), process.pid) for process in left]
     if left and grace_seconds > 0:
         _send(left, "terminate")
         psutil.wait_procs(left, timeout=grace_seconds)
-        left = members.living()
+        left = members.alive_processes()
     until = time.monotonic() + deadline
     while left and time.monotonic() < until:
         _send(left, "kill")
         psutil.wait_procs(left, timeout=0.5)
-        left = members.living()
+        left = members.alive_processes()
     remove_sessions(first)
     return len(left)
 
 
 def remove_sessions(processes: Collection[tuple[str, int]]) -> None:
-    """Remove what killed processes of a launcher have left behind, those whose id a living process has excepted.
+    """Remove what killed processes of a launcher have left behind, except those whose process id is in use.
 
     Args:
         processes: the name and the id of each.
@@ -95,7 +95,7 @@ def _name(process: psutil.Process) -> str:
     return ""
 
 
-def _send(processes: list[psutil.Process], how: str) -> None:
+def _send(processes: list[psutil.Process], method: str) -> None:
     for process in processes:
         with contextlib.suppress(*_GONE):
-            getattr(process, how)()
+            getattr(process, method)()

@@ -41,7 +41,7 @@ _PEERS_GRACE_SECONDS = 10.0
 def main(program: list[str]) -> int:
     """Run one rank; returns its exit code."""
     rank = _Rank(program)
-    return subreaper.keep(rank.run, rank.take)
+    return subreaper.run_in_child(rank.run, rank.forward_signal)
 
 
 class _Rank:
@@ -53,7 +53,7 @@ class _Rank:
         self._received: list[int] = []
         self._ordered: list[int] = []  # those that order an end
 
-    def take(self, number: int) -> None:
+    def forward_signal(self, number: int) -> None:
         """Pass a signal on to the rank."""
         self._received.append(number)
         if number != signal.SIGUSR1:  # asks a rank to save (or for what its program pleases), and orders no end
@@ -66,10 +66,11 @@ class _Rank:
         """Start the rank, unless a signal came before, and see to it until it has ended and its record is there."""
         info = launch_info()
         run_id, run_dir = env.get(RUN_ID, ""), env.get(RUN_DIR, "")
-        me = records.Record(info.rank, socket.gethostname(), env.place(), os.getpid())
-        environ = _environment(run_dir, me)  # first: when all ranks have said that they started, its file goes
+        record = records.Record(info.rank, socket.gethostname(), env.place(), os.getpid())
+        # Before the record is written: when all ranks have reported their start, the private file is removed.
+        environ = _environment(run_dir, record)
         if run_dir:
-            records.write(run_dir, me)
+            records.write(run_dir, record)
         tail, pumps, begun = streams.Tail(), [], None
         if not self._received:
             begun = _Beginning(self._program)
@@ -77,7 +78,7 @@ class _Rank:
             self._child = child
             for number in list(self._received):  # came while it was started
                 child.send_signal(number)
-            subreaper.end_with(pipe)
+            subreaper.kill_descendants_with_parent(pipe)
             pumps = _pumps(child, info, tail)
             code = child.wait()
         else:
@@ -87,7 +88,7 @@ class _Rank:
         for pump in pumps:
             pump.join(10)
         record = replace(
-            me,
+            record,
             code=code if code >= 0 else 128 - code,
             signal=max(-code, 0),
             ordered=self._ordered[0] if self._ordered else 0,
@@ -117,14 +118,14 @@ class _Beginning:
 
     @property
     def has_come(self) -> bool:
-        """Whether something may have been lost; of a program that says nothing nobody knows."""
+        """Whether something may have been lost; of a program that does not report it this is unknown."""
         try:
             return not self._known or bool(os.read(self._reads, 1))
         except BlockingIOError:
             return False
 
 
-def _environment(run_dir: str, me: records.Record) -> dict[str, str]:
+def _environment(run_dir: str, record: records.Record) -> dict[str, str]:
     """The rank's environment, with the variables that were kept off the launcher's command line."""
     names = env.get(PRIVATE_NAMES)
     if not names:
@@ -134,15 +135,15 @@ def _environment(run_dir: str, me: records.Record) -> dict[str, str]:
     except (OSError, ValueError):
         values, kept = {}, names.split(",")
         some = ", ".join(kept[:10]) + (f" and {len(kept) - 10} more" if len(kept) > 10 else "")
-        text = f"hvdkit: rank {me.rank} on {me.host} does not get {some}: horovodrun would show them to every user, "
-        print(f"{text}and the private file that carries them is on another host.", file=sys.stderr)  # noqa: T201
+        text = f"hvdkit: rank {record.rank} on {record.host} does not get {some}: horovodrun would show them to every "
+        print(f"{text}user, and the private file that carries them is on another host.", file=sys.stderr)  # noqa: T201
         text = "  What to do: set TMPDIR to a directory that all hosts share; or hvdkit run --launcher mpirun -x NAME."
         print(text, file=sys.stderr)  # noqa: T201
     here = env.child()
-    # What the user has counts, and not what the remote shell's start-up files set; but of a launcher's own words the
-    # launcher's, as those of the file may be an outer job's.
-    theirs = ("HVDKIT_RUN_", *(prefix for name in LAUNCHERS.names() for prefix in launcher(name).own_prefixes))
-    environ = {**here, **{name: v for name, v in values.items() if name not in here or not name.startswith(theirs)}}
+    # The user's values override those from the start-up files of the remote shell. A launcher's own variables are kept
+    # as the launcher set them: those in the file may be an outer job's.
+    reserved = ("HVDKIT_RUN_", *(prefix for name in LAUNCHERS.names() for prefix in launcher(name).own_prefixes))
+    environ = {**here, **{name: v for name, v in values.items() if name not in here or not name.startswith(reserved)}}
     environ.pop(PRIVATE_NAMES)
     return environ
 
@@ -190,7 +191,7 @@ def _leave_together(run_dir: str, ordered: list[int]) -> None:
     """
     until, orders = time.monotonic() + _PEERS_GRACE_SECONDS, len(ordered)
     while time.monotonic() < until and len(ordered) == orders:
-        if not records.read(run_dir, "started").keys() - records.read(run_dir, "ended").keys():
+        if not records.read_records(run_dir, "started").keys() - records.read_records(run_dir, "ended").keys():
             return
         time.sleep(0.1)
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from hvdkit.errors import UsageError
-from hvdkit.keras_internals.model_contents import renew_adapted
+from hvdkit.keras_internals.model_contents import refresh_normalization
 from hvdkit.layers.sync_batch_norm import SyncBatchNormalization
 
 
@@ -71,7 +71,7 @@ def with_batch_norm(
     if not changed:
         raise UsageError(f"{model.name} has no batch norm.", fix="leave out with_batch_norm.")
     copy.set_weights(model.get_weights())
-    renew_adapted(copy)
+    refresh_normalization(copy)
     return copy
 
 

@@ -15,7 +15,7 @@ from hvdkit.comm.engine import Engine, ReduceOp
 from hvdkit.comm.ordering import CollectiveOrder
 from hvdkit.comm.process_sets import ProcessSet
 from hvdkit.errors import UsageError
-from hvdkit.grads import batch_weight, replicas
+from hvdkit.grads import batch_weight, replica_context
 from hvdkit.grads.tape_pipelines import call_index
 from hvdkit.keras_internals.layers import BatchNormalization
 
@@ -44,7 +44,7 @@ class SyncBatchNormalization(BatchNormalization):
 
     It is saved as ``hvdkit>SyncBatchNormalization``, its process set as the list of its ranks. ``hvd.load_model`` finds
     the class, Keras' own function once ``hvd.SyncBatchNormalization`` was named in the program. The saved ranks matter
-    only when it trains on several ranks again; then the living set with these ranks is used.
+    only when it trains on several ranks again; then the registered set with these ranks is used.
 
     Args:
         fused: Horovod's switch; there is no fused kernel that synchronizes, so it must be False.
@@ -61,7 +61,7 @@ class SyncBatchNormalization(BatchNormalization):
 
     Raises:
         UsageError: ``fused``, ``synchronized`` or ``renorm`` is set, or ``process_set`` is no process set; when it
-            trains, that there is no living process set with these ranks.
+            trains, that there is no registered process set with these ranks.
         NotInitializedError: it trains before ``hvd.init()``.
 
     Example:
@@ -108,11 +108,13 @@ class SyncBatchNormalization(BatchNormalization):
         """Mean and variance per channel, [C] each; what Keras' ``call`` asks for in training, in float32 or float64."""
         if world.size() == 1 or (self._ranks is not None and world.rank() not in self._ranks):
             return super().moments(inputs, mask)
-        process_set = process_sets.global_process_set if self._ranks is None else process_sets.living(self._ranks)
+        process_set = (
+            process_sets.global_process_set if self._ranks is None else process_sets.find_registered(self._ranks)
+        )
         engine = process_sets.engine_of(process_set)
         if engine.size == 1:
             return super().moments(inputs, mask)
-        if replicas.active():
+        if replica_context.is_active():
             raise UsageError(
                 "SyncBatchNormalization synchronizes ranks, not the replicas of a tf.distribute strategy.",
                 fix="inside a strategy use keras.layers.BatchNormalization(synchronized=True), for one process.",
@@ -142,7 +144,7 @@ def _ranks_of(process_set: ProcessSet | Iterable[int] | None) -> tuple[int, ...]
         process_set = ProcessSet(process_set)
     if process_set.ranks is None:
         raise UsageError(
-            "A process set made of a communicator has no ranks before it is alive.",
+            "A process set made of a communicator has no ranks before it is registered.",
             fix="hvd.init(process_sets=[...]) before the layer is made.",
         )
     return tuple(process_set.ranks)

@@ -11,7 +11,7 @@ from hvdkit.grads import batch_weight
 from hvdkit.keras_internals import optimizers
 from hvdkit.keras_internals.attributes import own_reduction_state
 from hvdkit.optim.convert import LocalVariableMixin
-from hvdkit.optim.held import check_held
+from hvdkit.optim.ownership import check_ownership
 from hvdkit.optim.replicated import ReplicaMixin
 
 
@@ -21,7 +21,7 @@ class AllreduceMixin(LocalVariableMixin, ReplicaMixin):
     def apply(self, grads, trainable_variables=None):
         state = own_reduction_state(self)
         if state.pipeline.engine.size > 1:
-            check_held(self, trainable_variables)
+            check_ownership(self, trainable_variables)
         if not state.inside_loss_scale:
             grads = batch_weight.weigh_gradients(grads)
         super().apply(grads, trainable_variables)

@@ -11,8 +11,8 @@ from hvdkit.comm.compression import Compression
 from hvdkit.comm.engine import ReduceOp
 from hvdkit.comm.process_sets import ProcessSet, global_process_set
 from hvdkit.errors import UsageError
-from hvdkit.grads import options as reduce_options
 from hvdkit.grads.identity import variables_of_layers
+from hvdkit.grads.options import check_reduce_options
 from hvdkit.grads.pipeline import GradientPipeline
 from hvdkit.keras_internals import optimizers
 from hvdkit.keras_internals.model_contents import reduction_state_of
@@ -52,7 +52,7 @@ def DistributedOptimizer(  # noqa: PLR0917  Horovod's arguments in Horovod's ord
     every rank or on none.
 
     The optimizer itself is changed and returned: its slots, ``iterations`` and learning rate stay, ``isinstance`` still
-    holds, and a model saved with it opens in plain Keras as a model with the plain optimizer. In a world of one it
+    holds, and a model saved with it opens in plain Keras as a model with the plain optimizer. In a single process it
     behaves like the plain optimizer. ``register_local_var(variable)`` keeps a variable's gradient this rank's own.
 
     Args:
@@ -134,7 +134,7 @@ def distribute(
     if isinstance(optimizer, str):
         optimizer = keras.optimizers.get(optimizer)
     _check_type(optimizer)
-    checked = reduce_options.check(**options)
+    checked = check_reduce_options(**options)
     if is_distributed(optimizer) and not reduction_state_of(optimizer).pipeline.is_over:
         raise UsageError(f"This {type(optimizer).__name__} is already distributed.", fix="wrap an optimizer only once.")
     inner = optimizers.unwrap(optimizer)

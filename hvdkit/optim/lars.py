@@ -31,7 +31,7 @@ class LARS(DecayInStep, keras.optimizers.Optimizer):
     Args:
         learning_rate: a number or a schedule. As the ratio makes steps short it is some 10 to 100 times that of SGD.
         momentum: between 0 and 1.
-        trust_coefficient: by how much of its own length a weight may change at ``learning_rate=1``.
+        trust_coefficient: by how much of its own norm a weight may change at ``learning_rate=1``.
         epsilon: keeps the ratio finite.
         weight_decay: of the weights that are not excluded.
         nesterov: look ahead: the step is ``momentum * velocity`` (the new one) plus the scaled gradient.

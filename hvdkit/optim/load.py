@@ -39,7 +39,7 @@ def load_model(
         compression: as for ``hvd.DistributedOptimizer``.
         legacy_opts: Horovod's switch for optimizers of Keras 2; must be False.
         kwargs: further arguments of ``hvd.DistributedOptimizer`` (``op``, ``process_set``, ...), which no file holds;
-            the others go on to Keras: ``compile``, ``safe_mode``. A model that was trained with
+            the others are passed to Keras: ``compile``, ``safe_mode``. A model that was trained with
             ``backward_passes_per_step=k`` is saved as one that accumulates k steps: say it again, and the gradients are
             summed as before; leave it out, and their mean is used, as Keras does.
 
@@ -56,24 +56,24 @@ def load_model(
         raise UsageError(
             "Keras 3 has no legacy optimizers.", fix="leave out legacy_opts; keras.optimizers has them all."
         )
-    known = dict(_ours())
+    known = dict(_hvdkit_classes())
     for optimizer in custom_optimizers or ():
         if not isinstance(optimizer, type):
             raise UsageError(f"`custom_optimizers` must be classes. Received: {optimizer!r}.")
         known[optimizer.__name__] = optimizer
     known |= {name: _class_of(name, thing) for name, thing in (custom_objects or {}).items()}
-    ours = {name: kwargs.pop(name) for name in _ARGUMENTS & kwargs.keys()}
+    distributed_arguments = {name: kwargs.pop(name) for name in _ARGUMENTS & kwargs.keys()}
     model = keras.saving.load_model(filepath, custom_objects=known, **kwargs)
     if _is_h5(filepath):
         restore_optimizer(model, filepath)
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and not is_distributed(optimizer):
-        _say_what_is_not_known(optimizer, ours)
-        DistributedOptimizer(optimizer, compression=compression, **ours)
+        _warn_of_accumulation(optimizer, distributed_arguments)
+        DistributedOptimizer(optimizer, compression=compression, **distributed_arguments)
     return model
 
 
-def _ours() -> dict[str, type]:
+def _hvdkit_classes() -> dict[str, type]:
     """What a saved model may have of hvdkit's own: Keras finds such a class only once it has been imported."""
     homes = ("layers:SyncBatchNormalization", "losses:SmoothSparseCategoricalCrossentropy", "optim:LARS")
     classes = [import_object(f"hvdkit.{home}") for home in (*homes, "schedules:LargeBatchSchedule")]
@@ -83,9 +83,9 @@ def _ours() -> dict[str, type]:
 _ARGUMENTS = inspect.signature(DistributedOptimizer).parameters.keys() - {"optimizer", "compression"}
 
 
-def _say_what_is_not_known(optimizer: Any, said: dict[str, Any]) -> None:
+def _warn_of_accumulation(optimizer: Any, arguments: dict[str, Any]) -> None:
     steps = unwrap(optimizer).gradient_accumulation_steps
-    if steps and "backward_passes_per_step" not in said:
+    if steps and "backward_passes_per_step" not in arguments:
         get_logger().warning(
             "This model's optimizer accumulates %d steps and uses the mean of their gradients. If it was trained with "
             "backward_passes_per_step=%d, which uses the sum, pass that to load_model too.",

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from hvdkit.comm.engine import ReduceOp
-from hvdkit.grads import batch_weight, replicas
+from hvdkit.grads import batch_weight, replica_context
 from hvdkit.keras_internals import optimizers
 from hvdkit.keras_internals.attributes import own_reduction_state
 from hvdkit.keras_internals.model_contents import reduction_state_of
@@ -25,7 +25,8 @@ class _ReducingLossScale(LocalVariableMixin):
     """Asks for finite gradients after the reduction, or together."""
 
     def apply(self, grads, trainable_variables=None):
-        grads = replicas.all_reduce_replicas(batch_weight.weigh_gradients(grads))  # a NaN on one replica is then on all
+        # After the sum over the replicas, a NaN of one replica is on all of them.
+        grads = replica_context.all_reduce_replicas(batch_weight.weigh_gradients(grads))
         state = own_reduction_state(self)
         if state.reduces:
             variables = trainable_variables or optimizers.trainable_variables(self)
@@ -42,14 +43,17 @@ class _ReducingLossScale(LocalVariableMixin):
         if pipeline.engine.size == 1 or (state.reduces and not state.local):
             return finite
 
-        def exchange(mine):
+        def exchange(local_flag):
             with pipeline.finite_order.next() as made:
-                made.extend(pipeline.engine.allreduce(mine, ReduceOp.MIN, [f"{pipeline.prefix}.finite"]))
+                made.extend(pipeline.engine.allreduce(local_flag, ReduceOp.MIN, [f"{pipeline.prefix}.finite"]))
             return made
 
-        mine = [tf.cast(finite, tf.int32)]
-        (everywhere,) = replicas.merge_call_once(exchange, mine) if replicas.active() else exchange(mine)
-        return tf.cast(everywhere, tf.bool)
+        local_flag = [tf.cast(finite, tf.int32)]
+        if replica_context.is_active():
+            (finite_on_all_ranks,) = replica_context.merge_call_once(exchange, local_flag)
+        else:
+            (finite_on_all_ranks,) = exchange(local_flag)
+        return tf.cast(finite_on_all_ranks, tf.bool)
 
 
 def wrap_loss_scale_optimizer(outer: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from hvdkit.errors import UsageError
-from hvdkit.grads import replicas
+from hvdkit.grads import replica_context
 from hvdkit.keras_internals import optimizers
 from hvdkit.keras_internals.attributes import own_reduction_state
 from hvdkit.keras_internals.optimizer_hooks import UpdateHooks
@@ -23,18 +23,18 @@ class ReplicaMixin(UpdateHooks):
         super().build(variables)
 
     def hook_apply(self, gradients, variables):
-        if not replicas.active():
+        if not replica_context.is_active():
             super().hook_apply(gradients, variables)
             return
         _check_scope(self)
         if not own_reduction_state(self).inside_loss_scale:
-            gradients = replicas.all_reduce_replicas(gradients)
+            gradients = replica_context.all_reduce_replicas(gradients)
         _accumulate_or_update(self, gradients, list(variables))
         if self.use_ema:
             _average(self)
 
     def hook_sum_replicas(self, pairs):
-        if replicas.active():
+        if replica_context.is_active():
             return list(pairs)  # summed already
         return super().hook_sum_replicas(pairs)
 
@@ -54,7 +54,7 @@ def _accumulate_or_update(optimizer, grads: list, variables: list) -> None:
     def update(grads):
         grads = optimizers.clip(optimizer, grads)
         optimizers.decay(optimizer, variables)
-        *grads, rate = replicas.materialized([*grads, optimizer.learning_rate])
+        *grads, rate = replica_context.materialized([*grads, optimizer.learning_rate])
         optimizers.update(optimizer, grads, variables, rate)
 
     steps = optimizer.gradient_accumulation_steps
@@ -70,7 +70,9 @@ def _accumulate_or_update(optimizer, grads: list, variables: list) -> None:
     def accumulate(grads):
         optimizers.accumulate(optimizer, grads, accumulators)
 
-    replicas.cond(lambda: (optimizers.step_counter(optimizer) + 1) % steps == 0, update_with_all, accumulate, grads)
+    replica_context.cond(
+        lambda: (optimizers.step_counter(optimizer) + 1) % steps == 0, update_with_all, accumulate, grads
+    )
 
 
 def _average(optimizer) -> None:
@@ -78,7 +80,7 @@ def _average(optimizer) -> None:
     optimizers.update_moving_averages(optimizer)
     every = optimizer.ema_overwrite_frequency
     if every:
-        replicas.cond(
+        replica_context.cond(
             lambda: (optimizer.iterations + 1) % every == 0,
             lambda _: optimizers.overwrite_with_averages(optimizer),
             lambda _: None,

@@ -11,8 +11,9 @@ from hvdkit.comm.compression import Compression
 from hvdkit.comm.engine import ReduceOp
 from hvdkit.comm.process_sets import ProcessSet, global_process_set
 from hvdkit.errors import UsageError
-from hvdkit.grads import batch_weight, options, replicas, tape_pipelines
+from hvdkit.grads import batch_weight, replica_context, tape_pipelines
 from hvdkit.grads.identity import LocalVariables, variables_of_layers
+from hvdkit.grads.options import check_reduce_options
 from hvdkit.keras_internals import attributes
 
 
@@ -59,7 +60,7 @@ def DistributedGradientTape(  # noqa: PLR0917  Horovod's arguments in Horovod's 
         raise UsageError(f"`gradtape` must be a tf.GradientTape. Received: {gradtape!r}.")
     if isinstance(gradtape, _Reducing):
         raise UsageError("This tape is already distributed.", fix="wrap a tape only once.")
-    how = options.check(
+    options = check_reduce_options(
         compression=compression,
         op=op,
         sparse_as_dense=sparse_as_dense,
@@ -72,7 +73,7 @@ def DistributedGradientTape(  # noqa: PLR0917  Horovod's arguments in Horovod's 
         device_sparse=device_sparse,
     )
     with tf.init_scope():
-        pipeline = tape_pipelines.pipeline_for(how)
+        pipeline = tape_pipelines.pipeline_for(options)
     attributes.set_reduction(gradtape, pipeline, LocalVariables())
     gradtape.__class__ = _class(type(gradtape))
     return gradtape
@@ -139,7 +140,7 @@ class _Reducing:
         use_generic_names: bool = False,
     ) -> Any:
         """The gradient of ``target`` with respect to ``sources``, reduced over the ranks, in the sources' structure."""
-        if replicas.active():
+        if replica_context.is_active():
             raise UsageError(
                 "A DistributedGradientTape reduces over ranks, not over the replicas of a tf.distribute strategy.",
                 fix="inside a strategy use a plain tape and hvd.DistributedOptimizer, which reduces over both.",

@@ -7,7 +7,7 @@ No transport has a place inside XLA. So the step is cut where the gradients leav
     update, clip, EMA     compiled     the optimizer's ``apply``, told that its gradients are reduced
 
 The cut changes nothing because Keras' own ``train_step`` reads no weight after it has applied the gradients. Of a
-user's own ``train_step`` nobody knows that, so it is not cut.
+user's own ``train_step`` that is unknown, so it is not cut.
 """
 
 from __future__ import annotations
@@ -64,19 +64,19 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
     second = tf.function(update, jit_compile=True, autograph=False)
 
     def step(data: Any) -> Any:
-        ours = batch_weight.current()
-        weight = None if ours is None else ours.value
+        current = batch_weight.current()
+        weight = None if current is None else current.value
         in_the_way = _not_for_xla(first.get_concrete_function(data, weight).graph)
         if in_the_way:
-            get_logger().info(_OFF, f"its forward or backward pass has operations that XLA has not ({in_the_way})")
+            get_logger().info(_OFF, f"its forward or backward pass has operations that XLA lacks ({in_the_way})")
             return plain(data)
         say_on()
         logs, gradients = first(data, weight)
         if not variables:  # nothing to train
             return logs
-        if ours is not None:
-            ours.met = True
-            gradients = batch_weight.or_zeros(gradients, ours)
+        if current is not None:
+            current.met = True
+            gradients = batch_weight.or_zeros(gradients, current)
         with batch_weight.weigh_by(None):
             if _has_collectives(optimizer):
                 optimizer.apply(gradients, variables)

@@ -18,7 +18,7 @@ from hvdkit.data.streams import IterableData
 from hvdkit.errors import UsageError
 from hvdkit.grads.batch_weight import ZERO_WITHOUT_SAMPLES, BatchWeight
 from hvdkit.keras_internals.data import EpochIterator, iterator_of, set_num_batches
-from hvdkit.keras_internals.model_contents import optimizers_of, reduction_state_of, underlying
+from hvdkit.keras_internals.model_contents import backend_variable, optimizers_of, reduction_state_of
 from hvdkit.keras_internals.models import build_symbolically
 from hvdkit.trainer import fit_callbacks
 from hvdkit.utils.log import get_logger
@@ -47,10 +47,10 @@ def feeding(model: keras.Model, arguments: dict[str, Any]) -> Iterator[None]:
     Raises:
         UsageError: an argument that belongs to ``hvd.data.shard``, or data that cannot be shared by replicas.
     """
-    train, validation = _of(arguments.get("x")), _of(arguments.get("validation_data"))
+    train, validation = _if_sharded(arguments.get("x")), _if_sharded(arguments.get("validation_data"))
     for data in (train, validation):
         if data is not None:
-            _check(model, data)
+            _check_replicas(model, data)
     if train is not None:
         for name, there in _THEIRS.items():
             given = arguments.get(name)
@@ -68,7 +68,9 @@ def feeding(model: keras.Model, arguments: dict[str, Any]) -> Iterator[None]:
         set_current(model, train)
         if world.size() == 1:  # elsewhere step.py does it
             build(model, train.get_tf_dataset().element_spec)
-    fit_callbacks.add(model, arguments, _Feed(train if fits else None, validation if fits else train), first=True)
+    fit_callbacks.add_callback(
+        model, arguments, _Feed(train if fits else None, validation if fits else train), first=True
+    )
     try:
         with failures_of(train, validation):
             yield
@@ -79,11 +81,11 @@ def feeding(model: keras.Model, arguments: dict[str, Any]) -> Iterator[None]:
                 data.stop()
 
 
-def _of(x: Any) -> Sharded | None:
+def _if_sharded(x: Any) -> Sharded | None:
     return x if isinstance(x, Sharded) else None
 
 
-def _check(model: keras.Model, data: Sharded) -> None:
+def _check_replicas(model: keras.Model, data: Sharded) -> None:
     if model.distribute_strategy.num_replicas_in_sync > 1 and not (isinstance(data, MapStyleData) and data.uniform):
         raise UsageError(
             "The replicas of a strategy can share batches only where every rank has as many samples in every step.",
@@ -132,7 +134,7 @@ def _undone_without_samples(model: keras.Model, batch: Any, weight: tf.Tensor) -
     metrics = {id(v): v for v in model.metrics_variables}
     others = [v for v in sample_dependence.untrained_variables(model) if id(v) not in metrics]
     variables = [*metrics.values(), *others]
-    before = [tf.identity(underlying(v)) for v in variables]
+    before = [tf.identity(backend_variable(v)) for v in variables]
     yield
     follow = {id(v) for v in [*metrics.values(), *sample_dependence.following_samples(model, batch, others)]}
 
@@ -197,7 +199,7 @@ def around_steps(original: Callable) -> Callable:
 
 
 def _as_long_as_there_is_data(epoch: EpochIterator, data: IterableData) -> Iterator[tuple[int, int, Any]]:
-    """The steps of an epoch whose length nobody knows.
+    """The steps of an epoch of unknown length.
 
     Keras itself would begin one step more, which fails for want of data, but not before TensorFlow has counted it as
     one of the optimizer's iterations.

@@ -22,7 +22,7 @@ from hvdkit.comm import world
 from hvdkit.data.sharded import Sharded
 from hvdkit.engines import peer_lost
 from hvdkit.errors import UsageError, broken_off
-from hvdkit.keras_internals.model_contents import held
+from hvdkit.keras_internals.model_contents import reachable_objects
 from hvdkit.keras_internals.models import flatten_metrics
 from hvdkit.keras_internals.patch_points import is_called_by_fit
 from hvdkit.metrics import aggregation
@@ -80,14 +80,14 @@ def around_fit(original, *, consistency_check: bool):
     def together(model, bound):
         trained.add(model)
         _set_verbosity(bound.arguments)
-        checks = _with(model, bound.arguments, ConsistencyCheck, make=consistency_check)
+        checks = _ensure_callback(model, bound.arguments, ConsistencyCheck, make=consistency_check)
         if checks is None:
-            refuse_backups(fit_callbacks.of(bound.arguments))
+            refuse_backups(fit_callbacks.callbacks_of_fit(bound.arguments))
         else:
-            checks.watch(fit_callbacks.of(bound.arguments), bound.arguments["initial_epoch"])
-        seeds.separate([g for g in held(model) if isinstance(g, keras.random.SeedGenerator)], world.rank())
+            checks.watch(fit_callbacks.callbacks_of_fit(bound.arguments), bound.arguments["initial_epoch"])
+        seeds.separate([g for g in reachable_objects(model) if isinstance(g, keras.random.SeedGenerator)], world.rank())
         for kind in {state.fit_callback for state in reduction_states(model)} - {None}:
-            _with(model, bound.arguments, kind, make=True, first=True)
+            _ensure_callback(model, bound.arguments, kind, make=True, first=True)
         world.engine().failure = None
         try:
             with feeding(model, bound.arguments):
@@ -125,8 +125,8 @@ def around_evaluate(original):
                 return original(*bound.args, **bound.kwargs)
             wants_dict, bound.arguments["return_dict"] = bound.arguments["return_dict"], True
             own = original(*bound.args, **bound.kwargs)
-        everyones = aggregation.all_reduce_metrics(self, own)
-        return everyones if wants_dict else flatten_metrics(self, everyones)
+        metrics = aggregation.all_reduce_metrics(self, own)
+        return metrics if wants_dict else flatten_metrics(self, metrics)
 
     return evaluate
 
@@ -157,12 +157,12 @@ def _set_verbosity(arguments: dict[str, Any]) -> None:
         arguments["verbose"] = verbosity("auto")
 
 
-def _with(
+def _ensure_callback(
     model: keras.Model, arguments: dict[str, Any], kind: type, *, make: bool, first: bool = False
 ) -> keras.callbacks.Callback | None:
-    """The callback of this kind among ``fit``'s; where there is none, one is made, if that is wanted."""
-    found = next((c for c in fit_callbacks.of(arguments) if isinstance(c, kind)), None)
-    if found is None and make:
-        found = kind()
-        fit_callbacks.add(model, arguments, found, first=first)
-    return found
+    """The callback of this kind among ``fit``'s; if there is none, one is made if ``make``."""
+    callback = next((c for c in fit_callbacks.callbacks_of_fit(arguments) if isinstance(c, kind)), None)
+    if callback is None and make:
+        callback = kind()
+        fit_callbacks.add_callback(model, arguments, callback, first=first)
+    return callback

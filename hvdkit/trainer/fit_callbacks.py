@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 
-def of(arguments: dict[str, Any]) -> list:
+def callbacks_of_fit(arguments: dict[str, Any]) -> list:
     """The callbacks among the arguments of ``fit``, as the list that ``fit`` will go through; it may be changed."""
     callbacks = arguments.get("callbacks")
     if isinstance(callbacks, keras.callbacks.CallbackList):
@@ -19,9 +19,11 @@ def of(arguments: dict[str, Any]) -> list:
     return arguments["callbacks"]
 
 
-def add(model: keras.Model, arguments: dict[str, Any], callback: keras.callbacks.Callback, *, first: bool) -> None:
+def add_callback(
+    model: keras.Model, arguments: dict[str, Any], callback: keras.callbacks.Callback, *, first: bool
+) -> None:
     """Put a callback before all others or after them."""
-    given, known = arguments.get("callbacks"), of(arguments)
+    given, known = arguments.get("callbacks"), callbacks_of_fit(arguments)
     known.insert(0 if first else len(known), callback)
     if isinstance(given, keras.callbacks.CallbackList):  # it has handed out model and parameters already
         callback.set_params(given.params or {})
@@ -47,6 +49,6 @@ def lead(model: keras.Model, arguments: dict[str, Any]) -> None:
 
     A callback says so by a method ``leader``: it is given all callbacks of this ``fit``, and returns a callback.
     """
-    known = of(arguments)
+    known = callbacks_of_fit(arguments)
     for callback in [c for c in known if hasattr(c, "leader")]:
-        add(model, arguments, callback.leader(known), first=True)
+        add_callback(model, arguments, callback.leader(known), first=True)

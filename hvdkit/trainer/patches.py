@@ -1,7 +1,7 @@
 """Everything of Keras and TensorFlow that is wrapped, put on by ``hvd.init()`` and taken off by ``hvd.shutdown()``.
 
 Nothing else in hvdkit changes a class that is not its own (but for ``python -m hvdkit.compat``, and the order of
-collectives in ``comm/mpi/graph_order.py``, which belongs to that engine). In a world of one the graph of a train step
+collectives in ``comm/mpi/graph_order.py``, which belongs to that engine). In a single process the graph of a train step
 is nevertheless Keras' own, operation by operation.
 """
 
@@ -19,8 +19,8 @@ from hvdkit.utils.patching import Patches
 _patches = Patches()
 
 
-def install(*, several: bool, consistency_check: bool) -> None:
-    """Wrap what has to be wrapped; ``remove`` takes it off.
+def install_patches(*, several: bool, consistency_check: bool) -> None:
+    """Wrap what has to be wrapped; ``remove_patches`` takes it off.
 
     Args:
         several: there are several ranks.
@@ -48,13 +48,13 @@ def install(*, several: bool, consistency_check: bool) -> None:
     # Rank 0's weights are sent when the training begins, where Keras has not built a model without shapes yet.
     wrap(*BUILD_FROM_DATA, step.around_build)
     # A tape has no hook, and nothing else sees a gradient before the train step does.
-    weighted_tape.install(_patches)
+    weighted_tape.patch_tape(_patches)
 
 
-def remove() -> None:
-    """Give Keras and TensorFlow back what is theirs."""
+def remove_patches() -> None:
+    """Restore what Keras and TensorFlow had."""
     _patches.restore()
     weighted_tape.forget()
-    for model in fit.trained:  # what is compiled would go on to call collectives of a world that is over
+    for model in fit.trained:  # a compiled function would continue to call collectives of a world that is over
         model.train_function = None
     fit.trained.clear()

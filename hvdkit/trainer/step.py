@@ -17,7 +17,7 @@ from hvdkit.comm import world
 from hvdkit.data.sharded import Sharded
 from hvdkit.keras_internals.data import distributed_dataset
 from hvdkit.keras_internals.models import strategy_given
-from hvdkit.optim.held import step_of
+from hvdkit.optim.ownership import step_of
 from hvdkit.trainer.feed import build, weighted_step
 from hvdkit.trainer.fit import on_all_ranks
 from hvdkit.utils.log import get_logger
@@ -38,7 +38,7 @@ def around_train_function(original):
         self.jit_compile = bool(wanted and not on_all_ranks())
         step = weighted_step(self, step or self.train_step, trains=True)
         try:
-            with _in_place_of(self, "train_step", _of_model(self, step)):
+            with _in_place_of(self, "train_step", _step_of_model(self, step)):
                 return original(self, force=force)
         finally:
             self.jit_compile = wanted
@@ -46,7 +46,7 @@ def around_train_function(original):
     return make_train_function
 
 
-def _of_model(model: keras.Model, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _step_of_model(model: keras.Model, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def train_step(data):
         training_begins()
         with step_of(model) if on_all_ranks() else contextlib.nullcontext():

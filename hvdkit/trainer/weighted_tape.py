@@ -25,7 +25,7 @@ from hvdkit.utils.patching import Patches
 _thread = threading.local()
 
 
-def install(patches: Patches) -> None:
+def patch_tape(patches: Patches) -> None:
     """Wrap the tape's methods."""
     for name, wrapper in {"gradient": _gradient, "__enter__": _enter, "__exit__": _exit}.items():
         patches.wrap(tf.GradientTape, name, wrapper)
@@ -42,13 +42,13 @@ def _recording() -> list:
     return [tape for tape in tapes if tape is not None]
 
 
-def _keep(tapes: list) -> None:
+def _set_recording(tapes: list) -> None:
     _thread.tapes = [weakref.ref(tape) for tape in tapes]
 
 
 def _enter(original):
     def __enter__(self):
-        _keep([*_recording(), self])
+        _set_recording([*_recording(), self])
         return original(self)
 
     return __enter__
@@ -56,7 +56,7 @@ def _enter(original):
 
 def _exit(original):
     def __exit__(self, *error):
-        _keep([tape for tape in _recording() if tape is not self])
+        _set_recording([tape for tape in _recording() if tape is not self])
         return original(self, *error)
 
     return __exit__
@@ -76,8 +76,8 @@ def _gradient(original):
         targets = tf.nest.flatten(target)
         if all(isinstance(t, tf.Tensor) for t in targets):
             given = [None] * len(targets) if output_gradients is None else tf.nest.flatten(output_gradients)
-            begin = [_begin(t, g, weight.value) for t, g in zip(targets, given, strict=True)]
-            made = original(self, target, sources, tf.nest.pack_sequence_as(target, begin), unconnected_gradients)
+            initial = [_initial_gradient(t, g, weight.value) for t, g in zip(targets, given, strict=True)]
+            made = original(self, target, sources, tf.nest.pack_sequence_as(target, initial), unconnected_gradients)
             flat = tf.nest.flatten(made)
         else:  # a ragged tensor, a variable: the backward pass begins with something else than a number for each
             made = original(self, target, sources, output_gradients, unconnected_gradients)
@@ -108,7 +108,7 @@ def _not_within_a_backward_pass(original):
     return decorate
 
 
-def _begin(target: tf.Tensor, given: Any, weight: tf.Tensor) -> tf.Tensor:
+def _initial_gradient(target: tf.Tensor, given: Any, weight: tf.Tensor) -> tf.Tensor:
     """What the backward pass begins with at a target."""
     weight = tf.cast(weight, target.dtype)
     return tf.fill(tf.shape(target), weight) if given is None else given * weight

@@ -153,9 +153,9 @@ def test_the_state_of_a_callback_comes_back():
     before.history, before.halves = [0.5 * i for i in range(300)], [np.float32(i) for i in range(300)]
     before.itself = [before.number]
     before.itself.append(before.itself)
-    tensors = callback_state.take([before])
+    tensors = callback_state.collect_states([before])
     assert len(tensors) < 12, "a tensor for each number of a list"
-    callback_state.give([after], SavedObjects("callbacks", [tensors], rank=0, size=1))
+    callback_state.restore_states([after], SavedObjects("callbacks", [tensors], rank=0, size=1))
     assert after.history == before.history and after.halves == before.halves
     assert isinstance(after.history[0], float) and after.halves[0].dtype == np.float32
     assert not hasattr(after, "itself")
@@ -167,13 +167,13 @@ def test_the_state_of_a_callback_comes_back():
     assert isinstance(after.nested["list"][1], tuple) and after.nested["list"][2] is None
     assert after.variable is held and held.numpy().tolist() == [3.0, 4.0]
     other = _Stateful()
-    callback_state.give([other], SavedObjects("callbacks", [tensors], rank=1, size=2))
+    callback_state.restore_states([other], SavedObjects("callbacks", [tensors], rank=1, size=2))
     assert other.number == 0.5, "a new rank is given what may be another rank's own"
     assert after.made_with == 7 and after.words is words and after.file is not before.file
 
 
 def test_which_callbacks_have_a_state():
-    from hvdkit.checkpoint.callback_state import with_state
+    from hvdkit.checkpoint.callback_state import stateful_callbacks
 
     class OwnBoard(keras.callbacks.TensorBoard):
         """Holds files."""
@@ -183,7 +183,7 @@ def test_which_callbacks_have_a_state():
 
     own = [_Stateful(), keras.callbacks.EarlyStopping(), OwnStopping(), keras.callbacks.SwapEMAWeights()]
     others = [OwnBoard(), keras.callbacks.CSVLogger(os.devnull), *hvd.callbacks.defaults()]
-    assert with_state([*own, *others]) == own
+    assert stateful_callbacks([*own, *others]) == own
 
 
 def test_an_evaluation_within_fit_leaves_the_place_alone(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 
 import hvdkit as hvd
 from hvdkit.checkpoint.storage.writer import CheckpointWriteError
-from hvdkit.keras_internals.model_contents import underlying
+from hvdkit.keras_internals.model_contents import backend_variable
 from hvdkit.testing import run_ranks
 from tests.callbacks.linear import Rates, linear, xy
 from tests.machine import world
@@ -155,7 +155,7 @@ def _broadcast(rank: int) -> dict:
     for variable in [*model.weights, *model.optimizer.variables[2:]]:
         variable.assign(np.full(variable.shape, rank + 1.0))
     kernel, bias = inner[0].kernel, inner[2].bias
-    broadcast = callbacks.BroadcastGlobalVariablesCallback(1, "/CPU:0", underlying(kernel))
+    broadcast = callbacks.BroadcastGlobalVariablesCallback(1, "/CPU:0", backend_variable(kernel))
     broadcast.register_local_var(bias)
     slots = model.optimizer.variables[2:]  # pairs of m and v, in the order of the weights
     spy = FirstStep([*model.weights, *slots])

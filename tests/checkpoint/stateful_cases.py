@@ -263,8 +263,8 @@ def earlier() -> dict:
         saving._saver.close()
     local = earlier_cases.local_sgd()
     hvd.checkpoint.restore(local, earlier_cases.EARLIER / "local_sgd")
-    rounds = local.optimizer._hvdkit.averaging
-    beside = [rounds.since, *rounds.anchors, *rounds.velocities]
+    averaging = local.optimizer._hvdkit.averaging
+    beside = [averaging.steps_since_sync, *averaging.outer_parameters, *averaging.outer_momenta]
     return {
         **out,
         "local": _values(local.weights),

@@ -111,7 +111,7 @@ def test_what_an_earlier_version_wrote_is_read_on_one_rank():
     both = [cases.stored("local_sgd", rank) for rank in range(2)]
     mean = np.mean([stored["apart/00000"] for stored in both], axis=0)
     np.testing.assert_allclose(model.weights[0].numpy(), mean, rtol=1e-6)
-    assert int(model.optimizer._hvdkit.averaging.since.numpy()) == 3
+    assert int(model.optimizer._hvdkit.averaging.steps_since_sync.numpy()) == 3
 
 
 def test_a_save_walks_the_model_once(tmp_path, monkeypatch):
@@ -119,14 +119,14 @@ def test_a_save_walks_the_model_once(tmp_path, monkeypatch):
 
     walks = []
 
-    def counted(model, walk=model_contents.held):
+    def counted(model, walk=model_contents.reachable_objects):
         walks.append(model)
         return walk(model)
 
     hvd.init()
     model, _ = cases.rounded()
     for module in (model_contents, training_state):
-        monkeypatch.setattr(module, "held", counted)
+        monkeypatch.setattr(module, "reachable_objects", counted)
     hvd.checkpoint.save(model, tmp_path, step=1)
     assert len(walks) == 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hvdkit import engines
-from hvdkit.comm.engines import choose
+from hvdkit.comm.engines import choose_engine
 from hvdkit.comm.horovod import HorovodEngine
 from hvdkit.comm.mpi.engine import MpiEngine
 from hvdkit.engines.horovod import HorovodBuild
@@ -25,7 +25,7 @@ def chosen(monkeypatch, launcher, horovod, *, mpi4py="4.1.2", mpi_says=None, wan
     monkeypatch.setattr(engines, "installed", lambda: {"mpi": mpi4py, "horovod": horovod})
     monkeypatch.setattr(MpiEngine, "why_not", staticmethod(why_not))
     monkeypatch.setattr(HorovodEngine, "why_not", staticmethod(lambda: None))
-    return choose(wanted, LaunchInfo(launcher, rank=1, size=2))
+    return choose_engine(wanted, LaunchInfo(launcher, rank=1, size=2))
 
 
 @pytest.mark.parametrize(

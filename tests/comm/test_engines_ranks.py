@@ -101,9 +101,9 @@ def test_tensorflow_has_its_own_function_again():
     from tensorflow.python.eager.polymorphic_function import atomic_function
 
     before = atomic_function.from_func_graph
-    graph_order.install("a name")
+    graph_order.install_ordering("a name")
     assert atomic_function.from_func_graph is not before
-    graph_order.install("a name")
+    graph_order.install_ordering("a name")
     graph_order.remove()
     graph_order.remove()
     assert atomic_function.from_func_graph is before

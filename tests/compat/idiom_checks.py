@@ -196,9 +196,9 @@ def the_library_is_not_needed():
 def the_library_stays_reachable():
     import horovod.tensorflow as hvd
 
-    from hvdkit.comm.horovod import load
+    from hvdkit.comm.horovod import load_horovod
 
-    assert load() is not hvd and load().__file__ and hvd.gloo_built() == load().gloo_built()
+    assert load_horovod() is not hvd and load_horovod().__file__ and hvd.gloo_built() == load_horovod().gloo_built()
     assert sys.modules["horovod.tensorflow"] is hvd
 
 

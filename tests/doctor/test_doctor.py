@@ -16,7 +16,7 @@ from hvdkit.utils.registry import import_object
 from hvdkit.utils.tested_versions import KERAS, TENSORFLOW
 from tests.horovod_build.environments import REPOSITORY, Environment
 
-_TENSORFLOW = pytest.mark.skipif(framework.installed() is None, reason="no TensorFlow here")
+_TENSORFLOW = pytest.mark.skipif(framework.installed_tensorflow() is None, reason="no TensorFlow here")
 
 
 def diagnose(environment, **variables):
@@ -43,7 +43,9 @@ def whole(tmp_path_factory):
 
 
 @_TENSORFLOW
-@pytest.mark.skipif(stamp.installed() is None or stamp.problem() is not None, reason="no fitting Horovod here")
+@pytest.mark.skipif(
+    stamp.installed_horovod() is None or stamp.compatibility_problem() is not None, reason="no fitting Horovod here"
+)
 def test_a_good_environment(whole):
     code, found = diagnose(whole)
     assert code == 0, found
@@ -118,7 +120,8 @@ def test_horovod_built_for_another_tensorflow(tmp_path):
     code, found = diagnose(environment)
     assert code == 1
     assert (
-        f"built for TensorFlow 2.13.0, but {framework.installed().version} is installed" in found["horovod"]["detail"]
+        f"built for TensorFlow 2.13.0, but {framework.installed_tensorflow().version} is installed"
+        in found["horovod"]["detail"]
     )
     assert found["horovod"]["fix"] == "hvdkit install-horovod"
 
@@ -126,7 +129,7 @@ def test_horovod_built_for_another_tensorflow(tmp_path):
 @_TENSORFLOW
 def test_horovod_whose_library_is_broken(tmp_path):
     environment = Environment(tmp_path / "env", ("horovod",))
-    environment.add_horovod(framework.installed().version, key="0123456789abcdef")
+    environment.add_horovod(framework.installed_tensorflow().version, key="0123456789abcdef")
     code, found = diagnose(environment)
     assert code == 1
     assert "does not load" in found["horovod"]["detail"]
@@ -149,7 +152,7 @@ def test_the_wrong_keras(whole, variables, name, says):
     assert code == 1
     assert says in found[name]["detail"]
     assert found[name]["status"] == "fail"
-    if stamp.installed() and not stamp.problem():
+    if stamp.installed_horovod() and not stamp.compatibility_problem():
         assert found["horovod"]["status"] == "ok"  # it is Keras that is to be mended, not Horovod
 
 
@@ -278,7 +281,7 @@ def test_gpus_that_tensorflow_does_not_see(tmp_path, monkeypatch, cuda, says):
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     there = framework.TensorFlow("tensorflow", "2.21.0", cuda=cuda)
-    monkeypatch.setattr(framework, "installed", lambda: there)
+    monkeypatch.setattr(framework, "installed_tensorflow", lambda: there)
     context = Context()
     context.probe = Probe(parse('hvdkit:{"gpus": {"names": []}}'))
     (found,) = import_object("hvdkit.doctor.machine:gpus")(context)

@@ -29,13 +29,13 @@ def reduce_all(names: list) -> dict:
     from hvdkit.comm.engine import ReduceOp
     from hvdkit.grads.options import ReduceOptions
     from hvdkit.grads.pipeline import GradientPipeline
-    from hvdkit.grads.reducers import get
+    from hvdkit.grads.reducers import resolve_reducer
 
     out = {}
     for name in names:
         for op in (ReduceOp.AVERAGE, ReduceOp.SUM):
             for graph in (False, True):
-                pipeline = GradientPipeline(ReduceOptions(get(name), op))
+                pipeline = GradientPipeline(ReduceOptions(resolve_reducer(name), op))
                 mine = _gradients(hvd.rank())
                 variables = [tf.Variable(g) for g in mine.values()]
                 others = [tf.Variable(0.0), tf.Variable(tf.zeros([4, 3]))]

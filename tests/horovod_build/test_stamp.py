@@ -20,16 +20,16 @@ def _installed_horovod():
 
 @pytest.mark.skipif(_installed_horovod() is None, reason="no Horovod here")
 def test_this_environment():
-    found = stamp.installed()
+    found = stamp.installed_horovod()
     assert found.horovod == _installed_horovod()
-    assert framework.minor(found.tensorflow) == framework.installed().minor
+    assert framework.minor(found.tensorflow) == framework.installed_tensorflow().minor
     assert stamp.library(found.folder).is_file()
-    assert stamp.problem() is None
+    assert stamp.compatibility_problem() is None
 
 
 def test_nothing_heavy_is_imported():
     code = (
-        "import sys; from hvdkit.horovod_build import stamp; stamp.installed(); stamp.problem();"
+        "import sys; from hvdkit.horovod_build import stamp; stamp.installed_horovod(); stamp.compatibility_problem();"
         "print(sorted({'tensorflow', 'horovod', 'keras', 'numpy', 'rich'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -37,18 +37,18 @@ def test_nothing_heavy_is_imported():
 
 
 def test_nothing_installed(tmp_path):
-    assert stamp.installed([str(tmp_path)]) is None
-    assert stamp.problem([str(tmp_path)]) is None
+    assert stamp.installed_horovod([str(tmp_path)]) is None
+    assert stamp.compatibility_problem([str(tmp_path)]) is None
 
 
 def test_a_folder_without_init_is_no_horovod(tmp_path):
     (tmp_path / "horovod").mkdir()
-    assert stamp.installed([str(tmp_path)]) is None
+    assert stamp.installed_horovod([str(tmp_path)]) is None
 
 
 def test_ours(tmp_path):
     fake_horovod(tmp_path, "2.19.0", key="0123456789abcdef")
-    found = stamp.installed([str(tmp_path)])
+    found = stamp.installed_horovod([str(tmp_path)])
     assert found.by_hvdkit
     assert (found.horovod, found.tensorflow, found.key) == ("0.28.1", "2.19.0", "0123456789abcdef")
     assert found.parts["mpi"] == "openmpi 5.0.11"
@@ -56,7 +56,7 @@ def test_ours(tmp_path):
 
 def test_another_builders(tmp_path):
     fake_horovod(tmp_path, "2.19.0")
-    found = stamp.installed([str(tmp_path)])
+    found = stamp.installed_horovod([str(tmp_path)])
     assert not found.by_hvdkit
     assert found.tensorflow == "2.19.0"
 
@@ -72,7 +72,7 @@ def test_another_builders(tmp_path):
 def test_does_it_fit(tmp_path, built_for, there, says, key):
     fake_horovod(tmp_path, built_for, key=key)
     fake_distribution(tmp_path, "tensorflow-cpu", there, "tensorflow")
-    problem = stamp.problem([str(tmp_path)])
+    problem = stamp.compatibility_problem([str(tmp_path)])
     assert problem is None if says is None else says in problem
 
 
@@ -80,24 +80,24 @@ def test_built_with_nccl_and_a_cpu_tensorflow(tmp_path):
     folder = fake_horovod(tmp_path, "2.21.0", key="0123456789abcdef")
     stamped = json.loads((folder / stamp.NAME).read_text())
     fake_distribution(tmp_path, "tensorflow-cpu", "2.21.0", "tensorflow")
-    assert stamp.problem([str(tmp_path)]) is None
+    assert stamp.compatibility_problem([str(tmp_path)]) is None
     stamped["parts"]["nccl"] = "2.27.7"
     (folder / stamp.NAME).write_text(json.dumps(stamped))
-    assert "tensorflow-cpu 2.21.0 is a CPU build" in stamp.problem([str(tmp_path)])
+    assert "tensorflow-cpu 2.21.0 is a CPU build" in stamp.compatibility_problem([str(tmp_path)])
 
 
 def test_built_for_another_python(tmp_path):
     folder = fake_horovod(tmp_path, "2.21.0", library=False)
     (folder / "tensorflow/mpi_lib.cpython-37m-x86_64-linux-gnu.so").write_bytes(b"")
     fake_distribution(tmp_path, "tensorflow", "2.21.0")
-    assert "cpython-37m" in stamp.problem([str(tmp_path)])
+    assert "cpython-37m" in stamp.compatibility_problem([str(tmp_path)])
 
 
 @pytest.mark.parametrize("broken", ["", "{", "[]", '{"key": 1}', json.dumps({"key": "x", "parts": 3})])
 def test_a_broken_stamp_is_no_stamp(tmp_path, broken):
     folder = fake_horovod(tmp_path, "2.21.0")
     (folder / stamp.NAME).write_text(broken)
-    found = stamp.installed([str(tmp_path)])
+    found = stamp.installed_horovod([str(tmp_path)])
     assert (found.key, found.tensorflow) == (None, "2.21.0")
 
 
@@ -106,13 +106,13 @@ def test_a_cuda_build_of_tensorflow_is_seen(tmp_path):
     (folder / "python/platform").mkdir(parents=True)
     record = "build_info = collections.OrderedDict([('cuda_version', '12.5.1'), ('is_cuda_build', {})])"
     (folder / "python/platform/build_info.py").write_text(record.format("True"))
-    assert framework.installed([str(tmp_path)]).cuda == "12.5.1"
+    assert framework.installed_tensorflow([str(tmp_path)]).cuda == "12.5.1"
     (folder / "python/platform/build_info.py").write_text(record.format("False"))
-    assert framework.installed([str(tmp_path)]).cuda is None
+    assert framework.installed_tensorflow([str(tmp_path)]).cuda is None
 
 
 @pytest.mark.parametrize("name", ["tensorflow", "tensorflow-cpu", "tensorflow_cpu", "tensorflow-rocm"])
 def test_tensorflow_under_its_names(tmp_path, name):
     fake_distribution(tmp_path, name, "2.20.0", "tensorflow")
-    found = framework.installed([str(tmp_path)])
+    found = framework.installed_tensorflow([str(tmp_path)])
     assert (found.distribution, found.minor) == (name.replace("_", "-"), "2.20")

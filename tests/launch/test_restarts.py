@@ -143,9 +143,9 @@ def worker(cluster, script):
 
 def ended_record(directory, within=20.0):
     until = time.monotonic() + within
-    while 0 not in records.read(directory, "ended") and time.monotonic() < until:
+    while 0 not in records.read_records(directory, "ended") and time.monotonic() < until:
         time.sleep(0.05)
-    return records.read(directory, "ended")[0]
+    return records.read_records(directory, "ended")[0]
 
 
 def test_a_worker_that_waits_for_the_others_obeys(cluster):

@@ -170,7 +170,7 @@ def test_a_sigkill_of_the_clean_up_is_not_blamed():
 
 def test_a_rank_that_left_too_early_is_named():
     lost = record(0, 2.0, tail="HorovodInternalError")
-    text = records.explain(lost, {1: record(1, 1.0, code=0), 0: lost}, 2)
+    text = records.explain_failure(lost, {1: record(1, 1.0, code=0), 0: lost}, 2)
     assert "Rank 1 ended with exit code 0 before that" in text
 
 

@@ -53,7 +53,7 @@ def environment(request, tmp_path_factory):
     if request.param != "none":
         from hvdkit.horovod_build import framework
 
-        folder = made.add_horovod(framework.installed().version, key="0123456789abcdef")
+        folder = made.add_horovod(framework.installed_tensorflow().version, key="0123456789abcdef")
         library = folder / "tensorflow" / f"mpi_lib{sysconfig.get_config_var('EXT_SUFFIX')}"
         library.write_bytes(b"GlooController")
     (made.folder / "train.py").write_text(SCRIPT)

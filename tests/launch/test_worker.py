@@ -87,7 +87,7 @@ def test_a_signal_after_the_workers_end_goes_to_nobody(cluster):
         kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.2)
     subreaper.kill_descendants = end
-    code = subreaper.keep(lambda pipe: 3, lambda number: None)
+    code = subreaper.run_in_child(lambda pipe: 3, lambda number: None)
     print(code, sent)
     """
     ended = cluster.finish(cluster.start([sys.executable, cluster.script(text)]))

@@ -202,7 +202,7 @@ def test_the_old_names_work_and_warn():
     ):
         optimizer = hvd.strategies.local_sgd("sgd", k=4, start=2)
     averaging = reduction_state_of(optimizer).averaging
-    assert (averaging.k, averaging.start) == (4, 2)
+    assert (averaging.sync_period, averaging.start_step) == (4, 2)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     with pytest.warns(DeprecationWarning, match=r"hvd\.optim\.synchronize"):
         hvd.strategies.end_round(model)

@@ -18,7 +18,7 @@ WEIGHT = 1.5
 @pytest.fixture(autouse=True)
 def installed():
     patches = Patches()
-    weighted_tape.install(patches)
+    weighted_tape.patch_tape(patches)
     yield
     patches.restore()
     weighted_tape.forget()

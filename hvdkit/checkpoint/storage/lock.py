@@ -100,7 +100,7 @@ class DirectoryLock:
         return self
 
     def release(self) -> None:
-        """Give the directory back; without effect where it is not held."""
+        """Give the directory back; without effect if it is not locked."""
         if not self._held:
             return
         self._held = False
@@ -156,7 +156,7 @@ class DirectoryLock:
 
     def _write(self) -> None:
         process = psutil.Process()
-        mine = {
+        owner = {
             "host": socket.gethostname(),
             "place": env.place(),
             "pid": process.pid,
@@ -168,19 +168,19 @@ class DirectoryLock:
         }
         if self._file.is_dir() and not self._file.is_symlink():
             disk.remove_tree(self._file)
-        disk.replace_file(self._file, (json.dumps(mine, indent=1) + "\n").encode())
+        disk.replace_file(self._file, (json.dumps(owner, indent=1) + "\n").encode())
 
     def _read(self) -> dict[str, Any] | None:
-        """Who wrote the file; an empty dictionary where that makes no sense, None where there is none."""
+        """Who wrote the file; an empty dictionary if that makes no sense, None if there is no file."""
         try:
             with disk.reading(self._file) as (descriptor, _):
-                found = json.loads(disk.read(descriptor, 2**16))
+                owner = json.loads(disk.read(descriptor, 2**16))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError):
             return {}
         try:
-            return _Named.model_validate(found).model_dump(exclude_unset=True)
+            return _Named.model_validate(owner).model_dump(exclude_unset=True)
         except ValidationError:
             return {}
 

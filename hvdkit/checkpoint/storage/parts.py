@@ -35,7 +35,7 @@ _TYPES = {
     "float32": "F32",
     "float64": "F64",
 }
-_NAMES = {ours: name for name, ours in _TYPES.items()}
+_NAMES = {code: name for name, code in _TYPES.items()}
 _STORED_AS = {1: "uint8", 2: "uint16"}
 # How many pieces writing may be ahead of hashing.
 _AHEAD = 8

@@ -66,9 +66,9 @@ class Checkpoint:
             raise DamagedCheckpointError(self.path, what)
         manifest = self.path / MANIFEST
         self.manifest: Manifest = parse_manifest(read_limited(manifest, MAX_MANIFEST), manifest)
-        said = step_of(self.path.name)
-        if said not in (None, self.manifest.step):
-            raise DamagedCheckpointError(manifest, f"it is of step {self.manifest.step}, not of {said}")
+        named_step = step_of(self.path.name)
+        if named_step not in (None, self.manifest.step):
+            raise DamagedCheckpointError(manifest, f"it is of step {self.manifest.step}, not of {named_step}")
         for part in self.manifest.parts.values():
             self._check_length(part)
         self._tensors: dict[str, dict[str, Tensor]] = {}
@@ -94,8 +94,8 @@ class Checkpoint:
             path = self.path / part.file
             self._header(name)  # first: what a file claims is cheap to refuse
             with damage(path):
-                found = disk.sha256(path)
-            if found != part.sha256:
+                sha256 = disk.sha256(path)
+            if sha256 != part.sha256:
                 raise DamagedCheckpointError(path, "its sha256 is not the one in the manifest")
         return self
 

@@ -102,8 +102,8 @@ class Store:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, newest first; whether they are whole is another question."""
-        found = {step_of(name) for name in self._names()} | self._set_aside_for_new().keys()
-        return sorted(found - {None}, reverse=True)
+        steps = {step_of(name) for name in self._names()} | self._set_aside_for_new().keys()
+        return sorted(steps - {None}, reverse=True)
 
     def _set_aside_for_new(self) -> dict[int, str]:
         """The names of checkpoints that had to make room for new ones, where no names can be exchanged."""

@@ -39,7 +39,7 @@ _FIXES = {
     errno.EDQUOT: "make room there or have the quota raised, or keep fewer checkpoints",
     errno.EROFS: "choose a directory that can be written; this file system is mounted read-only",
     errno.EACCES: "choose a directory that this user can write",
-    errno.ENOENT: "see what the other processes said: the one that fails removes what they all write",
+    errno.ENOENT: "see the messages of the other processes: the one that fails removes what they all write",
     errno.EPERM: "choose a directory that this user can write",
 }
 
@@ -173,7 +173,7 @@ class CheckpointWriter:
             disk.write_file(self.path / MANIFEST, manifest_bytes(fields))
             known = {MANIFEST, *(part.file for part in entries.values())}
             for name in sorted(os.listdir(self.path)):
-                if name not in known:  # the parts' records, and what nobody asked for
+                if name not in known:  # the parts' records, and names that were not asked for
                     disk.remove_tree(self.path / name)
             disk.sync_directory(self.path)
             self._put_in_place(DAMAGED if former is None else REPLACED)
@@ -210,17 +210,17 @@ class CheckpointWriter:
             if time.monotonic() > end:
                 raise CheckpointWriteError(
                     f"{self._what}: after {deadline_s:g} s, {self.path} has no {', '.join(missing)}.",
-                    fix="is that directory on a file system that all hosts share? If so, see what those ranks said.",
+                    fix="is that directory on a file system that all hosts share? If so, see those ranks' messages.",
                 )
             poll()
 
     def _done(self, parts: list[str]) -> list[str]:
         """The parts that have a record."""
-        try:  # not name by name: of a name that was not there NFS may go on saying so for a minute
+        try:  # not name by name: of a name that was not there NFS may continue to say so for a minute
             names = set(os.listdir(self.path))
         except FileNotFoundError:
             raise CheckpointWriteError(
-                f"{self._what}: another process removed {self.path}.", fix="see what that process said."
+                f"{self._what}: another process removed {self.path}.", fix="see the messages of that process."
             ) from None
         return [part for part in parts if self._record(part).name in names]
 

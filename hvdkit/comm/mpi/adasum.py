@@ -12,20 +12,20 @@ import numpy as np
 
 
 def adasum(x: np.ndarray, rank: int, size: int, swap: Callable[[np.ndarray, int], np.ndarray]) -> None:
-    """Join ``x`` of ``size`` ranks, a power of two, in place; ``swap(mine, other)`` returns another rank's array.
+    """Join ``x`` of ``size`` ranks, a power of two, in place; ``swap(sent, other)`` returns another rank's array.
 
     Example:
 
     >>> a, b = np.float32([1, 0]), np.float32([0, 1])
-    >>> adasum(a, 0, 2, lambda mine, other: b)
+    >>> adasum(a, 0, 2, lambda sent, other: b)
     >>> a
     array([1., 1.], dtype=float32)
     """
     distance = 1
     while distance < size:
         other = rank ^ distance
-        theirs = swap(x, other)
-        first, second = (x, theirs) if rank < other else (theirs, x)  # one order, so that both get the same bits
+        received = swap(x, other)
+        first, second = (x, received) if rank < other else (received, x)  # one order, so that both get the same bits
         dot, one, two = (float(np.vdot(a.astype(np.float64), b)) for a, b in _pairs(first, second))
         keep_first = 1 - dot / (2 * one) if one else 1.0
         keep_second = 1 - dot / (2 * two) if two else 1.0

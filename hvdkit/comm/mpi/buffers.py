@@ -14,7 +14,7 @@ _NOBODY_ELSE = 3
 
 
 class Buffers:
-    """A pool of arrays; one is used again when nobody refers to it any more, TensorFlow's tensors included.
+    """A pool of arrays; one is used again when nothing refers to it any more, TensorFlow's tensors included.
 
     Example:
 

@@ -35,8 +35,8 @@ class Communicator:
 
     Args:
         comm: an mpi4py communicator; a copy of it is used.
-        patience: how long to wait.
-        names: the ranks of the communicator in the world.
+        timeout: waits for the other ranks, with a deadline.
+        world_ranks: the ranks of the communicator by their numbers in the world.
     """
 
     def __init__(self, comm: Any, timeout: Timeout, world_ranks: list[int] | None = None):
@@ -66,8 +66,8 @@ class Communicator:
         """Join an array over the ranks.
 
         Args:
-            x: of one of ``protocol.REDUCIBLE``.
-            op: how.
+            x: of one of ``engine.REDUCIBLE``.
+            op: the reduction.
             prescale, postscale: multiply before and after.
             in_place: the result may overwrite ``x``.
             what: a name for messages.
@@ -112,12 +112,12 @@ class Communicator:
             op, self._mpi.SUM
         )
 
-    def _swap(self, mine: np.ndarray, other: int) -> np.ndarray:
-        theirs = np.empty_like(mine)
-        requests = [self.comm.Isend(mine, other), self.comm.Irecv(theirs, other)]
+    def _swap(self, sent: np.ndarray, other: int) -> np.ndarray:
+        received = np.empty_like(sent)
+        requests = [self.comm.Isend(sent, other), self.comm.Irecv(received, other)]
         for request in requests:
             self._wait(request, "Adasum", self.comm, self.world_ranks)
-        return theirs
+        return received
 
     def allgather(self, x: np.ndarray, what: str) -> np.ndarray:
         """The ranks' rows, one after the other."""
@@ -162,8 +162,8 @@ class Communicator:
             self._memory.check_same(what)
             return
         marks = np.empty(self.size, np.uint32)
-        mine = np.array([zlib.crc32(what.encode())], np.uint32)
-        self._wait(self.comm.Iallgather(mine, marks), what, self.comm, self.world_ranks)
+        sent = np.array([zlib.crc32(what.encode())], np.uint32)
+        self._wait(self.comm.Iallgather(sent, marks), what, self.comm, self.world_ranks)
         if (marks != marks[0]).any():
             texts = self.allgather(np.frombuffer(f"{what}\n".encode(), np.uint8), what).tobytes().decode().splitlines()
             raise mismatch(dict(zip(self.world_ranks, texts, strict=True)), self._timeout.rank)

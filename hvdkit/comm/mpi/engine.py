@@ -15,7 +15,7 @@ from hvdkit.comm.engine import Engine, ReduceOp, check_reducible, name_of
 from hvdkit.comm.gradients import gradient_at_root, gradient_of_own_rows, gradient_of_scattered
 from hvdkit.comm.mpi import graph_ops, graph_order
 from hvdkit.comm.mpi.communicator import Communicator
-from hvdkit.comm.mpi.library import load
+from hvdkit.comm.mpi.library import load_mpi
 from hvdkit.comm.mpi.timeline import Timeline
 from hvdkit.comm.mpi.timeout import Timeout
 from hvdkit.comm.values import own_rows
@@ -33,12 +33,12 @@ class MpiEngine(Engine):
         deadline: seconds a rank waits for the others in one collective before the job is ended, naming who is
             missing; 0 waits for ever.
         comm: an ``mpi4py`` communicator or a list of ranks to be the world instead of all that were launched.
-        process_sets: the ``ProcessSet`` to bring to life, or ``"dynamic"``.
+        process_sets: the ``ProcessSet`` to register, or ``"dynamic"``.
     """
 
     name = "mpi"
     supports_numpy = True
-    # A tensor of so many bytes travels as it is: copying it into a bucket would cost more than a meeting of its own.
+    # A tensor of this many bytes travels as it is: copying it into a bucket would cost more than its own rendezvous.
     alone_from = 2**20
 
     @staticmethod
@@ -50,11 +50,11 @@ class MpiEngine(Engine):
         """
         import tensorflow as tf
 
-        mpi, gpus = load(), len(tf.config.list_physical_devices("GPU"))
+        mpi, gpus = load_mpi(), len(tf.config.list_physical_devices("GPU"))
         return "there are GPUs" if mpi.COMM_WORLD.allreduce(gpus, mpi.MAX) else None  # all ranks have to choose alike
 
     def __init__(self, deadline: float = 600.0, comm: Any = None, process_sets: Any = None):
-        mpi = load()
+        mpi = load_mpi()
         chosen = mpi.COMM_WORLD if comm is None else comm
         if not hasattr(chosen, "Get_rank"):
             chosen = mpi.COMM_WORLD.Create_group(mpi.COMM_WORLD.group.Incl(sorted(chosen)))
@@ -70,7 +70,7 @@ class MpiEngine(Engine):
                 process_set.ranks = self._ranks_of(process_set.mpi_comm)
             process_set.process_set_id = self._make_set(process_set.ranks)
         atexit.register(self._leave)
-        graph_order.install(COLLECTIVE)
+        graph_order.install_ordering(COLLECTIVE)
 
     def _adopt(self, ranks: Communicator) -> None:
         self._comm = ranks
@@ -193,8 +193,8 @@ class MpiEngine(Engine):
         if any(ranks == known for known, _ in self._sets.values()):
             raise UsageError(f"The process set {ranks} cannot be made: there is one with these ranks.", fix="use it.")
         self._made += 1
-        mine = self._comm.subgroup(ranks) if self.rank in ranks else None
-        self._sets[self._made] = (list(ranks), mine)
+        subgroup = self._comm.subgroup(ranks) if self.rank in ranks else None
+        self._sets[self._made] = (list(ranks), subgroup)
         return self._made
 
     def _ranks_of(self, comm: Any) -> list[int]:
@@ -253,7 +253,7 @@ class MpiEngine(Engine):
         def differentiable(*tensors: Any) -> tuple:
             sent = [tf.bitcast(tensors[0], wire_dtype) if wire_dtype else tensors[0], *tensors[1:]]
             dtypes = [sent[0].dtype, *(tf.as_dtype(other.dtype.name) for other in like[1:])]
-            made = graph_ops.call(watched, sent, dtypes)
+            made = graph_ops.call_numpy(watched, sent, dtypes)
             made[0] = tf.bitcast(made[0], tensors[0].dtype) if wire_dtype else made[0]
             for out, known in zip(made, like, strict=True):
                 if hasattr(out, "set_shape") and not tf.executing_eagerly():

@@ -21,7 +21,7 @@ def eager() -> bool:
     return tf is None or tf.executing_eagerly()
 
 
-def call(function: Callable[..., list], tensors: list, dtypes: list) -> list:
+def call_numpy(function: Callable[..., list], tensors: list, dtypes: list) -> list:
     """``function`` of the tensors' values, now or when the graph runs.
 
     Args:

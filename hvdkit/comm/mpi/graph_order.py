@@ -21,7 +21,7 @@ from hvdkit.keras_internals import graphs
 _makers: set[str] = set()
 
 
-def install(collective: str) -> None:
+def install_ordering(collective: str) -> None:
     """Order the graphs of functions from here on; ``remove`` ends it.
 
     Args:
@@ -84,13 +84,13 @@ def _sorted(moving: list, operations: list) -> list:
     left = [len(needed) for needed in needs]
     ready = [number for number, count in enumerate(left) if not count]
     heapq.heapify(ready)
-    wanted, found = {place[operation] for operation in moving}, []
+    wanted, ordered = {place[operation] for operation in moving}, []
     while ready:
         number = heapq.heappop(ready)
         if number in wanted:
-            found.append(operations[number])
+            ordered.append(operations[number])
         for other in wanted_by[number]:
             left[other] -= 1
             if not left[other]:
                 heapq.heappush(ready, other)
-    return found
+    return ordered

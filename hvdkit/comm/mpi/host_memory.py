@@ -29,7 +29,7 @@ from hvdkit.errors import broken_off
 
 # Of 128 KiB to 4 MiB the fastest for 40 MB on 2 ranks (docs/benchmarks.md): smaller pieces pay for their meetings.
 SLOT_BYTES = 4 * 2**20
-# Up to so many bytes over all ranks of the host, each rank joins all of them by itself, which saves a second meeting.
+# Up to this many bytes over all ranks of the host, each rank reduces all of them itself, which saves a rendezvous.
 _EACH_BYTES = 2 * 2**20
 _CACHE_LINE = 64
 _ALIGNED = _CACHE_LINE // 4
@@ -84,11 +84,11 @@ class HostMemory:
     """The memory that this host's ranks share.
 
     Args:
-        memory: the memory.
-        me: this rank's number among them.
-        names: their ranks in the world.
-        owners: how many of them join shares; the first so many.
-        patience: how long to wait.
+        memory: the shared mapping.
+        index: this rank's number on the host.
+        world_ranks: the ranks of this host by their numbers in the world.
+        leaders: how many of them reduce a slice: the first ones.
+        timeout: waits for the other ranks, with a deadline.
     """
 
     def __init__(self, memory: mmap.mmap, index: int, world_ranks: list[int], leaders: int, timeout: Timeout):
@@ -174,15 +174,15 @@ class HostMemory:
             combination.combine(segments, out)
             self._announce(_REDUCED, number)
         else:
-            mine = segments[self._index][begin:end]
+            segment_slice = segments[self._index][begin:end]
             others = [segment[begin:end] for rank, segment in enumerate(segments) if rank != self._index]
-            my_own = x[begin:end]
+            input_slice = x[begin:end]
             if combination.prescale != 1.0:
-                combination.copy_in(my_own, mine)
-                my_own = mine
-            combination.combine([my_own, *others], mine)
+                combination.copy_in(input_slice, segment_slice)
+                input_slice = segment_slice
+            combination.combine([input_slice, *others], segment_slice)
             self._announce(_REDUCED, number)
-            np.copyto(out[begin:end], mine)
+            np.copyto(out[begin:end], segment_slice)
             self._wait(_REDUCED, number, what)
             for rank, (begin, end) in enumerate(self._slices(x.size)):
                 if rank != self._index:
@@ -200,7 +200,7 @@ class HostMemory:
     def _slices(self, size: int) -> list[tuple[int, int]]:
         """Each rank's part of a piece, beginning where a cache line does."""
         each = -(-size // (self._leaders * _ALIGNED)) * _ALIGNED
-        ends = [min(owner * each, size) for owner in range(self._leaders + 1)]
+        ends = [min(leader * each, size) for leader in range(self._leaders + 1)]
         return [(ends[min(r, self._leaders)], ends[min(r + 1, self._leaders)]) for r in range(self._size)]
 
     def _write(self, number: int, what: str) -> None:
@@ -210,14 +210,16 @@ class HostMemory:
 
     def _compare(self, number: int) -> None:
         begins = [rank * _CONTROL_BYTES + _CACHE_LINE + number % 2 * _TEXT for rank in range(self._size)]
-        mine = bytes(self._control[begins[self._index] : begins[self._index] + _TEXT]).split(b"\0", 1)[0] + b"\0"
-        if all([self._control[begin : begin + len(mine)] == mine for begin in begins]):  # noqa: C419  as below
+        begin = begins[self._index]
+        text = bytes(self._control[begin : begin + _TEXT]).split(b"\0", 1)[0] + b"\0"
+        if all([self._control[begin : begin + len(text)] == text for begin in begins]):  # noqa: C419  as below
             return
         texts = [
             bytes(self._control[begin : begin + _TEXT]).split(b"\0", 1)[0].decode("utf-8", "replace")
             for begin in begins
         ]
-        self._announce(_REDUCED, number)  # those who read on may go on, where a program goes on after the error
+        # So that ranks which still read are not kept waiting, if a program continues after the error.
+        self._announce(_REDUCED, number)
         self._announce(_DONE, number)
         raise mismatch(dict(zip(self._world_ranks, texts, strict=True)), self._timeout.rank)
 

@@ -13,7 +13,7 @@ from hvdkit.launch.identity import launch_info
 _ends_watched = False
 
 
-def load() -> Any:
+def load_mpi() -> Any:
     """The MPI module of mpi4py, initialized, for several threads.
 
     Raises:
@@ -45,11 +45,11 @@ def load() -> Any:
             "This MPI may be called from one thread only, and TensorFlow has several.", fix="engine='horovod'."
         )
     if not _ends_watched:
-        _watch_the_end(MPI, ours=already is None)
+        _finalize_at_exit(MPI, finalizes=already is None)
     return MPI
 
 
-def _watch_the_end(mpi: Any, *, ours: bool) -> None:
+def _finalize_at_exit(mpi: Any, *, finalizes: bool) -> None:
     """Finalize MPI when the program ends well, and not after an exception.
 
     MPI_Finalize returns when every rank has called it: a rank that failed would wait there for one that sleeps. Without
@@ -57,7 +57,7 @@ def _watch_the_end(mpi: Any, *, ours: bool) -> None:
 
     Args:
         mpi: mpi4py's MPI.
-        ours: whether it leaves the finalizing to this; a program that imported it first has that done by mpi4py.
+        finalizes: whether MPI is finalized here; if a program imported mpi4py first, mpi4py does it.
     """
     global _ends_watched
     _ends_watched = True
@@ -68,10 +68,10 @@ def _watch_the_end(mpi: Any, *, ours: bool) -> None:
         shown(kind, error, traceback)
 
     def end() -> None:
-        if failed and not ours:
+        if failed and not finalizes:
             sys.stderr.flush()
             mpi.COMM_WORLD.Abort(1)
-        if ours and not failed and not mpi.Is_finalized():
+        if finalizes and not failed and not mpi.Is_finalized():
             mpi.Finalize()
 
     sys.excepthook = remember

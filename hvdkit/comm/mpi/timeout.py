@@ -1,4 +1,4 @@
-"""Waiting for other ranks, with an end: MPI's own waiting has none, and names nobody."""
+"""Waiting for other ranks with a deadline: MPI's own waiting has none, and names no rank."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ class Timeout:
 
 def mismatch(per_rank: dict[int, str], rank: int) -> CommunicationError:
     """The error of ranks that make different collectives: what each is about to do, by its number in the world."""
-    said = "; ".join(f"rank {name}: {text}" for name, text in per_rank.items())
+    texts = "; ".join(f"rank {name}: {text}" for name, text in per_rank.items())
     return CommunicationError(
-        f"The ranks do not make the same collective: {said}.",
+        f"The ranks do not make the same collective: {texts}.",
         fix="make the same calls in the same order, with the same shapes and dtypes, on every rank.",
         rank=rank,
     )

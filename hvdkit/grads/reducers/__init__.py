@@ -45,7 +45,7 @@ class Reducer(Protocol):
         """
 
 
-def get(compression: Any) -> Reducer:
+def resolve_reducer(compression: Any) -> Reducer:
     """A reducer from a ``compression=`` argument.
 
     Args:
@@ -57,7 +57,7 @@ def get(compression: Any) -> Reducer:
 
     Example:
 
-    >>> get("fp16").__class__.__name__, get(None).__class__.__name__
+    >>> resolve_reducer("fp16").__class__.__name__, resolve_reducer(None).__class__.__name__
     ('FP16Compression', 'NoCompression')
     """
     if compression is None:
@@ -72,7 +72,7 @@ def get(compression: Any) -> Reducer:
     if hasattr(compression, "compress") and hasattr(compression, "decompress"):
         known = {Compression.none: "none", Compression.fp16: "fp16"}
         if isinstance(compression, type) and compression in known:
-            return get(known[compression])
+            return resolve_reducer(known[compression])
         return HorovodStyle(compression)
     if isinstance(compression, Reducer) and not isinstance(compression, type):
         return compression

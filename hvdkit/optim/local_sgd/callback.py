@@ -18,7 +18,7 @@ class LocalSGDCallback(keras.callbacks.Callback):
         """Average the weights that have drifted apart; collective."""
         for state in reduction_states(model):
             if not state.is_synchronous:
-                state.averaging.settle(state.pipeline)
+                state.averaging.synchronize(state.pipeline)
 
     def on_test_begin(self, logs=None):
         self.synchronize(self.model)

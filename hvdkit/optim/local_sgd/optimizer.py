@@ -16,7 +16,7 @@ from hvdkit.keras_internals.optimizers import trainable_variables, unwrap
 from hvdkit.optim.allreduce import AllreduceMixin
 from hvdkit.optim.distributed import distribute
 from hvdkit.optim.local_sgd.callback import LocalSGDCallback
-from hvdkit.optim.local_sgd.state import Rounds
+from hvdkit.optim.local_sgd.state import PeriodicAveraging
 from hvdkit.optim.reduction_state import ReductionState
 from hvdkit.utils.numbers import real, whole
 
@@ -82,13 +82,12 @@ def LocalSGD(
             "Local SGD has no moving average of the weights: between two means each rank has its own weights.",
             fix="use_ema=False.",
         )
-    make = functools.partial(
-        LocalSGDState, averaging=Rounds(sync_period, start_step, outer_lr, outer_momentum, nesterov)
-    )
-    optimizer = distribute(optimizer, name, mixin=LocalSGDMixin, state=make, process_set=process_set)
+    averaging = PeriodicAveraging(sync_period, start_step, outer_lr, outer_momentum, nesterov)
+    make_state = functools.partial(LocalSGDState, averaging=averaging)
+    optimizer = distribute(optimizer, name, mixin=LocalSGDMixin, state=make_state, process_set=process_set)
     inner = unwrap(optimizer)
     if inner.built:
-        _begin(inner, trainable_variables(inner))
+        _build_averaging(inner, trainable_variables(inner))
     return optimizer
 
 
@@ -119,7 +118,7 @@ class LocalSGDState(ReductionState):
         averaging: when the weights are averaged, and what is done with their mean.
     """
 
-    averaging: Rounds = field(kw_only=True)
+    averaging: PeriodicAveraging = field(kw_only=True)
 
     is_synchronous: ClassVar[bool] = False
     fit_callback: ClassVar[type[keras.callbacks.Callback] | None] = LocalSGDCallback
@@ -131,7 +130,7 @@ class LocalSGDState(ReductionState):
         return self.averaging.reductions(before, after)
 
     def steps_since_sync(self) -> int:
-        return int(self.averaging.since.numpy())
+        return int(self.averaging.steps_since_sync.numpy())
 
     def per_rank_variables(self) -> list:
         return self.averaging.variables
@@ -142,21 +141,21 @@ class LocalSGDMixin(AllreduceMixin):
 
     def build(self, variables):
         if not self.built:
-            _begin(self, variables)
+            _build_averaging(self, variables)
         super().build(variables)
 
     def reduce_gradients(self, gradients, variables):
-        reduce = lambda given: super(LocalSGDMixin, self).reduce_gradients(given, variables)
+        reduce = lambda own: super(LocalSGDMixin, self).reduce_gradients(own, variables)
         return own_reduction_state(self).averaging.reduce(reduce, gradients, self.iterations)
 
     def hook_update(self, gradients, variables, rate):
         state = own_reduction_state(self)
-        state.averaging.begin(self.iterations)
+        state.averaging.before_update(self.iterations)
         super().hook_update(gradients, variables, rate)
-        state.averaging.end(state.pipeline, self.iterations)
+        state.averaging.after_update(state.pipeline, self.iterations)
 
 
-def _begin(optimizer: Any, variables: list) -> None:
+def _build_averaging(optimizer: Any, variables: list) -> None:
     if tf.distribute.has_strategy() and tf.distribute.get_strategy().num_replicas_in_sync > 1:
         raise UsageError(
             "Local SGD does not train on the replicas of a strategy.",

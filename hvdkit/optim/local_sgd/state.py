@@ -1,4 +1,4 @@
-"""The rounds of local SGD: some steps that each rank makes by itself, then the mean of the weights."""
+"""The periods of local SGD: some steps that each rank makes by itself, then the mean of the weights."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from hvdkit.utils.stateful import Entry, Kind
 
 
 @dataclass(eq=False)
-class Rounds:
+class PeriodicAveraging:
     """When the weights are averaged, and what is done with their mean.
 
     Attributes:
-        k: updates in a round.
-        start: updates before the first round, in which gradients are reduced as always.
-        outer_lr, outer_momentum, nesterov: of the step from where a round began towards the mean.
-        since: updates in the round that runs; a variable.
-        anchors, velocities: where the round began, and the outer velocity; empty without an outer optimizer.
+        sync_period: updates between two averages.
+        start_step: updates before the first period, in which gradients are reduced as always.
+        outer_lr, outer_momentum, nesterov: of the outer step, which begins at the weights from the start of the period.
+        steps_since_sync: updates since the weights were averaged; a variable.
+        outer_parameters, outer_momenta: the weights at the start of the period, and the momentum of the outer steps;
+            empty without an outer optimizer.
     """
 
-    k: int
-    start: int = 0
+    sync_period: int
+    start_step: int = 0
     outer_lr: float = 1.0
     outer_momentum: float = 0.0
     nesterov: bool = True
-    anchors: list = field(default_factory=list)
-    velocities: list = field(default_factory=list)
+    outer_parameters: list = field(default_factory=list)
+    outer_momenta: list = field(default_factory=list)
     weights: list = field(default_factory=list)
     local: LocalVariables = field(default_factory=LocalVariables)
 
     def __post_init__(self):
         with tf.init_scope():
-            self.since = tf.Variable(0, dtype=tf.int64, trainable=False, name="hvdkit_since")
+            self.steps_since_sync = tf.Variable(0, dtype=tf.int64, trainable=False, name="hvdkit_since")
 
     @property
     def variables(self) -> list:
@@ -50,74 +51,76 @@ class Rounds:
         return bool(self.outer_momentum) or self.outer_lr != 1.0
 
     def state_dict(self) -> dict[str, Entry]:
-        """What a checkpoint keeps; of the weights only that ranks have each their own, whose mean counts."""
-        kept = {"weights": self.variables, "since": self.since}
-        kept |= {"anchors": self.anchors, "velocities": self.velocities}
+        """What a checkpoint keeps. Each rank has its own values, and their mean counts."""
+        kept = {"weights": self.variables, "since": self.steps_since_sync}
+        kept |= {"anchors": self.outer_parameters, "velocities": self.outer_momenta}
         return {name: Entry(value, Kind.MEAN) for name, value in kept.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The variables have got their values."""
+        """Nothing to do: the variables have their values already."""
 
     def build(self, variables: list, local: LocalVariables) -> None:
-        """Make what there is for each weight, as the optimizer makes its slots."""
+        """Make the variables for each weight, as the optimizer makes its slots."""
         self.weights, self.local = list(variables), local
-        if not self.has_outer or self.anchors:
+        if not self.has_outer or self.outer_parameters:
             return
         with tf.init_scope():
-            make = lambda v: tf.Variable(tf.zeros(v.shape, v.dtype), trainable=False)
-            self.anchors, self.velocities = [make(v) for v in self.weights], [make(v) for v in self.weights]
+            zeros_like = lambda v: tf.Variable(tf.zeros(v.shape, v.dtype), trainable=False)
+            self.outer_parameters = [zeros_like(v) for v in self.weights]
+            self.outer_momenta = [zeros_like(v) for v in self.weights]
 
     def reductions(self, before: int, after: int) -> int:
         """How many reductions there are at least between two numbers of updates.
 
-        >>> Rounds(k=4, start=10).reductions(8, 20)
+        >>> PeriodicAveraging(sync_period=4, start_step=10).reductions(8, 20)
         4
         """
-        local = max(after, self.start) - max(before, self.start)
-        return (after - before - local) + local // self.k
+        local = max(after, self.start_step) - max(before, self.start_step)
+        return (after - before - local) + local // self.sync_period
 
     def reduce(self, reduce: Callable[[list], list], gradients: list, updates: Any) -> list:
-        """Gradients that are reduced before ``start``, and this rank's own afterwards."""
-        if not self.start:
+        """Gradients that are reduced before ``start_step``, and this rank's own afterwards."""
+        if not self.start_step:
             return gradients
-        return tf.cond(updates < self.start, lambda: reduce(gradients), lambda: list(map(tf.identity, gradients)))
+        return tf.cond(updates < self.start_step, lambda: reduce(gradients), lambda: list(map(tf.identity, gradients)))
 
-    def begin(self, updates: Any) -> None:
-        """Before an update: remember where the round begins."""
+    def before_update(self, updates: Any) -> None:
+        """Before an update: remember the weights at the start of a period."""
         if not self.has_outer:
             return
 
         def remember() -> tf.Tensor:
-            for anchor, variable in zip(self.anchors, self.weights, strict=True):
-                anchor.assign(tf.convert_to_tensor(variable))
+            for outer_parameter, variable in zip(self.outer_parameters, self.weights, strict=True):
+                outer_parameter.assign(tf.convert_to_tensor(variable))
             return tf.constant(0)
 
-        first = tf.logical_and(tf.equal(self.since, 0), tf.cast(updates, tf.int64) >= self.start)
+        first = tf.logical_and(tf.equal(self.steps_since_sync, 0), tf.cast(updates, tf.int64) >= self.start_step)
         tf.cond(first, remember, lambda: tf.constant(0))
 
-    def end(self, pipeline: GradientPipeline, updates: Any) -> None:
-        """After an update: average the weights where the round is over."""
-        self.since.assign_add(tf.cast(tf.cast(updates, tf.int64) >= self.start, tf.int64))
-        tf.cond(self.since >= self.k, lambda: self.average(pipeline), lambda: tf.constant(0))
+    def after_update(self, pipeline: GradientPipeline, updates: Any) -> None:
+        """After an update: average the weights if the period is over."""
+        self.steps_since_sync.assign_add(tf.cast(tf.cast(updates, tf.int64) >= self.start_step, tf.int64))
+        tf.cond(self.steps_since_sync >= self.sync_period, lambda: self.average(pipeline), lambda: tf.constant(0))
 
     def average(self, pipeline: GradientPipeline) -> tf.Tensor:
-        """Average the weights over the ranks, and end the round."""
+        """Average the weights over the ranks, and end the period."""
         shared = self.variables
         means = pipeline([tf.convert_to_tensor(v) for v in shared], shared, call=".weights")
         kept = [i for i, v in enumerate(self.weights) if not (self.local and v in self.local)]
         for i, variable, mean in zip(kept, shared, means, strict=True):
-            variable.assign(self._outer(mean, self.anchors[i], self.velocities[i]) if self.has_outer else mean)
-        self.since.assign(0)
+            new = self._outer_step(mean, self.outer_parameters[i], self.outer_momenta[i]) if self.has_outer else mean
+            variable.assign(new)
+        self.steps_since_sync.assign(0)
         return tf.constant(0)
 
-    def _outer(self, mean: tf.Tensor, anchor: tf.Variable, velocity: tf.Variable) -> tf.Tensor:
-        """A step of SGD with momentum from the anchor, whose gradient is what the round moved, backwards."""
-        moved = anchor - mean
-        new = velocity.assign(self.outer_momentum * velocity + moved)
-        step = moved + self.outer_momentum * new if self.nesterov and self.outer_momentum else new
-        return anchor - self.outer_lr * step
+    def _outer_step(self, mean: tf.Tensor, outer_parameter: tf.Variable, momentum: tf.Variable) -> tf.Tensor:
+        """A step of SGD with momentum from the outer parameter; its gradient is the movement in the period, negated."""
+        gradient = outer_parameter - mean
+        new = momentum.assign(self.outer_momentum * momentum + gradient)
+        step = gradient + self.outer_momentum * new if self.nesterov and self.outer_momentum else new
+        return outer_parameter - self.outer_lr * step
 
-    def settle(self, pipeline: GradientPipeline) -> None:
-        """End a round that is under way, outside the graph; collective."""
-        if int(self.since.numpy()):
+    def synchronize(self, pipeline: GradientPipeline) -> None:
+        """Average the weights within a period, outside the graph; collective."""
+        if int(self.steps_since_sync.numpy()):
             self.average(pipeline)

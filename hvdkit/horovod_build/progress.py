@@ -27,7 +27,7 @@ class Progress:
             self._quarter = number // 25
             self._report.line(f"  {number} % ({self.elapsed()})")
 
-    def said(self, line: str) -> None:
+    def output_line(self, line: str) -> None:
         """A line of the command's output: shown with --verbose."""
         if self._report.verbose:
             self._report.line(line)

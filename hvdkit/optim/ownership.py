@@ -1,4 +1,4 @@
-"""Whether a model holds what its train step trains with: what nobody finds from it nobody saves, sends or compares."""
+"""Whether a model holds what its train step trains with: what it does not hold is not saved, sent or compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from hvdkit.errors import UsageError
-from hvdkit.keras_internals.model_contents import optimizers_of, underlying, weights_of
+from hvdkit.keras_internals.model_contents import backend_variable, optimizers_of, weights_of
 from hvdkit.keras_internals.optimizers import unwrap
 
 _step = threading.local()  # a strategy's replicas are threads
@@ -26,7 +26,7 @@ def step_of(model: keras.Model) -> Iterator[None]:
         _step.model = before
 
 
-def check_held(optimizer: Any, variables: Any) -> None:
+def check_ownership(optimizer: Any, variables: Any) -> None:
     """Refuse an optimizer, or variables of it, that the model of this step does not hold.
 
     Raises:
@@ -44,9 +44,9 @@ def check_held(optimizer: Any, variables: Any) -> None:
             fix="hold it as an attribute of the model, or in a list or a dictionary that is one: "
             "self.my_optimizer = hvd.DistributedOptimizer(...).",
         )
-    known = {id(underlying(v)) for v in weights_of(model)}
+    known = {id(backend_variable(v)) for v in weights_of(model)}
     for variable in variables or ():
-        if id(underlying(variable)) not in known:
+        if id(backend_variable(variable)) not in known:
             raise UsageError(
                 f"The train step of {model.name} trains {getattr(variable, 'path', variable.name)} by the optimizer "
                 f"{name}, and the model does not hold that variable: it would be neither sent to the other ranks nor "

