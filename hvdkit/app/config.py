@@ -54,15 +54,15 @@ class Data(_Section):
     """What to train on."""
 
     name: str = Field("digits", description="`digits`, or `module:function` that returns ((x, y), (x_test, y_test)).")
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(1 / 3, description="The part held out for the test.")
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(1 / 3, description="The fraction held out for the test.")
 
 
 class BatchSize(_Section):
-    """How many samples a step takes: of each rank, or of all together."""
+    """The number of samples per step on each rank, or per update on all ranks together."""
 
-    per_rank: _Count | None = Field(None, description="On each rank and step.")
+    per_rank: _Count | None = Field(None, description="Samples per step on each rank.")
     global_: _Count | None = Field(
-        None, alias="global", description="Of all ranks and accumulated steps together, whatever their number."
+        None, alias="global", description="Samples per update, on all ranks and accumulated steps together."
     )
 
     @model_validator(mode="before")
@@ -75,34 +75,34 @@ class BatchSize(_Section):
     @model_validator(mode="after")
     def _one_of_them(self) -> BatchSize:
         if (self.per_rank is None) == (self.global_ is None):
-            raise ValueError("say either per_rank or global")
+            raise ValueError("give either per_rank or global")
         return self
 
 
 class LearningRate(_Section):
-    """The learning rate of a small batch, made that of this one: see `hvd.schedules.large_batch`."""
+    """The learning rate of a small batch, scaled to this batch: see `hvd.schedules.large_batch`."""
 
-    base: _Rate = Field(gt=0, description="The rate that was found for base_batch.")
-    base_batch: _Count = Field(256, description="Samples per update of that training.")
+    base: _Rate = Field(gt=0, description="The rate that was tuned for base_batch.")
+    base_batch: _Count = Field(256, description="Samples per update for which `base` was tuned.")
     scale: str = Field("linear", description="none, linear (SGD) or sqrt (Adam, LAMB).")
     warmup_epochs: Annotated[float, Field(ge=0, lt=2**53)] = Field(
-        5, description="How long the rate rises to the scaled one."
+        5, description="Epochs in which the rate rises to the scaled rate."
     )
-    warmup_from: _Rate | None = Field(None, description="Where it begins; None: at `base`.")
+    warmup_from: _Rate | None = Field(None, description="The rate at the start of the warm-up; None: `base`.")
     after: str | Named = Field("cosine", description="constant, step, cosine, polynomial; or {name: ..., arguments}.")
 
 
 class LocalSGD(_Section):
-    """Steps that each rank makes by itself, then the mean of the weights: see `hvd.optim.LocalSGD`."""
+    """Each rank trains for some steps, then the weights are averaged: see `hvd.optim.LocalSGD`."""
 
     _old_names: ClassVar[dict[str, str]] = {"k": "sync_period", "start": "start_step"}
     sync_period: _Count = Field(8, description="Updates between two averages of the weights.")
     start_step: Annotated[int, Field(ge=0, lt=2**53)] = Field(
-        0, description="Updates with reduced gradients before that begins."
+        0, description="Updates with reduced gradients before local SGD starts."
     )
-    outer_lr: _Rate = Field(1.0, gt=0, description="Of the outer step; 1 takes the mean.")
-    outer_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Of the outer step.")
-    nesterov: bool = Field(True, description="Of the outer momentum.")
+    outer_lr: _Rate = Field(1.0, gt=0, description="The rate of the outer step; 1 takes the mean.")
+    outer_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="The momentum of the outer step.")
+    nesterov: bool = Field(True, description="Whether the outer momentum is Nesterov's.")
 
 
 def _duration(value: Any) -> Any:
@@ -111,14 +111,14 @@ def _duration(value: Any) -> Any:
 
 
 class Checkpoint(_Section):
-    """Where the training is saved, and from where it goes on."""
+    """Where the training is saved, and how it resumes."""
 
-    dir: str | None = Field(None, description="None saves nothing.")
-    every: _Count | Literal["auto", "epoch"] = Field("auto", description="Steps, auto or epoch.")
-    keep: _Count = Field(3, description="How many of the newest stay.")
-    resume: Literal["auto", "never"] = Field("auto", description="Go on from the newest valid one, or begin anew.")
+    dir: str | None = Field(None, description="The directory; None saves nothing.")
+    every: _Count | Literal["auto", "epoch"] = Field("auto", description="A number of steps, auto or epoch.")
+    keep: _Count = Field(3, description="How many of the newest checkpoints to keep.")
+    resume: Literal["auto", "never"] = Field("auto", description="Resume from the newest valid checkpoint, or never.")
     max_time: Annotated[float | str | None, BeforeValidator(_duration)] = Field(
-        None, description='Save and exit with code 75 after "3:50:00", or seconds.'
+        None, description='Save and exit with code 75 after this time: "3:50:00", or seconds.'
     )
 
 
@@ -132,28 +132,26 @@ class Launch(_Section):
 class Config(_Section):
     """Everything `hvdkit train` needs to know."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(1, description="Same model on every rank, own data order.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(1, description="Seeds the model and the order of the data.")
     data: Data = Data()
     model: Named = Field(
-        Named(name="cnn"), description="`cnn`, `resnet`, `mlp` or `module:function`; and its arguments."
+        Named(name="cnn"), description="`cnn`, `resnet`, `mlp` or `module:function`, with its arguments."
     )
-    optimizer: Named = Field(Named(name="adam"), description="Any Keras optimizer, and its arguments.")
-    compression: str | Named = Field("none", description="How gradients travel: none, fp16.")
-    local_sgd: LocalSGD | None = Field(None, description="Exchange weights every few steps instead of gradients.")
+    optimizer: Named = Field(Named(name="adam"), description="Any Keras optimizer, or `lars`, with its arguments.")
+    compression: str | Named = Field("none", description="How gradients are compressed: none, fp16.")
+    local_sgd: LocalSGD | None = Field(None, description="Average weights every few steps instead of gradients.")
     engine: str = Field("auto", description=f"What moves the bytes: auto, {', '.join(ENGINES.names())}.")
-    strategy: str | Named = Field("horovod", description="A process' devices: horovod, mirrored, hybrid.")
-    lr: LearningRate | None = Field(None, description="Scales the rate with the batch, instead of a learning_rate.")
-    weight_decay_on: Literal["kernels", "all"] = Field("kernels", description="kernels: not bias and batch norm.")
+    strategy: str | Named = Field("horovod", description="How a process uses its devices: horovod, mirrored, hybrid.")
+    lr: LearningRate | None = Field(None, description="A rate that scales with the batch, instead of a learning_rate.")
+    weight_decay_on: Literal["kernels", "all"] = Field("kernels", description="kernels: not biases and batch norm.")
     loss: str = Field("sparse_categorical_crossentropy", description="A Keras loss.")
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Of a categorical crossentropy.")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="For a categorical crossentropy.")
     metrics: tuple[str, ...] = Field(("accuracy",), description="Keras metrics.")
-    batch_size: BatchSize = Field(
-        BatchSize(per_rank=32), description="Samples per step and rank, over all its devices; or {global: n}."
-    )
+    batch_size: BatchSize = Field(BatchSize(per_rank=32), description="Samples per step on each rank, or {global: n}.")
     per_rank_batch: Literal["equal", "auto"] = Field("equal", description="auto: slower ranks get smaller batches.")
     epochs: _Count = Field(20, description="Passes over the data.")
-    proof_every_steps: _Count | None = Field(None, description="None: once an epoch.")
-    noise_scale: bool = Field(False, description="Log the gradient noise scale: up to which batch it pays.")
+    proof_every_steps: _Count | None = Field(None, description="How often to check the ranks; None: once per epoch.")
+    noise_scale: bool = Field(False, description="Log the gradient noise scale, an estimate of the useful batch size.")
     save: str | None = Field(None, description="Write the trained model here (.keras), from rank 0.")
     checkpoint: Checkpoint = Checkpoint()
     launch: Launch = Launch()
@@ -172,10 +170,10 @@ class Config(_Section):
         return self.optimizer.arguments().get("gradient_accumulation_steps") or 1
 
     def batch_of_each(self, ranks: int) -> int:
-        """Samples per step on each of so many ranks.
+        """Samples per step on each rank, for this number of ranks.
 
         Raises:
-            ConfigError: a global batch that does not come out even.
+            ConfigError: the global batch is not divisible by the ranks and accumulated steps.
         """
         if self.batch_size.per_rank is not None:
             return self.batch_size.per_rank
@@ -183,9 +181,9 @@ class Config(_Section):
         if whole % parts:
             near = max(whole // parts, 1) * parts
             raise ConfigError(
-                f"`batch_size.global`: {whole} samples are not so many for each of {ranks} ranks x "
+                f"`batch_size.global`: {whole} samples cannot be divided equally among {ranks} ranks x "
                 f"{self.accumulation} accumulated steps.",
-                fix=f"take {near} or {near + parts}.",
+                fix=f"use {near} or {near + parts}.",
             )
         return whole // parts
 
@@ -198,8 +196,8 @@ def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
         overrides: ``"a.b=c"`` each; the value is read as YAML.
 
     Raises:
-        ConfigError: the file does not exist or is no YAML, a key is unknown (the nearest is named), a value does not
-            fit, or an override has no ``=``.
+        ConfigError: the file does not exist or is not YAML, a key is unknown (the most similar known key is named), a
+            value is not valid, or an override has no ``=``.
     """
     path = Path(path)
     tree = _read(path)
@@ -257,7 +255,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             tree[parent] = {}
         child = tree[parent]
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {_named(key)}: {shown(parent)} is a {_kind(child)}, it has no keys.")
+            raise ConfigError(f"--set {_named(key)}: {shown(parent)} is a {_kind(child)}, which has no keys.")
         tree = child
     tree[last] = strict_yaml.read_text(text, f"--set {_named(key)}: the value {shown(text)}")
 

@@ -1,4 +1,4 @@
-"""``hvdkit bench``: how fast it is on this machine."""
+"""``hvdkit bench``: the speed of training on this machine."""
 
 from __future__ import annotations
 
@@ -14,26 +14,34 @@ from hvdkit.launch.identity import launch_info
 
 _EPILOG = """\b
 Examples:
-  hvdkit bench step                           a training step on 2 ranks of this host, with each engine there is
-  hvdkit bench step -np 1                     what hvdkit costs where there is nothing to share
+  hvdkit bench step                           a training step on 2 ranks of this host, with each available engine
+  hvdkit bench step -np 1                     the overhead of hvdkit in a single process
   hvdkit bench scaling -np 4 --workloads W2   1, 2, 3 and 4 ranks
   hvdkit bench allreduce -np 4                all-reduce alone
-  mpirun -np 64 hvdkit bench step --workloads W1      among ranks that are launched already, on any hosts
+  mpirun -np 64 hvdkit bench step --workloads W1      among ranks that a launcher has started, on any hosts
 
-Variants take turns, and ratios are of turns of one round: they hold on a machine that others use too. A turn in which
-others took more than a twentieth of the cores is repeated.
+The variants are interleaved in rounds, and ratios compare measurements of the same round, so they are valid even on a
+machine that others use too. A measurement is repeated if other programs took more than a twentieth of the cores.
 """
 
 
 def _shared(command: Any) -> Any:
     for option in (
         click.option(
-            "-np", "--num-proc", "np", type=click.IntRange(min=1), default=2, show_default=True, help="Ranks."
+            "-np",
+            "--num-proc",
+            "np",
+            type=click.IntRange(min=1),
+            default=2,
+            show_default=True,
+            help="The number of ranks.",
         ),
         click.option(
-            "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns of each variant."
+            "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Measurements of each variant."
         ),
-        click.option("--engines", default="", metavar="LIST", help="mpi, gloo, horovod-mpi [default: mpi,gloo]."),
+        click.option(
+            "--engines", default="", metavar="LIST", help="The engines: mpi, gloo, horovod-mpi [default: mpi,gloo]."
+        ),
     ):
         command = option(command)
     return command
@@ -41,10 +49,16 @@ def _shared(command: Any) -> Any:
 
 def _of_steps(command: Any) -> Any:
     for option in (
-        click.option("--plot", type=click.Path(path_type=Path), help="Draw the ratios here (.png, .svg)."),
-        click.option("--json", "save_as", type=click.Path(path_type=Path), help="Write everything here."),
-        click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each rank."),
-        click.option("--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Of one turn."),
+        click.option("--plot", type=click.Path(path_type=Path), help="Plot the ratios to this file (.png, .svg)."),
+        click.option("--json", "save_as", type=click.Path(path_type=Path), help="Write all measurements to this file."),
+        click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads per rank."),
+        click.option(
+            "--seconds",
+            type=click.FloatRange(min=0.1),
+            default=5.0,
+            show_default=True,
+            help="The length of one measurement.",
+        ),
         click.option(
             "--workloads", default="W1,W2,W3", show_default=True, callback=_workloads, help="See hvdkit bench --help."
         ),
@@ -70,26 +84,28 @@ def command() -> None:
 
     \b
     Workloads: W1  an MLP of 10 M parameters: many bytes
-               W2  a small CNN: much to compute
+               W2  a small CNN: much computation
                W3  242 small tensors
-    "no exchange" is what the ranks reach when they do not communicate: the ceiling.
+    "no exchange" stands for ranks that do not communicate, which is the upper bound.
     """
-    # Ended by a batch system, it takes its processes along as it does at Ctrl-C; some of them stand still.
+    # If a batch system ends it, it ends its processes too, as at Ctrl-C; some of them are stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 @command.command()
 @_of_steps
-@click.option("--extras", default="", metavar="LIST", help="fp16, xla, bucket=BYTES: each also with these.")
+@click.option("--extras", default="", metavar="LIST", help="Also measure each engine with fp16, xla, bucket=BYTES.")
 def step(*, np: int, engines: str, workloads: list[str], extras: str, save_as: Path, plot: Path, **how: Any) -> None:
-    """A training step, beside no exchange at all (with -np 1: beside plain Keras)."""
+    """Compare a training step with one that does not communicate (with -np 1: with plain Keras)."""
     from hvdkit.bench import jobs, report
     from hvdkit.bench import step as steps
     from hvdkit.bench.engines import here
 
     if launch_info().launcher != "none":
         if engines or extras:
-            raise UsageError("--engines and --extras start ranks, and these are launched already.", fix="HVDKIT_ENGINE")
+            raise UsageError(
+                "--engines and --extras start ranks, but a launcher has already started these.", fix="set HVDKIT_ENGINE"
+            )
         _among_ranks(workloads, how, save_as=save_as, plot=plot)
         return
     ways = here(engines) if np > 1 else {}
@@ -124,13 +140,13 @@ def _among_ranks(workloads: list[str], how: dict[str, Any], **files: Path | None
 @command.command()
 @_of_steps
 def scaling(*, np: int, engines: str, workloads: list[str], save_as: Path, plot: Path, **how: Any) -> None:
-    """1 to NP ranks, each beside as many that do not communicate."""
+    """Compare 1 to NP ranks with the same number of ranks that do not communicate."""
     from hvdkit.bench import scaling as scalings
     from hvdkit.bench.engines import here
 
     if launch_info().launcher != "none":
         raise UsageError(
-            "`hvdkit bench scaling` starts ranks, and these are launched already.", fix="hvdkit bench step"
+            "`hvdkit bench scaling` starts ranks, but a launcher has already started these.", fix="hvdkit bench step"
         )
     by = next(iter(here(engines).values()))
     scalings.report_on(workloads, np, by, how, save_as=save_as, plot=plot)
@@ -139,7 +155,7 @@ def scaling(*, np: int, engines: str, workloads: list[str], save_as: Path, plot:
 @command.command()
 @_shared
 def allreduce(np: int, rounds: int, engines: str) -> None:
-    """All-reduce of NumPy arrays, beside raw mpi4py where an MPI launches the ranks."""
+    """Measure all-reduce of NumPy arrays, and compare it with raw mpi4py if MPI starts the ranks."""
     if launch_info().launcher == "none":
         from hvdkit import launch
         from hvdkit.bench.engines import here

@@ -44,7 +44,7 @@ def dry_run(capsys, *words: str) -> tuple[int, str, str]:
         ("metrics=[acuracy]", "The metrics of the configuration cannot be made"),
         ("data.name=nothing", "Unknown data set 'nothing'"),
         ("checkpoint.max_time=abc", "`checkpoint.max_time`: must be seconds"),
-        ("batch_size={global: 33}", "33 samples are not so many for each of 2 ranks"),
+        ("batch_size={global: 33}", "33 samples cannot be divided equally among 2 ranks"),
         ("lr={base: 0.1}", "`lr` and `optimizer.learning_rate` are both"),
         ("label_smoothing=2", "`label_smoothing`"),
     ],
