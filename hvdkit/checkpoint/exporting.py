@@ -22,14 +22,14 @@ ENDINGS = (".weights.h5", ".keras", ".h5")
 
 
 def export(model: keras.Model, path: str | os.PathLike) -> None:
-    """Write a model into a file for plain Keras, on rank 0; the file there is the old one or the new one, never half.
+    """Write a model to a file for plain Keras, on rank 0. The file is replaced atomically.
 
     Args:
-        model: built.
-        path: ends in ``.keras`` (the model) or ``.weights.h5`` (its weights).
+        model: a built model.
+        path: a path that ends in ``.keras`` (the model) or ``.weights.h5`` (its weights).
 
     Raises:
-        UsageError: another ending.
+        UsageError: the path has another suffix.
         CheckpointWriteError: the disk is full, read-only or broken.
 
     Example:

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def horovod() -> Any:
-    """No replicas: each process has one device, and Horovod joins all of them. What runs without any strategy.
+    """No replicas: each process has one device, and Horovod connects the processes. This is the default.
 
     Example:
 
