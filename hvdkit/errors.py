@@ -70,9 +70,9 @@ def broken_off(said: str, rank: int) -> CommunicationError:
         rank: the rank that notices it.
     """
     return CommunicationError(
-        f"A collective was broken off: another rank ended or did not come in time ({said}).",
-        fix="look for the rank whose own traceback comes first. If every rank says only this, one of them made fewer "
-        "steps than the others or stopped by itself, and none failed; or it alone called fit or a collective: a model "
+        f"A collective was interrupted: another rank ended or did not arrive in time ({said}).",
+        fix="look for the rank whose own traceback comes first. If every rank shows only this, none failed: one "
+        "of them made fewer steps than the others, stopped by itself, or called fit or a collective alone. A model "
         "that one rank trains alone belongs in `with hvd.local_training():`.",
         rank=rank,
     )

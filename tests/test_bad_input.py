@@ -43,7 +43,7 @@ def test_wrong_optimizer(optimizer, words):
 def test_a_multi_optimizer_is_wrapped_from_inside():
     machine.needs_multi_optimizer()
     hvd.init()
-    with pytest.raises(UsageError, match="from inside"):
+    with pytest.raises(UsageError, match="cannot be made distributed as a whole"):
         hvd.DistributedOptimizer(keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(keras.optimizers.SGD())))
 
 

@@ -69,8 +69,8 @@ class BestModelCheckpoint(ModelCheckpoint):
         endings = (".weights.h5",) if self.save_weights_only else (".keras", ".h5")
         if self.filepath is None:
             raise UsageError(
-                "BestModelCheckpoint does not know where to save: its `filepath` was never set.",
-                fix=f'callback.filepath = "best{endings[0]}" before fit, or BestModelCheckpoint(..., filepath=...).',
+                "BestModelCheckpoint does not know where to save, because its `filepath` is not set.",
+                fix=f'set callback.filepath = "best{endings[0]}" before fit, or pass filepath= to BestModelCheckpoint.',
             )
         self.filepath = os.fspath(self.filepath)
         if not self.filepath.endswith(endings) or "://" in self.filepath:

@@ -139,7 +139,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         if place.get("passed"):
             if data is None:
                 get_logger().warning(
-                    "Epoch %d was saved in its middle and begins anew: only data of hvd.data.shard find their place.",
+                    "Epoch %d was saved in its middle and starts again: only data of hvd.data.shard can resume there.",
                     restored.epoch + 1,
                 )
             else:

@@ -82,21 +82,21 @@ class GradientNoiseScale(keras.callbacks.Callback):
         found = [reduction_state_of(optimizer) for optimizer in optimizers_of(self.model)]
         why_not = None
         if len(found) != 1 or found[0] is None:
-            why_not = "its model has one hvd.DistributedOptimizer, and no other"
+            why_not = "the model has exactly one optimizer, a hvd.DistributedOptimizer"
         elif found[0].pipeline.options.op.value not in ("average", "sum"):
             why_not = "gradients are averaged or summed"
         elif any(isinstance(layer, SyncBatchNormalization) for layer in flatten_layers(self.model)):
-            why_not = (
-                "a rank's gradient is that of its own samples, which SyncBatchNormalization mixes with the others'"
-            )
+            why_not = "a rank's gradient depends on its own samples alone, which SyncBatchNormalization prevents"
         elif not found[0].is_synchronous:
-            why_not = "gradients are reduced in every step, which local SGD does not"
+            why_not = "gradients are reduced in every step, which local SGD does not do"
         elif self.model.distribute_strategy.num_replicas_in_sync > 1:
             why_not = "each process has one device, without a strategy's replicas"
         elif found[0].pipeline.process_set is not None:
-            why_not = "all ranks share the gradients, and no process set"
+            why_not = "all ranks reduce their gradients together, without a process set"
         if why_not:
-            raise UsageError(f"The gradient noise scale can be told where {why_not}.", fix="leave out the callback.")
+            raise UsageError(
+                f"The gradient noise scale needs a training in which {why_not}.", fix="remove the callback."
+            )
         return found[0]
 
     def _batch_sizes(self, ours: Any) -> np.ndarray:
@@ -107,8 +107,8 @@ class GradientNoiseScale(keras.callbacks.Callback):
             own = data.sizes[world.rank()]
         if own is None:
             raise UsageError(
-                "The gradient noise scale wants to know how many samples a step has.",
-                fix="hvd.callbacks.GradientNoiseScale(batch_size=...), samples per step on each rank.",
+                "The gradient noise scale needs the number of samples per step.",
+                fix="pass hvd.callbacks.GradientNoiseScale(batch_size=...), the samples per step on each rank.",
             )
         inner = unwrap(self.model.optimizer)
         self._passes = inner.gradient_accumulation_steps or 1

@@ -112,11 +112,11 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
 def _choose(store: Store, step: int | None) -> Checkpoint | None:
     if step is not None:
         return state_schema.check(store.verify(step))
-    say = lambda number, error: get_logger().warning("The checkpoint of step %d is left out: %s", number, error)
+    say = lambda number, error: get_logger().warning("The checkpoint of step %d is skipped: %s", number, error)
     chosen = store.newest_valid(skipped=say, check=state_schema.check)
     if chosen is None and store.steps():
         get_logger().warning(
-            "None of the %d checkpoints in %s can be restored: the training begins anew.",
+            "None of the %d checkpoints in %s can be restored: the training starts from the beginning.",
             len(store.steps()), store.directory,
         )  # fmt: skip
     return chosen

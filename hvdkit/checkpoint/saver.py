@@ -68,7 +68,7 @@ class Saver:
         self.seconds = 0.0
         self.run_id = str(exchange.broadcast_object(secrets.token_hex(6), name="a checkpoint's run"))
         take = self._take if world.rank() == 0 else lambda: None
-        together("take the directory of checkpoints", take, by="checkpoints")
+        together("lock the directory of checkpoints", take, by="checkpoints")
         self._last = -1
         self._made: str | None = None
         self._memory: state.Tensors = {}

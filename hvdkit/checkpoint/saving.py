@@ -65,7 +65,7 @@ def save(
         if newer:
             get_logger().warning(
                 "Saving step %d in %s, which has newer checkpoints, up to step %d: hvd.checkpoint.restore(model, "
-                "directory) goes on from the newest. Remove them, or give another training another directory.",
+                "directory) resumes from the newest. Remove them, or use a new directory for a new training.",
                 step, directory, newer[0],
             )  # fmt: skip
         together("save", lambda: saver.save(model, step, epoch, metadata), by="hvd.checkpoint.save")

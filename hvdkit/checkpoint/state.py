@@ -135,7 +135,7 @@ class TrainingState:
             here = Counter(name for name, _ in self._attached)
             for name in sorted(name for name in here | saved.count if here[name] != saved.count[name]):
                 get_logger().warning(
-                    "%s has the state of %d %s, and this training has %d: the others begin anew.",
+                    "%s has the state of %d %s, and this training has %d: the others start without state.",
                     where, saved.count[name], name, here[name],
                 )  # fmt: skip
             saved.give(self._attached)
@@ -160,9 +160,9 @@ class TrainingState:
         _told.add(model)
         names = ", ".join(sorted(f"{type(o).__name__} ({o.name})" for o in lost))
         get_logger().warning(
-            "The checkpoint holds no state of %s that trains %s: the model does not hold it, and what only a local "
-            "variable or a function holds nobody finds. Hold it as an attribute of the model, or in a list or a "
-            "dictionary that is one: model.my_optimizer = optimizer.",
+            "The checkpoint contains no state of %s that trains %s, because the model does not hold it, and hvdkit "
+            "cannot find what only a local variable or a function holds. Make it an attribute of the model, or put it "
+            "in a list or dictionary that is one: model.my_optimizer = optimizer.",
             f"the optimizer {names}" if lost else "an optimizer", model.name,
         )  # fmt: skip
 

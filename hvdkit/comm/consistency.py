@@ -177,6 +177,6 @@ def _raise_drift(variables: list, digests: list[str], process_set: ProcessSet | 
         fix="start every rank from the same weights (hvd.callbacks.BroadcastGlobalVariablesCallback(0)), let only the "
         "distributed optimizer change them, and do not assign or load weights on one rank alone. Put "
         "MetricAverageCallback before callbacks that choose weights by a metric, such as EarlyStopping. A tf.Variable "
-        "that each rank changes by itself is made with trainable=False.",
+        "that each rank changes by itself must have trainable=False.",
         rank=world.rank(),
     )

@@ -67,7 +67,7 @@ def checked(class_weight: Any, y: Any, *, presharded: bool) -> dict[int, float]:
     if isinstance(class_weight, str) and class_weight == "balanced":
         return class_weights(y, presharded=presharded)
     take = lambda: (by_class(class_weight), np.unique(_classes(y)).tolist())
-    weights, present = together("take its class weights", take, by=_SHARD)
+    weights, present = together("read its class weights", take, by=_SHARD)
     agree("their class weights", {str(c): w for c, w in weights.items()}, by=_SHARD)
     if presharded:
         everyones = exchange.allgather_object(present, f"{_SHARD}: the classes of each rank")

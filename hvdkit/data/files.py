@@ -70,7 +70,7 @@ def _alike(files: list[Npz]) -> list[Npz]:
 def own_files(files: list, parse: Callable | None, *, presharded: bool) -> Files:
     """The files of this rank, as one source; shared out by their samples, unless they are this rank's own already."""
     if presharded:
-        own = together("take its files", lambda: Files(files, files, parse), by="hvd.data.shard")
+        own = together("read its files", lambda: Files(files, files, parse), by="hvd.data.shard")
         kind = [[name, dtype.name, list(map(int, shape))] for name, (dtype, shape) in own.example.spec().items()]
         fix = "the same arrays, dtypes and shapes in the files of every rank."
         agree("what their files hold", kind, by="hvd.data.shard", fix=fix)
@@ -79,7 +79,7 @@ def own_files(files: list, parse: Callable | None, *, presharded: bool) -> Files
         "their files",
         [[f.path.name, f.samples] for f in files],
         by="hvd.data.shard",
-        fix="the same files, whole, on every rank; or, where each has its own, presharded=True.",
+        fix="pass the same complete files on every rank, or, if each rank has its own, presharded=True.",
     )
     chosen = balanced([f.samples for f in files], world.size())[world.rank()]
     return Files([files[i] for i in chosen], files, parse)

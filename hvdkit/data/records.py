@@ -45,9 +45,9 @@ class TFRecord:
         end = begins[-1] + _AROUND + self._lengths[-1] if heads else 0
         if end != size:
             raise UsageError(
-                f"{path} is no whole TFRecord file: record {len(heads) - (end > size)}, at byte "
+                f"{path} is not a complete TFRecord file: record {len(heads) - (end > size)}, at byte "
                 f"{begins[-1] if end > size else end}, does not end in it.",
-                fix="write the file again: it was cut off.",
+                fix="write the file again, because it is truncated.",
             )
         self._begins, self.samples = begins, len(heads)
 

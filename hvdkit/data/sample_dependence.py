@@ -249,10 +249,10 @@ def following_samples(model: keras.Model, batch: Any, variables: list) -> list:
         names = ", ".join(attributes.path_of(v) for v in unclear[:3])
         why = "the step runs eagerly" if tf.executing_eagerly() else "the step assigns both to it"
         raise UsageError(
-            f"A rank may have no samples left in a step, and hvdkit cannot tell whether {names} then goes on as on the "
-            f"other ranks (a counter) or stays as it is (a moving average of samples): {why}.",
+            f"A rank may have no samples left in a step, and hvdkit cannot tell whether {names} then changes as on the "
+            f"other ranks (a counter) or stays unchanged (a moving average of samples): {why}.",
             fix='hvd.data.mark_variable(variable, follows="steps") or follows="samples" before fit; or '
-            "drop_remainder=True in hvd.data.shard, with which no rank is ever without samples.",
+            "drop_remainder=True in hvd.data.shard, with which every rank always has samples.",
         )
     marked = [how if mark_of(v) is None else {mark_of(v)} for v, how in zip(variables, known, strict=True)]
     return [v for v, how in zip(variables, marked, strict=True) if SAMPLES in how]

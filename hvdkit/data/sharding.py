@@ -122,7 +122,7 @@ def shard(
         return _shard_presharded(files.own_files(opened, parse, presharded=presharded), options)
     if class_weight is not None:
         class_weight = classes.checked(class_weight, y, presharded=presharded)
-    source = together("take its arrays", lambda: Arrays(x, y, sample_weight, class_weight), by=streams.SHARD)
+    source = together("read its arrays", lambda: Arrays(x, y, sample_weight, class_weight), by=streams.SHARD)
     if presharded:
         if per_rank_batch != "equal":
             raise UsageError("`per_rank_batch` is for arrays that every rank has in full.")
@@ -136,7 +136,7 @@ def _shard_global(source: Arrays, options: dict, per_rank_batch: str) -> MapStyl
         "their data",
         facts,
         by=streams.SHARD,
-        fix="give hvd.data.shard the same arrays in the same order on every rank, or, where each has its own part, "
+        fix="give hvd.data.shard the same arrays in the same order on every rank, or, if each rank has its own part, "
         "presharded=True.",
     )
     _need_samples(source.samples)

@@ -33,9 +33,9 @@ def shard_stream(x: Any, options: dict[str, Any], *, presharded: bool, buffer_si
         buffer_size: of a dataset's shuffle, in elements.
     """
     if isinstance(x, keras.utils.PyDataset):
-        source = together("look into its data", lambda: _PyBatches(x, options, presharded), by=SHARD)
+        source = together("inspect its data", lambda: _PyBatches(x, options, presharded), by=SHARD)
     else:
-        source = together("look into its data", lambda: _Elements(x, options, presharded, buffer_size), by=SHARD)
+        source = together("inspect its data", lambda: _Elements(x, options, presharded, buffer_size), by=SHARD)
     facts = {**options, "split": presharded, "kind": type(x).__name__, "length": source.length}
     agree(
         "how they share their data", facts, by=SHARD, fix="call hvd.data.shard with the same arguments on every rank."
@@ -65,9 +65,9 @@ class _Elements:
         self._buffer = buffer_size if cardinality < 0 else min(buffer_size, max(cardinality, 1))
         if self._buffer > _LARGEST_BUFFER and options["shuffle"]:
             raise UsageError(
-                f"`buffer_size` is {buffer_size}, and nobody knows the length of the dataset: TensorFlow takes memory "
-                "for as many elements before the first one is read.",
-                fix=f"at most {_LARGEST_BUFFER}, or the length by tf.data.experimental.assert_cardinality.",
+                f"`buffer_size` is {buffer_size}, and the length of the dataset is unknown: TensorFlow allocates "
+                "memory for this many elements before it reads the first one.",
+                fix=f"use at most {_LARGEST_BUFFER}, or set the length with tf.data.experimental.assert_cardinality.",
             )
         self._every = 1 if presharded else world.size()
         self.length = None if cardinality < 0 or presharded else cardinality

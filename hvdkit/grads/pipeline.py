@@ -96,7 +96,7 @@ class GradientPipeline:
                 f"These gradients were to be reduced over the {self.engine.size} ranks of a world that hvd.shutdown() "
                 "has left.",
                 fix="hvd.shutdown() after the last step; or hvd.init() again, and then "
-                "hvd.DistributedOptimizer(optimizer) and compile anew.",
+                "hvd.DistributedOptimizer(optimizer) and compile again.",
             )
         if replicas.active():  # their gradients are summed already: one reduction for all of them
             reduce = lambda first: self(first, variables, numbers, local=local, call=call)

@@ -61,7 +61,7 @@ def install(plan: Plan, report: Reporter, *, force: bool = False) -> Outcome:
     if loaded.error:
         raise HorovodBuildError(
             f"Horovod was installed, but does not load: {loaded.error}.",
-            fix="hvdkit doctor; to build it anew: hvdkit install-horovod --force",
+            fix="hvdkit doctor; to build it again: hvdkit install-horovod --force",
         )
     _check_promise(plan, loaded)
     return Outcome(how, loaded, time.monotonic() - began)

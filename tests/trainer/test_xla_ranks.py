@@ -169,5 +169,5 @@ def test_what_is_not_compiled_says_why():
         map(bool, CASES.values())
     )
     assert "off for the train step: its forward or backward pass has operations that XLA has not (PyFunc" in said
-    assert "off for the train step: OwnStep has a train_step of its own" in said
-    assert "off for the train step: Tape has a train_step of its own" in said
+    assert "off for the train step: OwnStep has a custom train_step" in said
+    assert "off for the train step: Tape has a custom train_step" in said

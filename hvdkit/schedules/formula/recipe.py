@@ -68,7 +68,7 @@ class Recipe:
                 )
         if self.epochs is None and "None" not in str(parameters["end"].annotation):
             raise UsageError(
-                f"after={self.after!r} goes on until the end of the training, which is not known.",
+                f"after={self.after!r} depends on the end of the training, which is not known.",
                 fix='pass epochs=, as to model.fit; or after="constant".',
             )
         if self.epochs is not None and self.epochs <= self.warmup_epochs:
