@@ -1,4 +1,4 @@
-"""The best model so far, in one file that is always whole."""
+"""The best model so far, in one file that is replaced atomically."""
 
 from __future__ import annotations
 

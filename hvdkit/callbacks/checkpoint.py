@@ -1,4 +1,4 @@
-"""Checkpoints while training, going on from them, and ending in order when told to."""
+"""Saves and resumes a training, and ends it cleanly on a signal or a time limit."""
 
 from __future__ import annotations
 

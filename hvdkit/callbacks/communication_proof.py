@@ -87,7 +87,7 @@ class CommunicationProof(keras.callbacks.Callback):
         )
 
     def _alone(self) -> bool:
-        """Whether this rank trains by itself: in a world of one, or outside its optimizer's process set."""
+        """Whether this rank trains by itself: in a single process, or outside its optimizer's process set."""
         return world.size() == 1 or (self._process_set is not None and not self._process_set.included())
 
     def _agree(self, what: str, mine: Any, fix: str) -> None:

@@ -1,4 +1,4 @@
-"""Models for others: ``.keras`` and ``.weights.h5`` files that are whole or not there."""
+"""Models for others: ``.keras`` and ``.weights.h5`` files, which are written atomically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Being told to end: by a signal, or because the time is over."""
+"""Preemption: by a signal, or because the time limit is reached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint, on as many ranks as saved it or on others."""
+"""Resuming from a checkpoint, on the same or a different number of ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A world of one: every collective is the identity. Needs neither Horovod nor TensorFlow."""
+"""A single process: every collective is the identity. Needs neither Horovod nor TensorFlow."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def horovod(context: Context) -> Iterator[Finding]:
         yield Finding("horovod", "fail", problem, _INSTALL)
     elif context.probe.error("tensorflow"):
         waits = f"{found.horovod}, {builder}; not tried, since TensorFlow does not load"
-        yield Finding("horovod", "warn", waits, "mend TensorFlow first")
+        yield Finding("horovod", "warn", waits, "fix TensorFlow first")
     elif error:
         broken = f"{found.horovod} is installed, but does not load: {error}"
         yield Finding("horovod", "fail", broken, f"{_INSTALL} --force")

@@ -40,7 +40,7 @@ class Loaded:
 
 
 def load(seconds: float = 180) -> Loaded:
-    """Load Horovod in a process of its own and make a world of one."""
+    """Load Horovod in a separate process and initialize it there."""
     said = programs.listen([sys.executable, "-c", _LOAD], environ=alone(), seconds=seconds)
     if said.code is None:
         return _judge(_answers(said.out), f"it did not end within {seconds:.0f} s")

@@ -1,4 +1,4 @@
-"""One seed for the run: the same for the model on every rank, another for the data on each."""
+"""One seed for the run: the same for the model on every rank, and a different one for the data on each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``hvd.schedules.large_batch``: the learning rate of one process, made that of many."""
+"""``hvd.schedules.large_batch``: scales the learning rate of one process to many."""
 
 from __future__ import annotations
 

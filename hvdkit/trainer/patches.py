@@ -1,7 +1,7 @@
 """Everything of Keras and TensorFlow that is wrapped, put on by ``hvd.init()`` and taken off by ``hvd.shutdown()``.
 
 Nothing else in hvdkit changes a class that is not its own (but for ``python -m hvdkit.compat``, and the order of
-collectives in ``comm/mpi/graph_order.py``, which belongs to that engine). In a world of one the graph of a train step
+collectives in ``comm/mpi/graph_order.py``, which belongs to that engine). In a single process the graph of a train step
 is nevertheless Keras' own, operation by operation.
 """
 

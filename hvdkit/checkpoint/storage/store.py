@@ -1,4 +1,4 @@
-"""A directory of checkpoints: writing a new one, finding the newest whole one, removing old ones."""
+"""A directory of checkpoints: writes a new one, finds the newest valid one, and removes old ones."""
 
 from __future__ import annotations
 
