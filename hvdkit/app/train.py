@@ -204,7 +204,7 @@ def _named(registry: Registry, name: str) -> Any:
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{name!r} in the configuration does not load: {error}.", fix=fix) from error
     if not callable(found):
-        raise ConfigError(f"{name!r} in the configuration is no function, but {shown(found)}.", fix=fix)
+        raise ConfigError(f"{name!r} in the configuration is not a function, but {shown(found)}.", fix=fix)
     return found
 
 

@@ -83,7 +83,7 @@ class CommunicationProof(keras.callbacks.Callback):
         self._agree(
             "what their preprocessing layers were adapted to",
             adapted_of(self.model),
-            fix="adapt them to the same data on every rank, before it is shared out.",
+            fix="adapt them to the same data on every rank, before sharding.",
         )
 
     def _alone(self) -> bool:
@@ -185,8 +185,8 @@ def refuse_backups(callbacks: list) -> None:
         raise UsageError(
             "keras.callbacks.BackupAndRestore cannot bring several ranks back: it sets the epoch and the weights of "
             "the rank it is on, and knows nothing of the others or of sharded data.",
-            fix="hvd.callbacks.CheckpointCallback(directory) on every rank saves the training of all ranks, and goes "
-            "on from it when the same command is started again.",
+            fix="hvd.callbacks.CheckpointCallback(directory) on every rank saves the training of all ranks, and "
+            "resumes it when the same command is started again.",
         )
 
 

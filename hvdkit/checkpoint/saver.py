@@ -132,7 +132,7 @@ class Saver:
             try:
                 self._write(step, epoch, parts, names, metadata)
             except CheckpointWriteError as error:  # training is worth more than a checkpoint
-                get_logger().warning("%s Training goes on.", error)
+                get_logger().warning("%s Training continues.", error)
             except BaseException as error:  # noqa: BLE001  raised in the main thread, by check()
                 self._error = error
             self.seconds = time.perf_counter() - begin

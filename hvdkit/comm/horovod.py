@@ -221,7 +221,7 @@ class HorovodEngine(Engine):
         if splits is None:
             rows = tensor.shape[0]
             if rows is not None and rows % self.size:
-                raise ValueError(f"{rows} rows cannot be shared out over {self.size} ranks evenly: pass `splits`.")
+                raise ValueError(f"{rows} rows cannot be divided over {self.size} ranks evenly: pass `splits`.")
             splits = [rows // self.size] * self.size if rows is not None else self._even_splits(tensor)
         return self._hvd.alltoall(
             tensor,
@@ -236,7 +236,7 @@ class HorovodEngine(Engine):
         import tensorflow as tf
 
         rows = tf.shape(tensor)[0]
-        message = f"The rows cannot be shared out over {self.size} ranks evenly: pass `splits`."
+        message = f"The rows cannot be divided over {self.size} ranks evenly: pass `splits`."
         with tf.control_dependencies([tf.debugging.assert_equal(rows % self.size, 0, message)]):
             return tf.fill([self.size], rows // self.size)
 

@@ -33,7 +33,7 @@ def check(spec: Any) -> None:
             if not (leaf.dtype in (tf.variant, tf.resource) or leaf.dtype.is_quantized):
                 continue
         raise UsageError(
-            f"{_component(path)} is a {kind}, which cannot be shared out over ranks: it must be a dense, ragged or "
+            f"{_component(path)} is a {kind}, which cannot be sharded over ranks: it must be a dense, ragged or "
             "sparse tensor of numbers, bools or strings.",
             fix="leave it out, or make tensors of it by `.map`; of a nested dataset, as `.window` makes them, by "
             "`.flat_map(lambda window: window.batch(size))`.",

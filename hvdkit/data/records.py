@@ -36,8 +36,8 @@ class TFRecord:
         if len(damaged):
             first = int(damaged[0])
             raise UsageError(
-                f"{path} is no TFRecord file, compressed, or damaged: of record {first}, at byte {begins[first]}, the "
-                "length does not have its checksum.",
+                f"{path} is not a TFRecord file, or it is compressed or damaged: in record {first}, at byte "
+                f"{begins[first]}, the length does not have its checksum.",
                 fix="write the file again, uncompressed. A compressed one cannot be entered in its middle: read it by "
                 'tf.data.TFRecordDataset(..., compression_type="GZIP"), and give that to hvd.data.shard.',
             )

@@ -131,7 +131,7 @@ def _array(leaf: Any, what: str) -> Any:
     lazy = isinstance(leaf, np.memmap) or not isinstance(leaf, np.ndarray)
     is_array = isinstance(getattr(leaf, "dtype", None), np.dtype) and hasattr(leaf, "shape")
     if not is_array and not hasattr(leaf, "__array__"):
-        raise UsageError(f"{what} is no array: it is of type {type(leaf).__name__}.", fix=_way_out(leaf, what))
+        raise UsageError(f"{what} is not an array: it is of type {type(leaf).__name__}.", fix=_way_out(leaf, what))
     if not (is_array and lazy and hasattr(leaf, "__getitem__")) or leaf.dtype.kind in "OSUT" or tf.is_tensor(leaf):
         leaf = np.asarray(leaf)
     if not leaf.shape:

@@ -77,7 +77,7 @@ class Sharded(DataAdapter):
         if place.get("passed") and differing:
             what = "; ".join(f"{k} was {theirs.get(k)!r} and is {mine.get(k)!r}" for k in differing)
             raise UsageError(
-                f"A training cannot go on in the middle of an epoch with other data: {what}.",
+                f"A training cannot resume in the middle of an epoch with different data: {what}.",
                 fix="shard the same data with the same arguments (of data that is split already, on as many ranks), "
                 "or restore a checkpoint from the end of an epoch.",
             )

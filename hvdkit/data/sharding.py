@@ -194,7 +194,7 @@ def _need_batch_size(batch_size: Any) -> None:
 
 def _need_samples(samples: int) -> None:
     if not samples:
-        raise UsageError("There are no samples to share out.")
+        raise UsageError("There are no samples to shard.")
 
 
 def _need_steps(made: MapStyleData, samples: int, options: dict) -> None:

@@ -57,9 +57,7 @@ class _Elements:
     def __init__(self, dataset: tf.data.Dataset, options: dict, presharded: bool, buffer_size: int):
         cardinality = int(dataset.cardinality())
         if cardinality == tf.data.INFINITE_CARDINALITY:
-            raise UsageError(
-                "The dataset never ends, so it has no epochs to share out.", fix="leave out its `.repeat()`."
-            )
+            raise UsageError("The dataset never ends, so it has no epochs.", fix="leave out its `.repeat()`.")
         kinds.check(dataset.element_spec)
         self._dataset, self._options = dataset, options
         self._buffer = buffer_size if cardinality < 0 else min(buffer_size, max(cardinality, 1))
@@ -111,11 +109,11 @@ class _PyBatches:
         self._dataset, self._options, self._split = dataset, options, presharded
         length = self._length()
         if not length and not presharded:
-            raise UsageError("There are no samples to share out.")
+            raise UsageError("There are no samples to shard.")
         self.length = None if presharded else length
         if not length:
             raise UsageError(
-                "A rank's own PyDataset needs at least one batch, to know its samples by.",
+                "A rank's own PyDataset needs at least one batch, which shows what its samples are.",
                 fix="give that rank a tf.data.Dataset or arrays, which know their kind without any.",
             )
         examples = [self._batch(number) for number in range(min(length, 2))]  # as many as Keras looks at
@@ -131,7 +129,7 @@ class _PyBatches:
     def _length(self) -> int:
         length = self._dataset.num_batches
         if length is None:
-            raise UsageError("The PyDataset never ends (num_batches is None), so it has no epochs to share out.")
+            raise UsageError("The PyDataset never ends (num_batches is None), so it has no epochs.")
         return int(length)
 
     def _batch(self, number: int) -> Any:

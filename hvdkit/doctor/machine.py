@@ -76,7 +76,7 @@ def network(context: Context) -> Iterator[Finding]:
         yield Finding(
             "network",
             "warn",
-            f"{names}: the same address on every host, so MPI may wait for ever for a rank behind it",
+            f"{names}: the same address on every host, so MPI may wait forever for a rank behind it",
             f"with several hosts: horovodrun --network-interfaces {first} ..., "
             f"or mpirun --mca btl_tcp_if_include {first} ...",
         )

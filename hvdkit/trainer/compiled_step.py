@@ -97,7 +97,7 @@ def _why_not(model: keras.Model) -> str | None:
     if tf.distribute.has_strategy() or model.distribute_strategy.num_replicas_in_sync > 1:
         return "it does not run on several replicas"
     if not is_distributed(model.optimizer):
-        return "its optimizer is none of hvd.DistributedOptimizer"
+        return "its optimizer is not a hvd.DistributedOptimizer"
     if not model.built:
         return f"{model.name} could not be built before its first step"
     return None

@@ -141,7 +141,7 @@ def combine(kind: str, values: list, rank: int) -> Any:
         return type(first)(combine(kind, list(parts), rank) for parts in zip(*values, strict=True))
     dtype = np.asarray(first).dtype
     if dtype.kind in "OUS":
-        raise UsageError(f"A checkpoint has {first!r}, of which there is no {kind} over the ranks.")
+        raise UsageError(f"A checkpoint has {first!r}, which has no {kind} over the ranks.")
     join = np.mean if kind == Kind.MEAN else np.sum
     joined = join(np.stack(values).astype(np.float64), axis=0).astype(dtype)
     joined = joined if kind == Kind.MEAN or rank == 0 else np.zeros_like(joined)

@@ -31,7 +31,7 @@ def dry_run(capsys, *words: str) -> tuple[int, str, str]:
         ("model.filters=-1", "The model of the configuration cannot be created"),
         ("model.name=nowhere:model", "No module named 'nowhere'"),
         ("model.name=os:nothing", "has no attribute 'nothing'"),
-        ("model.name=os:sep", "'os:sep' in the configuration is no function, but '/'."),
+        ("model.name=os:sep", "'os:sep' in the configuration is not a function, but '/'."),
         ('model.name=":"', "':' in the configuration names no model."),
         ("model.name=.a:b", "'.a:b' in the configuration names no model."),
         ("optimizer.name=adamm", "The optimizer of the configuration cannot be created"),

@@ -21,7 +21,7 @@ def test_on_a_full_disk_training_goes_on(tmp_path, small_disk):
     out.mkdir()
     (out / "checkpoints").symlink_to(small_disk / "checkpoints")
     text = run(out, 1, fill=9, every=4, slow=0.01)
-    assert "No space left on device" in text and "Training goes on." in text and "Traceback" not in text
+    assert "No space left on device" in text and "Training continues." in text and "Traceback" not in text
     store = Store(small_disk / "checkpoints")
     assert store.steps() == [8, 4]
     assert [store.verify(step).manifest.step for step in store.steps()] == [8, 4]

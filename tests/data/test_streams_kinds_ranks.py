@@ -95,7 +95,7 @@ OF_SEVERAL = {
     "other texts": "The ranks do not agree on the first element of their data",
     "other rows": "The ranks do not agree on the first element of their data",
     "a begin that fails": "its file is gone",
-    "unequal epochs": "The ranks do not have as many batches in this epoch: 4, 5",
+    "unequal epochs": "The ranks have different numbers of batches in this epoch: 4, 5",
 }
 
 

@@ -279,5 +279,5 @@ def _any_rows(tensor: Any) -> Any:
 
 def _even(rows: int, size: int) -> np.ndarray:
     if rows % size:
-        raise ValueError(f"{rows} rows cannot be shared out over {size} ranks evenly: pass `splits`.")
+        raise ValueError(f"{rows} rows cannot be divided over {size} ranks evenly: pass `splits`.")
     return np.full(size, rows // size, np.int32)
