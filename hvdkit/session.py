@@ -12,18 +12,20 @@ from hvdkit.errors import UsageError
 from hvdkit.horovod_build import framework
 from hvdkit.launch.identity import launch_info
 from hvdkit.utils import env, tested_versions
+from hvdkit.utils.deprecation import renamed_arguments, warn_deprecated
 from hvdkit.utils.log import get_logger
 from hvdkit.utils.numbers import real
 from hvdkit.utils.training_start import training_begins
 
 
+@renamed_arguments(proof="consistency_check")
 def init(
     comm: Any = None,
     process_sets: Any = None,
     *,
     pin_gpus: bool = True,
     memory_growth: bool = True,
-    proof: bool | None = None,
+    consistency_check: bool | None = None,
     deadline: float | None = None,
     engine: str | None = None,
 ) -> None:
@@ -37,8 +39,8 @@ def init(
             ``hvd.add_process_set`` add them later (each cycle of Horovod then takes a little longer).
         pin_gpus: make only one GPU visible to this rank, the GPU with its ``local_rank``.
         memory_growth: allocate GPU memory when it is needed instead of all at once.
-        proof: check in every ``fit`` that the ranks really communicate and stay equal (see
-            ``hvd.callbacks.CommunicationProof``). None means the value of ``HVDKIT_PROOF``, by default True.
+        consistency_check: check in every ``fit`` that the ranks really communicate and stay equal (see
+            ``hvd.callbacks.ConsistencyCheck``). None means the value of ``HVDKIT_CONSISTENCY_CHECK``, by default True.
         deadline: how many seconds a rank waits for the others in one collective before the job ends with a message that
             names the missing ranks. None means the value of ``HVDKIT_DEADLINE``, by default 600; 0 waits forever.
         engine: what moves the bytes: ``"horovod"`` (over Gloo, MPI or NCCL), ``"mpi"`` (mpi4py on host memory, much
@@ -58,7 +60,8 @@ def init(
     """
     if world.is_initialized():
         return
-    proof = env.flag("PROOF", True) if proof is None else proof
+    if consistency_check is None:
+        consistency_check = _wants_consistency_check()
     deadline = env.number("DEADLINE", 600.0) if deadline is None else deadline
     deadline = real(deadline, "deadline")
     if deadline < 0:
@@ -76,7 +79,15 @@ def init(
 
         if several and pin_gpus:
             devices.pin(entered.local_rank, entered.local_size)
-        patches.install(several=several, proof=proof)
+        patches.install(several=several, consistency_check=consistency_check)
+
+
+def _wants_consistency_check() -> bool:
+    """What the variable says, by its name of today or the one it had before."""
+    if env.text("PROOF", ""):
+        warn_deprecated("HVDKIT_PROOF", "HVDKIT_CONSISTENCY_CHECK")
+        return env.flag("PROOF", True)
+    return env.flag("CONSISTENCY_CHECK", True)
 
 
 def shutdown() -> None:

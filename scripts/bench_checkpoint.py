@@ -33,7 +33,7 @@ def stall(directory: str, rounds: int, optimizer: str) -> None:
     from hvdkit.keras_internals.model_contents import build_optimizer
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    hvd.init(proof=False)
+    hvd.init(consistency_check=False)
     hvd.set_seed(1)
     model = workloads.model("W1", keras)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -20,7 +20,7 @@ a few minutes.
   --append FILE              append the rows of the table to this file
   --folder FOLDER            where the environments are (default: hvdkit/versions in ~/.cache)
   -- ARGUMENTS               what pytest runs (default: the tests without ranks, then tests/equivalence,
-                             tests/callbacks/test_communication_proof_ranks.py and tests/data/test_data_ranks.py)
+                             tests/callbacks/test_consistency_check_ranks.py and tests/data/test_data_ranks.py)
 
 The exit code is the number of combinations in which something failed.
 
@@ -96,7 +96,7 @@ tried() {
     if [ -n "$quick" ]; then
       pytest "$here" 2 -m dist tests/equivalence -k 'gloo or test_strategies'
     else
-      pytest "$here" 2 -m dist tests/equivalence tests/callbacks/test_communication_proof_ranks.py tests/data/test_data_ranks.py
+      pytest "$here" 2 -m dist tests/equivalence tests/callbacks/test_consistency_check_ranks.py tests/data/test_data_ranks.py
     fi
   fi
   row "$here" "$here"/tests.*.xml

@@ -13,6 +13,33 @@ from tests.forkserver.servers import ForkServers
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
+# The files that take longest: where several run at a time, these begin first.
+LONGEST = (
+    "equivalence/test_equivalence_ranks.py",
+    "trainer/test_scripts_ranks.py",
+    "people/test_people_scripts_ranks.py",
+    "data/test_data_ranks.py",
+    "launch/test_restarts.py",
+    "compat/test_compat_ranks.py",
+    "chaos/test_kills.py",
+    "chaos/test_training.py",
+    "comm/test_engines_ranks.py",
+    "checkpoint/test_resume_ranks.py",
+    "optim/test_local_sgd_ranks.py",
+    "optim/test_horovod_surface_ranks.py",
+    "callbacks/test_noise_scale_ranks.py",
+    "callbacks/test_consistency_check_ranks.py",
+    "doctor/test_doctor.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Longest files first; within a file the order stays."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    name = lambda item: "/".join(item.path.parts[-2:])
+    items.sort(key=lambda item: place.get(name(item), len(place)))
+
+
 def pytest_collection_finish():
     """TensorFlow and Keras are there to stay: no garbage collection need look at their million objects.
 

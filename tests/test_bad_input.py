@@ -82,7 +82,7 @@ def test_before_init():
 
 
 def test_another_backend_is_refused():
-    code = "import hvdkit.session as s; s._check_backend()"
+    code = "import hvdkit.session as s; s._keras_is_ours(required=True)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "KERAS_BACKEND": "numpy"},

@@ -132,3 +132,22 @@ def test_every_test_is_collected(fork_servers):
     found = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False).stdout
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")}
     assert files <= {line.partition("::")[0] for line in found.splitlines()}
+
+
+def test_old_names_work_and_say_what_they_are_called_now(monkeypatch):
+    with pytest.warns(DeprecationWarning, match=r"hvd\.callbacks\.CommunicationProof is deprecated"):
+        assert hvdkit.callbacks.CommunicationProof is hvdkit.callbacks.ConsistencyCheck
+    with pytest.warns(DeprecationWarning, match="use `every`"):
+        assert hvdkit.callbacks.ConsistencyCheck(every_steps=3).every == 3
+    with pytest.warns(DeprecationWarning, match=r"hvd\.schedules\.WarmupThenDecay"):
+        assert hvdkit.schedules.Recipe is hvdkit.schedules.WarmupThenDecay
+    with pytest.warns(DeprecationWarning, match=r"hvd\.strategies\.none"):
+        assert hvdkit.strategies.horovod is hvdkit.strategies.none
+    hvdkit.shutdown()
+    with pytest.warns(DeprecationWarning, match="use `consistency_check`"):
+        hvdkit.init(proof=False)
+    hvdkit.shutdown()
+    monkeypatch.setenv("HVDKIT_PROOF", "0")
+    with pytest.warns(DeprecationWarning, match="HVDKIT_CONSISTENCY_CHECK"):
+        hvdkit.init()
+    hvdkit.shutdown()

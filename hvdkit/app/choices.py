@@ -13,8 +13,8 @@ MODELS = Registry(
 STRATEGIES = Registry(
     "strategy",
     {
-        "horovod": "hvdkit.strategies.device_per_process:horovod",
-        "mirrored": "hvdkit.strategies.one_process:mirrored",
-        "hybrid": "hvdkit.strategies.process_per_host:hybrid",
+        "none": "hvdkit.strategies.no_strategy:none",
+        "mirrored": "hvdkit.strategies.mirrored_strategy:mirrored",
+        "mirrored_per_host": "hvdkit.strategies.mirrored_per_host_strategy:mirrored_per_host",
     },
 )

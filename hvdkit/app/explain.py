@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hvdkit.app.config import Config, Named
+from hvdkit.app.schema import Config, Named
 from hvdkit.errors import ConfigError, UsageError
-from hvdkit.schedules.formula.recipe import Recipe
 from hvdkit.schedules.formula.scaling import scale
+from hvdkit.schedules.formula.warmup_then_decay import WarmupThenDecay
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Rates:
     batch: int
     global_batch: int
     factor: float
-    recipe: Recipe
+    recipe: WarmupThenDecay
 
 
 def rates(config: Config, ranks: int) -> Rates:
@@ -45,19 +45,19 @@ def rates(config: Config, ranks: int) -> Rates:
     if lr is None:
         raise ConfigError(
             "The configuration has no `lr:`, so its learning rate is the same on any number of ranks.",
-            fix="lr: {base: 0.1, base_batch: 256, scale: linear, warmup_epochs: 5, after: cosine}",
+            fix="lr: {base: 0.1, base_batch_size: 256, scale: linear, warmup_epochs: 5, decay: cosine}",
         )
     batch = config.batch_of_each(ranks)
     global_batch = batch * ranks * config.accumulation
-    factor = scale(lr.base_batch, global_batch, lr.scale)
-    after = lr.after if isinstance(lr.after, Named) else Named(name=lr.after)
-    recipe = Recipe(
+    factor = scale(lr.base_batch_size, global_batch, lr.scale)
+    decay = lr.decay if isinstance(lr.decay, Named) else Named(name=lr.decay)
+    recipe = WarmupThenDecay(
         base_lr=min(lr.base, lr.base * factor) if lr.warmup_from is None else lr.warmup_from,
         peak_lr=lr.base * factor,
         warmup_epochs=lr.warmup_epochs,
-        after=after.name,
+        decay=decay.name,
         epochs=config.epochs,
-        arguments=after.arguments(),
+        arguments=decay.arguments(),
     )
     return Rates(ranks, batch, global_batch, factor, recipe)
 

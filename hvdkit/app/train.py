@@ -5,7 +5,7 @@ share out this process' devices       hvd.strategies
 the same model on every rank          hvd.set_seed, build
 each rank its part of the data        hvd.data.shard
 reduce, then clip and apply           hvd.DistributedOptimizer
-rank 0's weights, mean metrics, proof hvd.callbacks.defaults()
+rank 0's weights, mean metrics, check hvd.callbacks.defaults()
 save, go on, end in order             hvd.callbacks.CheckpointCallback
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 
 import hvdkit as hvd
 from hvdkit.app.choices import DATA, MODELS, STRATEGIES
-from hvdkit.app.config import Config, Named
+from hvdkit.app.schema import Config, Named
 from hvdkit.app.strict_yaml import shown
 from hvdkit.errors import ConfigError, UsageError
 from hvdkit.utils.registry import Registry, load
@@ -167,15 +167,15 @@ def _compile(config: Config, model: keras.Model, steps_per_epoch: int, ranks: in
 
 
 def _callbacks(config: Config) -> list:
-    proof = hvd.callbacks.CommunicationProof(config.proof_every_steps)
-    callbacks = [c for c in hvd.callbacks.defaults() if not isinstance(c, hvd.callbacks.CommunicationProof)]
+    check = hvd.callbacks.ConsistencyCheck(config.consistency_check_every)
+    callbacks = [c for c in hvd.callbacks.defaults() if not isinstance(c, hvd.callbacks.ConsistencyCheck)]
     if config.noise_scale:
         callbacks.append(hvd.callbacks.GradientNoiseScale())
     saving = config.checkpoint
     if saving.dir is not None:
         how = saving.model_dump(exclude={"dir"})
         callbacks.append(hvd.callbacks.CheckpointCallback(saving.dir, **how))
-    return [*callbacks, proof]
+    return [*callbacks, check]
 
 
 def _test(model: keras.Model, x: np.ndarray, y: np.ndarray, samples_per_second: float) -> Result:
@@ -222,14 +222,14 @@ def _optimizer(config: Config, steps_per_epoch: int, ranks: int) -> keras.optimi
     if config.lr is not None:
         if "learning_rate" in arguments:
             raise ConfigError("`lr` and `optimizer.learning_rate` are both in the configuration.", fix="drop one.")
-        how = config.lr.model_dump(exclude={"base", "base_batch", "after"})
-        after = config.lr.after
+        how = config.lr.model_dump(exclude={"base", "base_batch_size", "decay"})
+        decay = config.lr.decay
         arguments["learning_rate"] = hvd.schedules.large_batch(
             config.lr.base,
-            config.lr.base_batch,
+            config.lr.base_batch_size,
             config.batch_of_each(ranks),
             steps_per_epoch,
-            after=after.model_dump() if isinstance(after, Named) else after,
+            decay=decay.model_dump() if isinstance(decay, Named) else decay,
             epochs=config.epochs,
             accumulation=config.accumulation,
             **how,

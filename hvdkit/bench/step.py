@@ -145,7 +145,7 @@ def _stopwatch() -> Any:
 
     class Stopwatch(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
-            if batch == 2:  # the communication proof has looked at the first step
+            if batch == 2:  # the consistency check has looked at the first step
                 self.begin = time.perf_counter(), time.process_time()
 
         def on_epoch_end(self, epoch, logs=None):  # before the proof's, which guards add at the end

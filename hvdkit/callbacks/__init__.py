@@ -8,7 +8,7 @@ from hvdkit.utils.registry import lazy, load
 _DEFAULTS = {
     "BroadcastGlobalVariablesCallback": "hvdkit.callbacks.broadcast:BroadcastGlobalVariablesCallback",
     "MetricAverageCallback": "hvdkit.callbacks.metric_average:MetricAverageCallback",
-    "CommunicationProof": "hvdkit.callbacks.communication_proof:CommunicationProof",
+    "ConsistencyCheck": "hvdkit.callbacks.consistency_check:ConsistencyCheck",
     "RankZeroProgress": "hvdkit.callbacks.progress:RankZeroProgress",
 }
 _HOME = {
@@ -22,7 +22,7 @@ _HOME = {
 
 __all__ = [*_HOME, "defaults"]
 
-__getattr__, __dir__ = lazy(globals(), _HOME)
+__getattr__, __dir__ = lazy(globals(), _HOME, {"CommunicationProof": "ConsistencyCheck"})
 
 
 def defaults() -> list:
@@ -35,6 +35,6 @@ def defaults() -> list:
 
     >>> import hvdkit as hvd
     >>> [type(callback).__name__ for callback in hvd.callbacks.defaults()]
-    ['BroadcastGlobalVariablesCallback', 'MetricAverageCallback', 'CommunicationProof', 'RankZeroProgress']
+    ['BroadcastGlobalVariablesCallback', 'MetricAverageCallback', 'ConsistencyCheck', 'RankZeroProgress']
     """
     return [load(target)() for target in _DEFAULTS.values()]

@@ -41,7 +41,7 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
         device: the TensorFlow device of the exchange, "" for any. The data are sent through the host's memory in any
             case.
         local_variables: a Keras or TensorFlow variable, or a collection of them, that is not broadcast, with its
-            optimizer slots. They are matched by identity, not by name, and the communication proof ignores them too.
+            optimizer slots. They are matched by identity, not by name, and the consistency check ignores them too.
             Their gradients are reduced like all others, unless the optimizer excludes them.
 
     Raises:

@@ -68,8 +68,13 @@ class Packed:
         return [out[i] for i in range(len(self._originals))]
 
 
-def pack(tensors: list, names: list[str] | None, bucket_bytes: int, alone_from: int) -> Packed:
-    """Pack dense ``tf.Tensor`` into buckets; ``bucket_bytes`` and ``alone_from`` as for ``partition``."""
+def pack(
+    tensors: list, names: list[str] | None, bucket_bytes: int, alone_from: int, reusable: list[bool] | None = None
+) -> Packed:
+    """Pack dense ``tf.Tensor`` into buckets; ``bucket_bytes`` and ``alone_from`` as for ``partition``.
+
+    ``reusable`` says which of the tensors nobody else reads; None is none of them.
+    """
     import tensorflow as tf
 
     places = partition([(t.dtype.name, _bytes(t)) for t in tensors], bucket_bytes, alone_from)
@@ -83,7 +88,8 @@ def pack(tensors: list, names: list[str] | None, bucket_bytes: int, alone_from: 
             packed.append(tf.concat([part if part.shape.rank == 1 else tf.reshape(part, [-1]) for part in parts], 0))
         if names:
             packed_names.append(names[bucket[0]] + (".bucket" if len(bucket) > 1 else ""))
-    return Packed(packed, packed_names or None, [len(bucket) > 1 for bucket in places], tensors, places)
+    owned = [len(bucket) > 1 or bool(reusable and reusable[bucket[0]]) for bucket in places]
+    return Packed(packed, packed_names or None, owned, tensors, places)
 
 
 def _bytes(tensor: Any) -> int | None:

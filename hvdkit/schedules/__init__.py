@@ -13,10 +13,10 @@ _HOME = {
     "LargeBatchSchedule": "hvdkit.schedules.schedule:LargeBatchSchedule",
     "scale": "hvdkit.schedules.formula.scaling:scale",
     "SCALING": "hvdkit.schedules.formula.scaling:SCALING",
-    "Recipe": "hvdkit.schedules.formula.recipe:Recipe",
-    "CURVES": "hvdkit.schedules.formula.curves:CURVES",
+    "WarmupThenDecay": "hvdkit.schedules.formula.warmup_then_decay:WarmupThenDecay",
+    "DECAYS": "hvdkit.schedules.formula.decay:DECAYS",
 }
 
 __all__ = list(_HOME)
 
-__getattr__, __dir__ = lazy(globals(), _HOME)
+__getattr__, __dir__ = lazy(globals(), _HOME, {"Recipe": "WarmupThenDecay", "CURVES": "DECAYS"})

@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
-from hvdkit.schedules.formula.recipe import Recipe
 from hvdkit.schedules.formula.scaling import scale as scale_by
-from hvdkit.utils.deprecation import warn_deprecated
+from hvdkit.schedules.formula.warmup_then_decay import WarmupThenDecay
+from hvdkit.utils.deprecation import renamed_arguments, warn_deprecated
 from hvdkit.utils.log import get_logger
 from hvdkit.utils.numbers import real, whole
 from hvdkit.utils.stateful import Entry, Kind
@@ -20,13 +20,14 @@ from hvdkit.utils.stateful import Entry, Kind
 _Schedule = keras.optimizers.schedules.LearningRateSchedule
 
 
+@renamed_arguments(after="decay")
 def large_batch(  # noqa: PLR0917  they are read in this order
     base_lr: float,
     base_batch_size: int,
     batch_size: int,
     steps_per_epoch: int,
     warmup_epochs: float = 5,
-    after: str | dict | _Schedule = "cosine",
+    decay: str | dict | _Schedule = "cosine",
     *,
     epochs: float | None = None,
     scale: str = "linear",
@@ -38,7 +39,7 @@ def large_batch(  # noqa: PLR0917  they are read in this order
 
     The global batch is ``batch_size * ranks * accumulation`` samples. The rate rises from ``base_lr`` to
     ``base_lr * scale(base_batch_size, global batch)`` over ``warmup_epochs``, by the same amount in every update, and
-    then follows ``after``. It is computed from ``optimizer.iterations`` in the graph, so it is correct after a resume.
+    then follows ``decay``. It is computed from ``optimizer.iterations`` in the graph, so it is correct after a resume.
     On a different number of ranks, it continues from the same point of the training with the new batch's rate. Rank 0
     logs the result.
 
@@ -48,7 +49,7 @@ def large_batch(  # noqa: PLR0917  they are read in this order
         batch_size: samples per step on EACH rank, as for ``hvd.data.shard``.
         steps_per_epoch: the number of steps of ``fit`` in an epoch, ``len(train)``; each accumulated step counts.
         warmup_epochs: the length of the warm-up; 0 for no warm-up.
-        after: ``"constant"``, ``"step"``, ``"cosine"``, ``"polynomial"``; a dict with ``"name"`` and its arguments
+        decay: ``"constant"``, ``"step"``, ``"cosine"``, ``"polynomial"``; a dict with ``"name"`` and its arguments
             (``boundaries`` in epochs and ``factor``; ``floor``; ``power`` and ``floor``); or a Keras
             ``LearningRateSchedule`` of the rate for ``base_batch_size``, whose step 0 is the first update after the
             warm-up; hvdkit scales its rates.
@@ -79,23 +80,23 @@ def large_batch(  # noqa: PLR0917  they are read in this order
     warmup_epochs = real(warmup_epochs, "warmup_epochs")
     global_batch = batch_size * size * accumulation
     factor = scale_by(base_batch_size, global_batch, scale)
-    own = after if isinstance(after, _Schedule) else None
-    if own is None and not isinstance(after, str) and "name" not in after:
-        raise UsageError(f"`after` has no name. Received: after={after!r}.", fix='{"name": "cosine", ...}.')
-    named = {"name": after} if isinstance(after, str) else {} if own else dict(after)
+    own = decay if isinstance(decay, _Schedule) else None
+    if own is None and not isinstance(decay, str) and "name" not in decay:
+        raise UsageError(f"`decay` has no name. Received: decay={decay!r}.", fix='{"name": "cosine", ...}.')
+    named = {"name": decay} if isinstance(decay, str) else {} if own else dict(decay)
     if own is not None and not np.isclose(float(own(0)), base_lr):
         raise UsageError(
-            f"The rate would jump after the warm-up: `after` begins with {float(own(0)):g}, base_lr is {base_lr:g}.",
+            f"The rate would jump after the warm-up: `decay` begins with {float(own(0)):g}, base_lr is {base_lr:g}.",
             fix="pass the schedule of the training with the small batch, and its first rate as base_lr.",
         )
     if not base_lr > 0:
         raise UsageError(f"`base_lr` must be above 0. Received: base_lr={base_lr!r}.")
     peak = base_lr * factor
-    recipe = Recipe(
+    recipe = WarmupThenDecay(
         base_lr=min(base_lr, peak) if warmup_from is None else warmup_from,
         peak_lr=peak,
         warmup_epochs=warmup_epochs,
-        after=named.pop("name", None),
+        decay=named.pop("name", None),
         epochs=epochs,
         arguments=named,
     )
@@ -105,7 +106,7 @@ def large_batch(  # noqa: PLR0917  they are read in this order
             "warm-up of %g epochs.",
             base_lr, base_batch_size, peak, global_batch, batch_size, size, accumulation, scale, warmup_epochs,
         )  # fmt: skip
-    return LargeBatchSchedule(recipe, steps_per_epoch, accumulation, after=own, factor=factor)
+    return LargeBatchSchedule(recipe, steps_per_epoch, accumulation, decay=own, factor=factor)
 
 
 @keras.saving.register_keras_serializable("hvdkit")
@@ -117,24 +118,24 @@ class LargeBatchSchedule(_Schedule):
         steps_per_epoch: steps that ``fit`` makes in an epoch.
         accumulation: steps per update. Keras hands a schedule the number of small steps; all of one update have its
             rate.
-        after: a Keras schedule for after the warm-up, instead of the recipe's curve.
+        decay: a Keras schedule for after the warm-up, instead of the recipe's curve.
         factor: by what its rates are multiplied.
         origin: from which update and epoch epochs are counted, after a change of the number of steps in an epoch.
 
     Example:
 
-    >>> from hvdkit.schedules import Recipe
-    >>> schedule = LargeBatchSchedule(Recipe(0.1, 0.4, warmup_epochs=2, after="constant"), 10, accumulation=2)
+    >>> from hvdkit.schedules import WarmupThenDecay
+    >>> schedule = LargeBatchSchedule(WarmupThenDecay(0.1, 0.4, warmup_epochs=2, decay="constant"), 10, accumulation=2)
     >>> [round(float(schedule(step)), 3) for step in (0, 1, 10, 20, 100)]
     [0.1, 0.1, 0.25, 0.4, 0.4]
     """
 
     def __init__(  # noqa: PLR0917
         self,
-        recipe: Recipe,
+        recipe: WarmupThenDecay,
         steps_per_epoch: float,
         accumulation: int = 1,
-        after: _Schedule | None = None,
+        decay: _Schedule | None = None,
         factor: float = 1.0,
         origin: tuple[float, float] = (0.0, 0.0),
     ):
@@ -144,7 +145,7 @@ class LargeBatchSchedule(_Schedule):
                 f"`steps_per_epoch` must be above 0. Received: steps_per_epoch={steps_per_epoch!r}.",
                 fix="it is how many steps `fit` makes in an epoch on each rank: len(train) of hvd.data.shard.",
             )
-        self.recipe, self.after, self.factor = recipe, after, real(factor, "factor")
+        self.recipe, self.decay, self.factor = recipe, decay, real(factor, "factor")
         self.steps_per_epoch, self.accumulation = float(steps_per_epoch), accumulation
         # Update number and epoch that the epochs are counted from: other than 0 once the batch has changed on the way.
         with tf.init_scope():
@@ -157,13 +158,13 @@ class LargeBatchSchedule(_Schedule):
 
     def __call__(self, step):
         epoch = self.epoch(step)
-        share = None
-        if self.after is not None:
+        fraction = None
+        if self.decay is not None:
             per_epoch = self.steps_per_epoch / self.accumulation
             updates = tf.maximum(tf.round((epoch - self.recipe.warmup_epochs) * per_epoch), 0)
-            # As a share of the peak, which the recipe multiplies by.
-            share = tf.cast(self.after(updates), tf.float64) * (self.factor / self.recipe.peak_lr)
-        return tf.cast(self.recipe.rate(epoch, keras.ops, share), tf.float32)
+            # As a fraction of the peak, which the recipe multiplies by.
+            fraction = tf.cast(self.decay(updates), tf.float64) * (self.factor / self.recipe.peak_lr)
+        return tf.cast(self.recipe.rate(epoch, keras.ops, fraction), tf.float32)
 
     def state_dict(self) -> dict[str, Entry]:
         """From where and how epochs are counted, to be kept in a checkpoint."""
@@ -180,8 +181,8 @@ class LargeBatchSchedule(_Schedule):
 
         Example:
 
-        >>> from hvdkit.schedules import Recipe
-        >>> schedule = LargeBatchSchedule(Recipe(0.1, 0.4, warmup_epochs=2, after="constant"), 10)
+        >>> from hvdkit.schedules import WarmupThenDecay
+        >>> schedule = LargeBatchSchedule(WarmupThenDecay(0.1, 0.4, warmup_epochs=2, decay="constant"), 10)
         >>> schedule.load_state_dict({"steps": 20.0, "accumulation": 1, "update": 0.0, "epoch": 0.0, "iterations": 30})
         >>> float(schedule.epoch(30))
         1.5
@@ -205,18 +206,22 @@ class LargeBatchSchedule(_Schedule):
 
     def get_config(self):
         recipe = {name: getattr(self.recipe, name) for name in self.recipe.__dataclass_fields__}
-        after = None if self.after is None else keras.saving.serialize_keras_object(self.after)
+        decay = None if self.decay is None else keras.saving.serialize_keras_object(self.decay)
         return {
             "recipe": recipe,
             "steps_per_epoch": self.steps_per_epoch,
             "accumulation": self.accumulation,
-            "after": after,
+            "decay": decay,
             "factor": self.factor,
             "origin": self._origin.numpy().tolist(),
         }
 
     @classmethod
     def from_config(cls, config):
-        after = config.get("after")
-        after = None if after is None else keras.saving.deserialize_keras_object(after)
-        return cls(**{**config, "recipe": Recipe(**config["recipe"]), "after": after})
+        config, recipe = dict(config), dict(config["recipe"])
+        for names in (config, recipe):  # models that were saved before have it by its old name
+            if "after" in names:
+                names["decay"] = names.pop("after")
+        decay = config.get("decay")
+        decay = None if decay is None else keras.saving.deserialize_keras_object(decay)
+        return cls(**{**config, "recipe": WarmupThenDecay(**recipe), "decay": decay})

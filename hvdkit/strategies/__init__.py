@@ -3,7 +3,7 @@
 A strategy is a function that returns a ``tf.distribute`` strategy, in whose scope you create and compile the model::
 
     hvd.init(pin_gpus=False)
-    with hvd.strategies.hybrid().scope():
+    with hvd.strategies.mirrored_per_host().scope():
         model = keras.Sequential([...])
         model.compile(hvd.DistributedOptimizer(keras.optimizers.Adam(1e-3)), ...)
     model.fit(x, y, batch_size=...)
@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hvdkit.app.choices import STRATEGIES
+from hvdkit.utils.deprecation import warn_deprecated
 from hvdkit.utils.registry import load
 
 # Of an optimizer, and not of devices: they are in hvd.optim now.
@@ -28,7 +29,9 @@ _OF_OPTIMIZERS = {
     "end_round": "hvdkit.optim.local_sgd.old_names:end_round",
 }
 
-__all__ = ["STRATEGIES", "end_round", "horovod", "hybrid", "local_sgd", "mirrored"]
+_RENAMED = {"horovod": "none", "hybrid": "mirrored_per_host"}
+
+__all__ = ["STRATEGIES", "end_round", "local_sgd", "mirrored", "mirrored_per_host", "none"]
 
 
 def wants_every_gpu(strategy: Callable) -> Callable:
@@ -40,6 +43,9 @@ def wants_every_gpu(strategy: Callable) -> Callable:
 def __getattr__(name: str) -> Any:
     if name in _OF_OPTIMIZERS:
         return load(_OF_OPTIMIZERS[name])
+    if name in _RENAMED:
+        warn_deprecated(f"hvd.strategies.{name}", f"hvd.strategies.{_RENAMED[name]}")
+        return STRATEGIES.resolve(_RENAMED[name])
     if name not in STRATEGIES.names():
         raise AttributeError(f"module 'hvdkit.strategies' has no attribute {name!r}. Known: {', '.join(__all__)}.")
     return STRATEGIES.resolve(name)

@@ -24,6 +24,7 @@ from hvdkit.engines import is_collective
 from hvdkit.grads import batch_weight
 from hvdkit.keras_internals import optimizers
 from hvdkit.keras_internals.attributes import own_reduction_state
+from hvdkit.keras_internals.graphs import PYTHON_OPERATIONS
 from hvdkit.keras_internals.model_contents import build_optimizer
 from hvdkit.optim import loss_scale
 from hvdkit.optim.distributed import is_distributed
@@ -44,6 +45,7 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         loss_scale.wrap_once(optimizer)
     plain = model.train_step
+    say_on = functools.cache(lambda: get_logger().info(_ON))  # a step is traced again for each shape of data
 
     variables: list = []  # of the gradients; known when the first half has been traced
 
@@ -68,7 +70,7 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
         if in_the_way:
             get_logger().info(_OFF, f"its forward or backward pass has operations that XLA has not ({in_the_way})")
             return plain(data)
-        _say_on()
+        say_on()
         logs, gradients = first(data, weight)
         if not variables:  # nothing to train
             return logs
@@ -84,11 +86,6 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
         return logs
 
     return step
-
-
-@functools.cache  # a step is traced again for each shape of data
-def _say_on() -> None:
-    get_logger().info(_ON)
 
 
 def _why_not(model: keras.Model) -> str | None:
@@ -107,7 +104,7 @@ def _not_for_xla(graph: tf.Graph) -> str:
     """The collectives and Python functions in a graph and the functions it calls, by the names of their operations."""
     definition = graph.as_graph_def()
     nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
-    return ", ".join(sorted({n.op for n in nodes if is_collective(n.op) or n.op in ("PyFunc", "EagerPyFunc")}))
+    return ", ".join(sorted({n.op for n in nodes if is_collective(n.op) or n.op in PYTHON_OPERATIONS}))
 
 
 def _has_collectives(optimizer: Any) -> bool:

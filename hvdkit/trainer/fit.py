@@ -1,6 +1,6 @@
 """``fit``, ``evaluate`` and ``predict`` on several ranks, and with sharded data in one process.
 
-- the communication proof is part of every ``fit``, and averages the weights of local SGD with the epochs;
+- the consistency check is part of every ``fit``, and averages the weights of local SGD with the epochs;
 - data of ``hvd.data.shard`` are told the epoch, and metrics over them are those of all ranks;
 - seeds of what layers draw are moved apart;
 - ranks other than 0 are silent, unless ``verbose`` says otherwise;
@@ -57,14 +57,14 @@ def local_training() -> Iterator[None]:
 
 def on_all_ranks() -> bool:
     """Whether ``fit`` trains one model on several ranks."""
-    return world.size() > 1 and not _local
+    return world.engine().size > 1 and not _local
 
 
-def around_fit(original, *, proof: bool):
+def around_fit(original, *, consistency_check: bool):
     """``fit`` that takes sharded data, and on several ranks proves that they train one model."""
     signature = inspect.signature(original)
 
-    from hvdkit.callbacks.communication_proof import CommunicationProof, refuse_backups
+    from hvdkit.callbacks.consistency_check import ConsistencyCheck, refuse_backups
 
     def fit(self, *args, **kwargs):
         bound = signature.bind(self, *args, **kwargs)
@@ -80,7 +80,7 @@ def around_fit(original, *, proof: bool):
     def together(model, bound):
         trained.add(model)
         _set_verbosity(bound.arguments)
-        checks = _with(model, bound.arguments, CommunicationProof, make=proof)
+        checks = _with(model, bound.arguments, ConsistencyCheck, make=consistency_check)
         if checks is None:
             refuse_backups(fit_callbacks.of(bound.arguments))
         else:

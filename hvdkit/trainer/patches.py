@@ -19,19 +19,19 @@ from hvdkit.utils.patching import Patches
 _patches = Patches()
 
 
-def install(*, several: bool, proof: bool) -> None:
+def install(*, several: bool, consistency_check: bool) -> None:
     """Wrap what has to be wrapped; ``remove`` takes it off.
 
     Args:
         several: there are several ranks.
-        proof: the communication proof is part of every ``fit``.
+        consistency_check: ``hvd.callbacks.ConsistencyCheck`` is part of every ``fit``.
     """
     if _patches:
         return
     wrap = _patches.wrap
     # Sharded data are told the epoch before its first batch is asked for; a callback hears of it too late, and of
     # `evaluate` not before its data are read.
-    wrap(keras.Model, "fit", functools.partial(fit.around_fit, proof=proof))
+    wrap(keras.Model, "fit", functools.partial(fit.around_fit, consistency_check=consistency_check))
     wrap(keras.Model, "evaluate", fit.around_evaluate)
     # Keras asks for an epoch's length once, and counts a step that finds no data any more.
     wrap(*STEPS_OF_EPOCH, feed.around_steps)

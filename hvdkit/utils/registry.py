@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hvdkit.errors import UsageError
+from hvdkit.utils.deprecation import warn_deprecated
 
 
 def load(target: str) -> Any:
@@ -37,15 +38,22 @@ def suggestion(name: str, known) -> str | None:
     return f"did you mean '{near[0]}'?" if near else None
 
 
-def lazy(module: dict[str, Any], home: dict[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def lazy(
+    module: dict[str, Any], home: dict[str, str], renamed: dict[str, str] | None = None
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` for a module whose names are loaded on first use (PEP 562).
 
     Args:
         module: its ``globals()``; ``__all__`` in it are the names it has.
         home: name to ``"module:Attribute"``.
+        renamed: the new name of each that is deprecated.
     """
 
     def __getattr__(name: str) -> Any:
+        if renamed and name in renamed:
+            package = module["__name__"].replace("hvdkit", "hvd")
+            warn_deprecated(f"{package}.{name}", f"{package}.{renamed[name]}")
+            return __getattr__(renamed[name])
         if name not in home:
             known = ", ".join(module["__all__"])
             raise AttributeError(f"module {module['__name__']!r} has no attribute {name!r}. Known: {known}.")

@@ -122,7 +122,7 @@ def leaves(value: Any) -> Iterable[Any]:
 
 
 def combine(kind: str, values: list, rank: int) -> Any:
-    """What a rank gets of a value that ranks of another number had.
+    """What a rank gets of a value that is common, or of which the mean or the sum over the ranks counts.
 
     Raises:
         UsageError: a mean or a sum of what are no numbers.
@@ -133,8 +133,8 @@ def combine(kind: str, values: list, rank: int) -> Any:
     {'n': 5}
     """
     first = values[0]
-    if kind not in (Kind.MEAN, Kind.SUM):
-        return values[rank] if kind == Kind.PER_RANK and rank < len(values) else first
+    if kind == Kind.COMMON:
+        return first
     if isinstance(first, dict):
         return {key: combine(kind, [value[key] for value in values], rank) for key in first}
     if isinstance(first, list | tuple):

@@ -17,7 +17,7 @@ from hvdkit.cli import main
 from hvdkit.errors import ConfigError, UsageError
 
 ROOT = Path(hvd.__file__).parent.parent
-LR = "lr={base: 0.1, base_batch: 256, scale: linear, warmup_epochs: 5, after: cosine}"
+LR = "lr={base: 0.1, base_batch_size: 256, scale: linear, warmup_epochs: 5, decay: cosine}"
 
 
 def _config(tmp_path, text, *overrides):
@@ -55,11 +55,11 @@ def test_bad_configurations(tmp_path, text, says):
 
 
 def test_numbers_as_yaml_reads_them(tmp_path):
-    lr = "lr={base: 1e-2, warmup_epochs: 1, after: {name: cosine, floor: 1e-3}}"
+    lr = "lr={base: 1e-2, warmup_epochs: 1, decay: {name: cosine, floor: 1e-3}}"
     found = rates(_config(tmp_path, "optimizer: {name: sgd, momentum: 9e-1}", lr), 8)
     assert found.recipe.arguments == {"floor": 0.001} and found.recipe.peak_lr == 0.01
     with pytest.raises(UsageError, match="cannot do with"):
-        rates(_config(tmp_path, "", "lr={base: 0.1, warmup_epochs: 1, after: {name: step, boundaries: 5}}"), 8)
+        rates(_config(tmp_path, "", "lr={base: 0.1, warmup_epochs: 1, decay: {name: step, boundaries: 5}}"), 8)
     with pytest.raises(ConfigError, match="gradient_accumulation_steps"):
         rates(_config(tmp_path, "optimizer: {name: sgd, gradient_accumulation_steps: two}", lr), 8)
 
@@ -132,14 +132,14 @@ HUGE = 2**63
         (f"epochs={'9' * 400}", "--set epochs: the value '999"),
         (f"batch_size={HUGE}", "`batch_size`: input should be less"),
         (f"batch_size={{global: {HUGE}}}", "`batch_size.global`: input should be less"),
-        (f"lr.base_batch={HUGE}", "`lr.base_batch`"),
+        (f"lr.base_batch_size={HUGE}", "`lr.base_batch_size`"),
         ("lr.base=1e308", "`lr.base`: input should be less than"),
         ("lr.base=.inf", "`lr.base`"),
         ("lr.warmup_from=1e308", "`lr.warmup_from`"),
         ("lr.warmup_epochs=.nan", "`lr.warmup_epochs`"),
         ("lr.warmup_epochs=1e15", "The warm-up of 1e+15 epochs is not over"),
-        ("lr.after={name: polynomial, power: -5}", "The curve 'polynomial' with {'power': -5} goes from"),
-        ("lr.after={name: cosine, floor: .nan}", "The curve 'cosine' with {'floor': nan}"),
+        ("lr.decay={name: polynomial, power: -5}", "The decay 'polynomial' with {'power': -5} goes from"),
+        ("lr.decay={name: cosine, floor: .nan}", "The decay 'cosine' with {'floor': nan}"),
         (
             "optimizer.gradient_accumulation_steps=0",
             "must be a whole number of at least 1, not 0",
@@ -157,7 +157,7 @@ def test_absurd_numbers(tmp_path, capsys, override, says):
     assert err.startswith("hvdkit: ") and says in err
 
 
-@pytest.mark.parametrize("override", [f"epochs={2**53 - 1}", "epochs=6", "lr.base=1e-320", "lr.base_batch=1"])
+@pytest.mark.parametrize("override", [f"epochs={2**53 - 1}", "epochs=6", "lr.base=1e-320", "lr.base_batch_size=1"])
 def test_odd_numbers_that_mean_something(tmp_path, override):
     assert not _explained(tmp_path, override).value.code
 
@@ -185,5 +185,14 @@ def test_old_names_work_and_say_what_they_are_called_now(tmp_path):
         loaded = config.load(path)
     assert (loaded.local_sgd.sync_period, loaded.local_sgd.start_step) == (4, 10)
     path.write_text("local_sgd: {k: 4, sync_period: 4}\n")
-    with pytest.raises(ConfigError, match="`k` is the old name of `sync_period`"):
+    with pytest.raises(ConfigError, match="is the old name of `sync_period`"):
         config.load(path)
+
+
+def test_old_names_of_other_values(tmp_path):
+    path = tmp_path / "old.yaml"
+    path.write_text("lr: {base: 0.1, base_batch: 64, after: constant}\nproof_every_steps: 5\nstrategy: hybrid\n")
+    with pytest.warns(DeprecationWarning) as told:
+        loaded = config.load(path)
+    assert (loaded.lr.base_batch_size, loaded.lr.decay, loaded.consistency_check_every) == (64, "constant", 5)
+    assert loaded.strategy == "mirrored_per_host" and len(told) == 4

@@ -80,7 +80,7 @@ def test_the_yaml_under_a_launcher_with_users_own_model(tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text(
         "model: {name: 'mine:build', width: 64}\noptimizer: {name: sgd, learning_rate: 0.2, momentum: 0.9}\n"
-        "compression: fp16\nepochs: 15\nproof_every_steps: 5\n"
+        "compression: fp16\nepochs: 15\nconsistency_check_every: 5\n"
     )
     output = _run(*RAW["horovodrun"], sys.executable, "-m", "hvdkit", "train", str(config), cwd=tmp_path)
     assert _accuracy(output, 2) >= 0.9  # a small model, few epochs

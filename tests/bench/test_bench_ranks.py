@@ -13,7 +13,7 @@ import pytest
 from hvdkit.utils import env
 from tests.machine import needs
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.alone]
 
 
 def _bench(*words: str) -> str:

@@ -13,6 +13,8 @@ import pytest
 from hvdkit.bench import jobs, report
 from hvdkit.errors import HvdkitError, LaunchError
 
+pytestmark = pytest.mark.alone
+
 # A rank that counts as fast as it can, also when it has no turn.
 _COUNTS = """
 import os, sys, threading, time

@@ -34,7 +34,7 @@ def local_sgd() -> keras.Model:
     keras.utils.set_random_seed(3)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3), keras.layers.Dense(1)])
     inner = keras.optimizers.SGD(0.1, momentum=0.9)
-    model.compile(hvd.strategies.local_sgd(inner, k=5, outer_momentum=0.5), "mse")
+    model.compile(hvd.optim.LocalSGD(inner, sync_period=5, outer_momentum=0.5), "mse")
     return model
 
 

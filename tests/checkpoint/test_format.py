@@ -228,8 +228,8 @@ def test_any_bytes_for_a_header_are_refused_as_damage(data):
 def test_a_newer_schema_says_to_update(tmp_path):
     checkpoint = saved(tmp_path, {})
     path = checkpoint.path / "manifest.json"
-    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
-    with pytest.raises(DamagedCheckpointError, match="schema_version is 2") as caught:
+    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 3'))
+    with pytest.raises(DamagedCheckpointError, match="schema_version is 3") as caught:
         Checkpoint(checkpoint.path)
     assert "update" in caught.value.fix and str(path) in caught.value.what
 

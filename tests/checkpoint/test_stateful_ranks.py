@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import hvdkit as hvd
+from hvdkit.checkpoint.object_state import SavedObjects, encode_entries, pack
 from hvdkit.errors import UsageError
 from hvdkit.testing import run_ranks
+from hvdkit.utils.stateful import entries_of
 from tests.checkpoint import earlier_cases
 from tests.checkpoint import stateful_cases as cases
 from tests.machine import world
@@ -127,6 +129,41 @@ def test_a_save_walks_the_model_once(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "held", counted)
     hvd.checkpoint.save(model, tmp_path, step=1)
     assert len(walks) == 1
+
+
+class _Kept:
+    """One value of each kind."""
+
+    def __init__(self, number: float):
+        entry = hvd.checkpoint.Entry
+        self.state = {kind: entry({"n": np.float32([number])}, kind) for kind in ("common", "per_rank", "mean", "sum")}
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, state):
+        self.state = {kind: float(value["n"][0]) for kind, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("rank", "size", "wanted"),
+    [
+        (1, 2, {"common": 1.0, "per_rank": 4.0, "mean": 4.0, "sum": 4.0}),  # as many: its own, and what is common
+        (0, 3, {"common": 1.0, "per_rank": 1.0, "mean": 2.5, "sum": 5.0}),
+        (1, 3, {"common": 1.0, "per_rank": 4.0, "mean": 2.5, "sum": 0.0}),
+        (2, 3, {"common": 1.0, "per_rank": 1.0, "mean": 2.5, "sum": 0.0}),  # a new one
+    ],
+)
+def test_each_kind_on_as_many_ranks_and_on_others(rank, size, wanted):
+    parts = []
+    for saved in range(2):
+        arrays: list = []
+        said = encode_entries("Kept", entries_of(_Kept([1.0, 4.0][saved])), arrays, saved)
+        assert ("common" in said["attributes"]) == (saved == 0)
+        parts.append(pack("kept", [{"class": "kept", **said}], arrays))
+    kept = _Kept(9.0)
+    SavedObjects("kept", parts, rank, size).give([("kept", kept)])
+    assert kept.state == wanted
 
 
 def test_what_no_checkpoint_can_hold_is_refused_by_its_name(tmp_path):

@@ -11,7 +11,7 @@ import hvdkit as hvd
 from hvdkit.testing import run_ranks
 from tests.machine import world
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.alone]
 
 
 def busiest_thread() -> float:

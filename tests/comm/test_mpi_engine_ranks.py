@@ -113,9 +113,9 @@ def test_results_are_kept_and_calls_that_differ_are_errors():
 def on_hosts(hosts: list[int]) -> dict:
     """As if each rank were on the host that ``hosts`` names."""
     import hvdkit as hvd
-    from hvdkit.comm.mpi import ranks
+    from hvdkit.comm.mpi import communicator
 
-    ranks.host_of = lambda comm: comm.Split(hosts[ranks_of_world(comm)])
+    communicator.host_of = lambda comm: comm.Split(hosts[ranks_of_world(comm)])
     hvd.init(engine="mpi")
     out = {"where": [hvd.local_rank(), hvd.local_size(), hvd.cross_rank(), hvd.cross_size()], **_numbers()}
     out["differ"] = _message(lambda: hvd.allreduce(np.zeros(2 + (hvd.rank() == 2))))

@@ -295,7 +295,7 @@ def on_replicas(devices: list | None) -> dict:
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
     x, y = samples(35)
-    strategy = hvd.strategies.mirrored() if devices is None else hvd.strategies.hybrid(devices)
+    strategy = hvd.strategies.mirrored() if devices is None else hvd.strategies.mirrored_per_host(devices)
     with strategy.scope():
         hvd.set_seed(1)
         made = keras.Sequential([keras.layers.Dense(8, activation="tanh"), keras.layers.Dense(3, activation="softmax")])

@@ -52,7 +52,7 @@ def train_plain(names: list[str]) -> dict:
 def train_on_replicas(names: list[str], devices: list[str] | None) -> dict:
     """This process' part of each batch on two logical CPUs; for whoever started a fresh process."""
     _two_cpus()
-    strategy = hvd.strategies.mirrored() if hvd.size() == 1 else hvd.strategies.hybrid(devices)
+    strategy = hvd.strategies.mirrored() if hvd.size() == 1 else hvd.strategies.mirrored_per_host(devices)
     assert strategy.num_replicas_in_sync == 2
     return {name: _train(name, strategy, distributed=True) for name in names}
 
@@ -70,7 +70,7 @@ def say_what_is_refused() -> dict:
 
     if hvd.size() > 1:
         listen("several processes, mirrored", hvd.strategies.mirrored)
-        listen("several processes, one host", hvd.strategies.hybrid)
+        listen("several processes, one host", hvd.strategies.mirrored_per_host)
         return messages
     listen("no such device", hvd.strategies.mirrored, ["CPU:7"])
     listen("a device twice", hvd.strategies.mirrored, ["CPU:0", "/cpu:0"])
@@ -90,7 +90,7 @@ def say_what_is_refused() -> dict:
 def horovod_operations() -> list[str]:
     """The device of each Horovod operation in the step of a model with two variables on the second device alone."""
     _two_cpus()
-    strategy = hvd.strategies.hybrid(["CPU:1"])
+    strategy = hvd.strategies.mirrored_per_host(["CPU:1"])
     with strategy.scope():
         model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
         model.compile(hvd.DistributedOptimizer(_sgd(gradient_accumulation_steps=2)), "mse")

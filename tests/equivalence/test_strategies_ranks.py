@@ -43,7 +43,7 @@ def test_wrong_use_is_refused():
     assert "On rank 0, the replicas of one process have different values of apart" in alone["replicas that differ"]
     for rank, messages in enumerate(run_ranks(2, cases.say_what_is_refused).values):
         assert messages["several processes, mirrored"].startswith(f"[rank {rank}]")
-        assert "hvd.strategies.hybrid()" in messages["several processes, mirrored"]
+        assert "hvd.strategies.mirrored_per_host()" in messages["several processes, mirrored"]
         assert "start one process per host" in messages["several processes, one host"]
 
 

@@ -6,10 +6,10 @@ import keras
 import pytest
 
 import hvdkit as hvd
-from hvdkit.app.config import Config
+from hvdkit.app.schema import Config
 from hvdkit.errors import ConfigError, UsageError
 from hvdkit.strategies import STRATEGIES
-from hvdkit.strategies.process_per_host import check
+from hvdkit.strategies.mirrored_per_host_strategy import check
 from hvdkit.strategies.replicas import choose
 
 
@@ -33,7 +33,7 @@ def test_every_name_is_a_strategy():
         strategy = getattr(hvd.strategies, name)()
         with strategy.scope():
             assert strategy.num_replicas_in_sync == 1
-    with pytest.raises(AttributeError, match=r"Known: .*hybrid"):
+    with pytest.raises(AttributeError, match=r"Known: .*mirrored_per_host"):
         _ = hvd.strategies.parameter_server
 
 

@@ -130,13 +130,13 @@ REFUSED = {
     "broadcast on rank 0": [
         "CommunicationError",
         "rank 0: BroadcastGlobalVariablesCallback: the variables of their models",
-        "CommunicationProof: begin this training",
+        "ConsistencyCheck: begin this training",
         "hvd.local_training()",
     ],
     "metrics on rank 0": [
         "CommunicationError",
         "rank 0: MetricAverageCallback: the metrics of an epoch",
-        "CommunicationProof: the count of reductions",
+        "ConsistencyCheck: the count of reductions",
     ],
     "other metrics": ["CommunicationError", "'mae' is missing on rank", "'mape' is missing on rank 0"],
     "objects": ["CommunicationError", "rank 0: scores", "hvd.broadcast_object"],

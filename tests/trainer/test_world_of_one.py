@@ -76,10 +76,10 @@ def test_callbacks_do_nothing_here():
     assert list(history) == ["loss"]
 
 
-def test_a_proof_every_0_steps_is_refused():
+def test_a_check_every_0_steps_is_refused():
     hvd.init()
-    with pytest.raises(hvd.errors.UsageError, match="every_steps"):
-        hvd.callbacks.CommunicationProof(every_steps=0)
+    with pytest.raises(hvd.errors.UsageError, match="`every`"):
+        hvd.callbacks.ConsistencyCheck(every=0)
 
 
 @pytest.mark.parametrize(("dtype", "wide"), [("int64", "float64"), ("float64", "float64"), ("float16", "float32")])

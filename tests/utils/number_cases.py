@@ -13,7 +13,7 @@ import tensorflow as tf
 import hvdkit as hvd
 from hvdkit.checkpoint.storage.format import step_name
 from hvdkit.checkpoint.storage.retention import RetentionPolicy
-from hvdkit.schedules import Recipe
+from hvdkit.schedules import WarmupThenDecay
 from hvdkit.schedules.formula import scaling
 from hvdkit.utils.numbers import seconds_of
 
@@ -47,7 +47,7 @@ TAKEN: dict[str, Callable[[Callable], Any]] = {
     "large_batch": lambda v: hvd.schedules.large_batch(
         v(0.5), v(16), v(4), v(10), v(2), epochs=v(8), accumulation=v(2), warmup_from=v(0.25), size=v(8)
     ).get_config(),
-    "Recipe": lambda v: repr(Recipe(v(0.5), v(1.0), v(2), epochs=v(4))),
+    "WarmupThenDecay": lambda v: repr(WarmupThenDecay(v(0.5), v(1.0), v(2), epochs=v(4))),
     "scale": lambda v: scaling.scale(v(16), v(64)),
     "warmup": lambda v: _facts(hvd.callbacks.LearningRateWarmupCallback(v(0.5), v(3), steps_per_epoch=v(4))),
     "schedule": lambda v: _facts(
@@ -60,7 +60,7 @@ TAKEN: dict[str, Callable[[Callable], Any]] = {
     "max_time": lambda v: seconds_of(v(0.5)),
     "step_name": lambda v: step_name(v(7)),
     "GradientNoiseScale": lambda v: _facts(hvd.callbacks.GradientNoiseScale(v(3), v(8), v(0.5))),
-    "CommunicationProof": lambda v: _facts(hvd.callbacks.CommunicationProof(v(3))),
+    "ConsistencyCheck": lambda v: _facts(hvd.callbacks.ConsistencyCheck(v(3))),
     "Broadcast": lambda v: _facts(hvd.callbacks.BroadcastGlobalVariablesCallback(v(0))),
     "optimizer": lambda v: repr(
         [

@@ -50,9 +50,9 @@ def test_a_rank_that_is_no_number_is_named():
 
 @pytest.mark.parametrize(("text", "want"), [("1", True), ("on", True), ("No", False), ("", True), ("maybe", None)])
 def test_flags(monkeypatch, text, want):
-    monkeypatch.setenv("HVDKIT_PROOF", text)
+    monkeypatch.setenv("HVDKIT_CONSISTENCY_CHECK", text)
     if want is None:
-        with pytest.raises(ConfigError, match=r"HVDKIT_PROOF.*'maybe'"):
+        with pytest.raises(ConfigError, match=r"HVDKIT_CONSISTENCY_CHECK.*'maybe'"):
             env.flag("PROOF", True)
     else:
         assert env.flag("PROOF", True) is want

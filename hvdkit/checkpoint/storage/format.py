@@ -21,7 +21,8 @@ from hvdkit.errors import HvdkitError, UsageError
 from hvdkit.utils.numbers import plain
 
 FORMAT = "hvdkit-checkpoint"
-SCHEMA_VERSION = 1
+# 2: what belongs to optimizers is in `attached/`, which an hvdkit that reads 1 would overlook.
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 # Nobody's manifest is that long: what is longer is refused before it is read.
 MAX_MANIFEST = 16 * 2**20

@@ -12,13 +12,13 @@ from typing import Any
 
 from hvdkit.utils.registry import Registry
 
-CURVES = Registry(
-    "curve after the warm-up",
+DECAYS = Registry(
+    "decay",
     {
-        "constant": "hvdkit.schedules.formula.curves:constant",
-        "step": "hvdkit.schedules.formula.curves:step",
-        "cosine": "hvdkit.schedules.formula.curves:cosine",
-        "polynomial": "hvdkit.schedules.formula.curves:polynomial",
+        "constant": "hvdkit.schedules.formula.decay:constant",
+        "step": "hvdkit.schedules.formula.decay:step",
+        "cosine": "hvdkit.schedules.formula.decay:cosine",
+        "polynomial": "hvdkit.schedules.formula.decay:polynomial",
     },
 )
 
@@ -38,10 +38,10 @@ def step(
     factor: float = 0.1,
 ) -> Any:
     """Multiply by ``factor`` at each of these epochs, counted from the start of the training (Goyal et al.)."""
-    share = ops.ones_like(epoch)
+    fraction = ops.ones_like(epoch)
     for boundary in boundaries:
-        share = ops.where(epoch >= boundary, share * factor, share)
-    return share
+        fraction = ops.where(epoch >= boundary, fraction * factor, fraction)
+    return fraction
 
 
 def cosine(epoch: Any, ops: Any, *, begin: float, end: float, floor: float = 0.0) -> Any:

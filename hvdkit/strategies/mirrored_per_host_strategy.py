@@ -12,7 +12,7 @@ from hvdkit.strategies.replicas import mirrored_over
 
 
 @wants_every_gpu
-def hybrid(devices: list[str] | None = None) -> Any:
+def mirrored_per_host(devices: list[str] | None = None) -> Any:
     """A replica of the model on each device of this process, and one Horovod reduction per process and step.
 
     Start one process per host, and let it see all GPUs: ``hvd.init(pin_gpus=False)``. P processes with N devices each
@@ -34,7 +34,7 @@ def hybrid(devices: list[str] | None = None) -> Any:
 
     >>> import hvdkit as hvd
     >>> hvd.init(pin_gpus=False)
-    >>> strategy = hvd.strategies.hybrid()
+    >>> strategy = hvd.strategies.mirrored_per_host()
     >>> with strategy.scope():
     ...     pass  # build the model, compile it with hvd.DistributedOptimizer(...)
     """
@@ -51,13 +51,13 @@ def check(rank: int, local_size: int, pinned: str | None, devices: list[str] | N
     if pinned:
         raise UsageError(
             f"hvd.init() has pinned this process to {pinned}: it does not see its host's other GPUs.",
-            fix="hvd.init(pin_gpus=False) before hvd.strategies.hybrid().",
+            fix="hvd.init(pin_gpus=False) before hvd.strategies.mirrored_per_host().",
             rank=rank,
         )
     if local_size > 1 and devices is None:
         raise UsageError(
             f"{local_size} processes on this host would each take all of its devices.",
             fix="start one process per host (horovodrun -np 2 -H node1:1,node2:1); or give each process its own: "
-            "hvd.strategies.hybrid(devices=['GPU:0', 'GPU:1']) on one, ['GPU:2', 'GPU:3'] on the next.",
+            "hvd.strategies.mirrored_per_host(devices=['GPU:0', 'GPU:1']) on one, ['GPU:2', 'GPU:3'] on the next.",
             rank=rank,
         )

@@ -1,4 +1,4 @@
-"""The communication proof: every way of not communicating is an error on every rank, and no false alarm."""
+"""The consistency check: every way of not communicating is an error on every rank, and no false alarm."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def scenarios() -> dict:
     model.optimizer._hvdkit.reduces = False  # as if something had taken the reduction out
     out["unwrapped"] = _error(lambda: _fit(model))
     out["drift"] = _error(lambda: _fit(_model(distributed(sgd(0.01))), callbacks=[_Nudge()]))
-    every = hvd.callbacks.CommunicationProof(every_steps=2)
+    every = hvd.callbacks.ConsistencyCheck(every=2)
     calls = []
     record = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs=None: calls.append(batch))
     out["drift, every 2 steps"] = _error(

@@ -1,4 +1,4 @@
-"""The proof that a training is one training: that gradients were exchanged and the ranks are still equal."""
+"""The check that a training is one training: that gradients were exchanged and the ranks are still equal."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from hvdkit.grads import tape_pipelines
 from hvdkit.keras_internals.model_contents import adapted_of, optimizers_of, reduction_state_of
 from hvdkit.optim.reduction_state import reduction_states
 from hvdkit.schedules.learning_rate import check_steps
+from hvdkit.utils.deprecation import renamed_arguments
 from hvdkit.utils.numbers import whole
 
 
-class CommunicationProof(keras.callbacks.Callback):
+class ConsistencyCheck(keras.callbacks.Callback):
     """Check that the ranks train one model together. ``hvd.init()`` adds it to every ``fit`` on several ranks.
 
     Before the first step, it checks that all ranks make the same number of steps and epochs, and that their
     preprocessing layers were adapted to the same data. Before each epoch and at the end, it checks that either all
-    ranks continue or all stop. After the first step, and then every ``every_steps`` steps, it checks that every
+    ranks continue or all stop. After the first step, and then every ``every`` steps, it checks that every
     optimizer reduced its gradients as often as it stepped, and that the weights (including frozen weights) are bitwise
     equal on all ranks (sha256). It compares the weights once more when ``fit`` ends, after every callback's
     ``on_train_end``.
 
     Args:
-        every_steps: steps between two checks after the first; None checks at the end of each epoch. A check takes a
+        every: steps between two checks after the first; None checks at the end of each epoch. A check takes a
             hash of the weights (about 1 ms per million parameters) and two small exchanges.
 
     Raises:
@@ -39,12 +40,13 @@ class CommunicationProof(keras.callbacks.Callback):
 
     >>> import hvdkit as hvd
     >>> hvd.init()
-    >>> callbacks = [hvd.callbacks.CommunicationProof(every_steps=500)]
+    >>> callbacks = [hvd.callbacks.ConsistencyCheck(every=500)]
     """
 
-    def __init__(self, every_steps: int | None = None):
+    @renamed_arguments(every_steps="every")
+    def __init__(self, every: int | None = None):
         super().__init__()
-        self.every_steps = None if every_steps is None else whole(every_steps, "every_steps", 1)
+        self.every = None if every is None else whole(every, "every", 1)
         self.initial_epoch = 0
         self._callbacks: list = []
         self._calls = 0
@@ -99,7 +101,7 @@ class CommunicationProof(keras.callbacks.Callback):
             self._seen = {id(o): _counts(o) for o in optimizers_of(self.model)}
             self._by_tapes = tape_pipelines.reductions()
         first = self._calls == 1
-        if first or (self.every_steps and self._unchecked >= self.every_steps):
+        if first or (self.every and self._unchecked >= self.every):
             self._check()
         self._calls += 1
         self._unchecked += int(self.model.steps_per_execution)
@@ -127,7 +129,7 @@ class CommunicationProof(keras.callbacks.Callback):
         )
 
     def on_epoch_end(self, epoch, logs=None):
-        if self._calls == 1 or self.every_steps is None:
+        if self._calls == 1 or self.every is None:
             self._check()
 
     def _check(self) -> None:

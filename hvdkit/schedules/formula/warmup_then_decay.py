@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hvdkit.errors import UsageError
-from hvdkit.schedules.formula.curves import CURVES
+from hvdkit.schedules.formula.decay import DECAYS
 from hvdkit.utils.numbers import plain, real
 from hvdkit.utils.registry import suggestion
 
@@ -19,14 +19,14 @@ _GIVEN = ("epoch", "ops", "begin", "end")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class WarmupThenDecay:
     """A gradual warm-up from one rate to another, then a curve.
 
     Args:
         base_lr: the rate before the first update.
         peak_lr: the rate after the warm-up.
         warmup_epochs: the length of the warm-up, in which the rate rises by the same amount in each update.
-        after: the name of a curve in ``CURVES``, or None if the schedule has its own curve.
+        decay: the name of a curve in ``DECAYS``, or None if the schedule has its own curve.
         epochs: the epoch at which the curve ends; required by curves that have an end.
         arguments: the arguments of the curve.
 
@@ -35,7 +35,7 @@ class Recipe:
 
     Example:
 
-    >>> recipe = Recipe(0.1, 0.8, warmup_epochs=5, after="cosine", epochs=90)
+    >>> recipe = WarmupThenDecay(0.1, 0.8, warmup_epochs=5, decay="cosine", epochs=90)
     >>> [round(float(recipe.rate(epoch)), 6) for epoch in (0, 2.5, 5, 47.5, 90)]
     [0.1, 0.45, 0.8, 0.4, 0.0]
     """
@@ -43,7 +43,7 @@ class Recipe:
     base_lr: float
     peak_lr: float
     warmup_epochs: float = 5.0
-    after: str | None = "cosine"
+    decay: str | None = "cosine"
     epochs: float | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
 
@@ -55,21 +55,21 @@ class Recipe:
             object.__setattr__(self, name, float(value))  # NumPy's numbers have no place in a saved model
         if self.epochs is not None:
             object.__setattr__(self, "epochs", float(real(self.epochs, "epochs")))
-        if self.after is None:
+        if self.decay is None:
             return
-        curve = CURVES.resolve(self.after)
+        curve = DECAYS.resolve(self.decay)
         parameters = inspect.signature(curve).parameters
         known = [name for name in parameters if name not in _GIVEN]
         for name in self.arguments:
             if name not in known:
                 takes = f"it takes {', '.join(known)}." if known else "it takes no arguments."
                 raise UsageError(
-                    f"The curve {self.after!r} has no argument {name!r}.", fix=suggestion(name, known) or takes
+                    f"The decay {self.decay!r} has no argument {name!r}.", fix=suggestion(name, known) or takes
                 )
         if self.epochs is None and "None" not in str(parameters["end"].annotation):
             raise UsageError(
-                f"after={self.after!r} depends on the end of the training, which is not known.",
-                fix='pass epochs=, as to model.fit; or after="constant".',
+                f"decay={self.decay!r} depends on the end of the training, which is not known.",
+                fix='pass epochs=, as to model.fit; or decay="constant".',
             )
         if self.epochs is not None and self.epochs <= self.warmup_epochs:
             raise UsageError(
@@ -81,30 +81,30 @@ class Recipe:
             with np.errstate(all="ignore"):
                 ends = self.rate(np.array([self.warmup_epochs, self.epochs or self.warmup_epochs]))
         except (TypeError, ValueError) as error:
-            raise UsageError(f"The curve {self.after!r} cannot do with {self.arguments}: {error}.") from error
+            raise UsageError(f"The decay {self.decay!r} cannot do with {self.arguments}: {error}.") from error
         if not np.all(np.isfinite(ends)):
-            raise UsageError(f"The curve {self.after!r} with {self.arguments} goes from {ends[0]:g} to {ends[1]:g}.")
+            raise UsageError(f"The decay {self.decay!r} with {self.arguments} goes from {ends[0]:g} to {ends[1]:g}.")
 
     @functools.cached_property
     def _curve(self) -> Callable:
         return functools.partial(
-            CURVES.resolve(self.after), begin=self.warmup_epochs, end=self.epochs, **self.arguments
+            DECAYS.resolve(self.decay), begin=self.warmup_epochs, end=self.epochs, **self.arguments
         )
 
-    def rate(self, epoch: Any, ops: Any = np, share: Any = None) -> Any:
+    def rate(self, epoch: Any, ops: Any = np, fraction: Any = None) -> Any:
         """The learning rate of an update.
 
         Args:
             epoch: how many epochs were made before it, with fractions; a number or an array.
             ops: what computes: NumPy or ``keras.ops``.
-            share: the curve's value, where it is not this recipe's own.
+            fraction: of the peak, where the curve is not the own one of this.
 
         Returns:
             As ``epoch``: a number or an array.
         """
         epoch = ops.asarray(epoch, dtype="float64") if ops is np else epoch
-        after = self.peak_lr * (self._curve(epoch, ops) if share is None else share)
+        decayed = self.peak_lr * (self._curve(epoch, ops) if fraction is None else fraction)
         if not self.warmup_epochs:
-            return after
+            return decayed
         rising = self.base_lr + (self.peak_lr - self.base_lr) * (epoch / self.warmup_epochs)
-        return ops.where(epoch < self.warmup_epochs, rising, after)
+        return ops.where(epoch < self.warmup_epochs, rising, decayed)

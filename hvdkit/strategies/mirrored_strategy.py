@@ -39,7 +39,7 @@ def mirrored(devices: list[str] | None = None) -> Any:
         raise UsageError(
             f"hvd.strategies.mirrored() is for one process, but this is a world of {world.size()}: nothing would join "
             "the processes' replicas.",
-            fix="hvd.strategies.hybrid() with one process per host; or no strategy, and one process per GPU.",
+            fix="hvd.strategies.mirrored_per_host() with one process per host; or no strategy, and a process per GPU.",
             rank=world.rank(),
         )
     return mirrored_over(devices)
