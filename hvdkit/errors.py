@@ -6,18 +6,18 @@ The command line prints them as they are, without a traceback, and exits with 1.
 
 from __future__ import annotations
 
-# A training that was preempted, has saved and wants to be started again ends with this code on every rank. It is
+# A training that was preempted, has saved and should be started again ends with this code on every rank. It is
 # EX_TEMPFAIL of sysexits.h, "try again later"; Python, shells and Horovod end with it for no reason of their own.
 REQUEUE_EXIT_CODE = 75
 
 
 class HvdkitError(Exception):
-    """What happened, on which rank, and the way out.
+    """What happened, on which rank, and what to do next.
 
     Args:
         what: one sentence that says what happened and names the variable, the file or the argument.
-        fix: what to do next: a command or a change; printed on a line of its own.
-        rank: the rank it happened on, where one rank is meant.
+        fix: what to do next: a command or a change; it is printed on a separate line.
+        rank: the rank on which it happened, if it concerns a single rank.
 
     Example:
 
@@ -51,11 +51,11 @@ class HorovodMissingError(HvdkitError, ImportError):
 
 
 class HorovodBuildError(HvdkitError, RuntimeError):
-    """Building Horovod failed; the message holds the first compiler error and the log's path."""
+    """Building Horovod failed; the message contains the first compiler error and the path of the log."""
 
 
 class LaunchError(HvdkitError, RuntimeError):
-    """The ranks could not be started, or the world that came up is not the one that was asked for."""
+    """The ranks could not be started, or the started world is not the requested one."""
 
 
 class CommunicationError(HvdkitError, RuntimeError):
@@ -70,9 +70,9 @@ def broken_off(said: str, rank: int) -> CommunicationError:
         rank: the rank that notices it.
     """
     return CommunicationError(
-        f"A collective was broken off: another rank ended or did not come in time ({said}).",
-        fix="look for the rank whose own traceback comes first. If every rank says only this, one of them made fewer "
-        "steps than the others or stopped by itself, and none failed; or it alone called fit or a collective: a model "
+        f"A collective was interrupted: another rank ended or did not arrive in time ({said}).",
+        fix="look for the rank whose own traceback comes first. If every rank shows only this, none failed: one "
+        "of them made fewer steps than the others, stopped by itself, or called fit or a collective alone. A model "
         "that one rank trains alone belongs in `with hvd.local_training():`.",
         rank=rank,
     )

@@ -8,15 +8,15 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("hvdkit")
 class SmoothSparseCategoricalCrossentropy(keras.losses.CategoricalCrossentropy):
-    """Label smoothing for whole-numbered labels, which Keras has for one-hot ones only.
+    """Label smoothing for integer labels; Keras supports it only for one-hot labels.
 
-    With K classes the true one counts ``1 - label_smoothing + label_smoothing / K``, each other one
-    ``label_smoothing / K``.
+    With K classes, the true class has the weight ``1 - label_smoothing + label_smoothing / K``, and each other class
+    has the weight ``label_smoothing / K``.
 
     Args:
-        from_logits: whether the model's outputs are logits, and not probabilities.
-        label_smoothing: between 0 and 1.
-        kwargs: as of any Keras loss.
+        from_logits: whether the model's outputs are logits instead of probabilities.
+        label_smoothing: a number between 0 and 1.
+        kwargs: the arguments of any Keras loss.
 
     Paper: C. Szegedy et al., "Rethinking the Inception Architecture", arXiv:1512.00567, 2015, section 7.
 

@@ -31,25 +31,25 @@ def init(
 ) -> None:
     """Enter the world that ``horovodrun``, ``mpirun`` or ``hvdkit run`` started; a second call does nothing.
 
-    Started by none of them, the process is a world of one: rank 0 of size 1, and Horovod is not needed.
+    Without a launcher, the process is a single process: rank 0 of size 1. It does not need Horovod.
 
     Args:
-        comm: be a world of these ranks only: a list of ranks, or an ``mpi4py`` communicator. None means all.
-        process_sets: a list of ``hvd.ProcessSet`` to register, the same on every rank; ``"dynamic"`` lets
-            ``hvd.add_process_set`` make them later (each cycle of Horovod then costs a little more).
-        pin_gpus: let this rank see one GPU only, the one with its ``local_rank``.
-        memory_growth: take GPU memory as it is needed instead of all at once.
+        comm: the ranks that form the world, as a list of ranks or an ``mpi4py`` communicator. None means all.
+        process_sets: a list of ``hvd.ProcessSet`` to activate, the same on every rank; ``"dynamic"`` lets
+            ``hvd.add_process_set`` add them later (each cycle of Horovod then takes a little longer).
+        pin_gpus: make only one GPU visible to this rank, the GPU with its ``local_rank``.
+        memory_growth: allocate GPU memory when it is needed instead of all at once.
         consistency_check: check in every ``fit`` that the ranks really communicate and stay equal (see
-            ``hvd.callbacks.ConsistencyCheck``). None means True, or what ``HVDKIT_CONSISTENCY_CHECK`` says.
-        deadline: seconds a rank waits for the others in one collective before the job ends with a message that names
-            who is missing. None means 600, or what ``HVDKIT_DEADLINE`` says; 0 waits for ever.
+            ``hvd.callbacks.ConsistencyCheck``). None means the value of ``HVDKIT_CONSISTENCY_CHECK``, by default True.
+        deadline: how many seconds a rank waits for the others in one collective before the job ends with a message that
+            names the missing ranks. None means the value of ``HVDKIT_DEADLINE``, by default 600; 0 waits forever.
         engine: what moves the bytes: ``"horovod"`` (over Gloo, MPI or NCCL), ``"mpi"`` (mpi4py on host memory, much
-            faster on CPUs), or ``"auto"``: ``mpi`` where an MPI started the ranks and they have no GPU. None means
-            ``"auto"``, or what ``HVDKIT_ENGINE`` says; the same on every rank.
+            faster on CPUs), or ``"auto"``, which chooses ``mpi`` if MPI started the ranks and they have no GPU. None
+            means the value of ``HVDKIT_ENGINE``, by default ``"auto"``. It must be the same on every rank.
 
     Raises:
-        HorovodMissingError: launched on several ranks that need Horovod, but there is none that loads.
-        LaunchError: the world that came up is not the one that was launched, or there are more ranks than GPUs.
+        HorovodMissingError: several ranks were launched that need Horovod, but no Horovod can be loaded.
+        LaunchError: the number of ranks differs from the number that was launched, or there are more ranks than GPUs.
 
     Example:
 
@@ -91,7 +91,7 @@ def _wants_consistency_check() -> bool:
 
 
 def shutdown() -> None:
-    """Leave the world, and give Keras back what ``init`` has wrapped of it; ``init`` may enter one again."""
+    """Leave the world, and remove the wrappers that ``init`` put around Keras; ``init`` may be called again."""
     if "hvdkit.trainer.patches" in sys.modules:
         from hvdkit.trainer import patches
 

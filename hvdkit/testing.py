@@ -1,4 +1,4 @@
-"""Real ranks for tests: run a function on several processes and get back what each returned.
+"""Real ranks for tests: run a function on several processes and collect the return values.
 
 >>> from hvdkit.testing import run_ranks
 >>> # in a test file: def total(): import hvdkit as hvd; return float(hvd.allreduce(1.0, op=hvd.Sum))
@@ -23,10 +23,10 @@ from hvdkit.utils import env
 
 @dataclass(frozen=True)
 class Ranks:
-    """How a run on several ranks ended.
+    """The result of a run on several ranks.
 
-    ``values`` holds what the function returned on each rank, None where it did not return; ``output`` everything that
-    was printed, of all ranks.
+    ``values`` contains the function's return value on each rank, or None if it did not return; ``output`` contains
+    everything that the ranks printed.
     """
 
     returncode: int
@@ -48,17 +48,17 @@ def run_ranks(
 
     Args:
         n: the number of ranks, all on this host.
-        function: a function at the top of a file; the file is imported anew on each rank.
-        args: JSON-like data and NumPy arrays, as are the values that come back.
+        function: a function at the top level of a file, which is imported on each rank.
+        args: JSON-like data and NumPy arrays; the return values must be of the same kinds.
         launcher: ``"auto"``, ``"horovodrun"`` or ``"mpirun"``: see ``hvdkit run --help``.
-        check: raise when the run fails; else look at ``returncode`` and ``output``.
+        check: raise an error if the run fails; otherwise see ``returncode`` and ``output``.
         timeout: seconds after which everything is killed.
-        environ: variables laid over this process' environment.
+        environ: variables to add to this process' environment.
         init: False leaves ``hvd.init(...)`` to the function.
 
     Raises:
-        AssertionError: ``check`` and the run failed; with its output.
-        subprocess.TimeoutExpired: it took longer than ``timeout``.
+        AssertionError: the run failed, and ``check`` is True; the message contains the output.
+        subprocess.TimeoutExpired: the run took longer than ``timeout``.
     """
     with tempfile.TemporaryDirectory(prefix="hvdkit-ranks-") as directory:
         folder = Path(directory)

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Makes the environments of the peers that scripts/bench_step.py --peers compares with:
+# Creates the environments of the peers with which scripts/bench_step.py --peers compares hvdkit:
 #
-#   FOLDER/keras2   Horovod 0.28.1 with Keras 2.15 on TensorFlow 2.15, which its last release was made for
+#   FOLDER/keras2   Horovod 0.28.1 with Keras 2.15 on TensorFlow 2.15, for which its last release was made
 #   FOLDER/torch    PyTorch's DistributedDataParallel, CPU
 #
-#   scripts/bench_setup.sh [FOLDER]      default: .peers; about 3 GB, and ten minutes (Horovod is compiled)
+#   scripts/bench_setup.sh [FOLDER]      default: .peers; takes 3 GB and ten minutes (Horovod is compiled)
 #
-# It needs Python 3.10 or 3.11 (TensorFlow 2.15 knows no later one; HVDKIT_PEERS_PYTHON names it), a C++ compiler and a
-# network. What is there already is kept.
+# It needs Python 3.10 or 3.11 (TensorFlow 2.15 supports no later version; HVDKIT_PEERS_PYTHON selects it), a C++ compiler
+# and a network. Existing environments are kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
@@ -24,8 +24,8 @@ for candidate in ${HVDKIT_PEERS_PYTHON:-} python3.11 python3.10 python3; do
 done
 [ -n "$python" ] || die "no Python 3.10 or 3.11 with the venv module was found. What to do: install one, or set HVDKIT_PEERS_PYTHON."
 
-# Edits without which Horovod's sources do not build or run here: an option that is off by default and whose include
-# paths are wrong; mpirun's arguments as Open MPI 5 reads them.
+# Without these edits, Horovod's sources do not build or run here: they remove an option that is off by default and has wrong
+# include paths, and write mpirun's arguments as Open MPI 5 expects them.
 horovod() {
   local bin=$folder/keras2/bin work
   "$bin/python" -c 'import horovod.tensorflow' 2>/dev/null && return

@@ -1,9 +1,9 @@
 # Sourced by the other scripts.
 #
 #   prepare EXTRAS [--with mpi | --without-horovod]
-#                                           e.g. prepare cpu,examples: makes .venv with hvdkit, TensorFlow and Horovod, or
-#                                           reuses it
-#   environment FOLDER PYTHON PACKAGE...    any other virtual environment with these packages, made or brought up to date
+#                                           e.g. prepare cpu,examples: creates .venv with hvdkit, TensorFlow and Horovod,
+#                                           or reuses it
+#   environment FOLDER PYTHON PACKAGE...    creates or updates any other virtual environment with these packages
 
 say() { if [ -t 2 ]; then printf '\033[1m==> %s\033[0m\n' "$*" >&2; else printf '==> %s\n' "$*" >&2; fi; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
@@ -35,9 +35,9 @@ prepare() {
   if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
     if ! .venv/bin/python -c 'pass' 2>/dev/null; then
       python=$(find_python)
-      say "making .venv with $("$python" --version) and installing hvdkit[$extras] (TensorFlow is some 250 MB)"
+      say "creating .venv with $("$python" --version) and installing hvdkit[$extras] (TensorFlow is about 250 MB)"
       rm -rf .venv
-      "$python" -m venv .venv || die "$python could not make .venv.
+      "$python" -m venv .venv || die "$python could not create .venv.
   What to do: rm -rf .venv and run this again; Debian and Ubuntu need apt-get install python3-venv."
     else
       say "updating .venv to hvdkit[$extras]"

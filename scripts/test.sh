@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv where it is missing, builds Horovod where it is missing, and runs the tests.
+# Creates .venv and builds Horovod if they are missing, and runs the tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -7,14 +7,14 @@ usage() {
   cat <<'USAGE'
 Usage: scripts/test.sh [fast|dist|all|chaos] [pytest arguments]
 
-  fast   what needs no ranks: seconds to a minute
-  dist   what starts real ranks (horovodrun, mpirun)
+  fast   the tests that need no ranks: seconds to a minute
+  dist   the tests that start real ranks (horovodrun, mpirun)
   all    both (the default)
-  chaos  kills, damages, full disks, resumes, uneven data, large batches in the long counts: two hours
+  chaos  many repetitions of kills, damage, full disks, resumes, uneven data and large batches: two hours
 
-Ranks that tests start are mostly forks of a process that has imported TensorFlow (tests/forkserver);
-HVDKIT_TESTS_FORKSERVER=0 gives each a process of its own, which takes longer. Two files of tests run at a time
-(HVDKIT_TESTS_WORKERS says how many; 0 is one process); what measures time or load runs before them, alone.
+Most ranks that the tests start are forks of a process that has imported TensorFlow (tests/forkserver).
+HVDKIT_TESTS_FORKSERVER=0 starts a new process for each rank, which takes longer. Two test files run at a time
+(HVDKIT_TESTS_WORKERS sets the number; 0 is one process). Tests that measure time or load run before them, alone.
 
 Example: scripts/test.sh dist -k consistency
 USAGE

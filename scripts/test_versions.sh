@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests with each TensorFlow that hvdkit promises, and the oldest and the newest Keras for each.
+# Runs the tests with each supported TensorFlow, and for each with the oldest and the newest supported Keras.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
@@ -9,14 +9,15 @@ usage() {
 Usage: scripts/test_versions.sh [--tensorflow "X ..."] [--keras "Y ..."] [--quick] [--append FILE] [--folder FOLDER]
                                 [-- PYTEST ARGUMENTS]
 
-For each TensorFlow (its newest patch) and each Keras that setup.cfg allows, makes a virtual environment with hvdkit and
-all that its tests need, builds Horovod for it, runs tests, and prints a table. A second call reuses the environments, and
-a Horovod that was built for the same TensorFlow. An environment takes some 2 GB, a build some minutes.
+For each TensorFlow (its newest patch release) and each Keras that setup.cfg allows, creates a virtual environment with
+hvdkit and its test dependencies, builds Horovod for it, runs tests, and prints a table. A second call reuses the
+environments, and every Horovod that was built for the same TensorFlow. An environment takes about 2 GB, and a build takes
+a few minutes.
 
   --tensorflow "2.16 2.21"   only these (default: all that setup.cfg allows)
-  --keras "oldest newest"    only these; a version such as 3.14.1 may stand there too (default: both)
-  --quick                    of the tests with ranks only tests/equivalence, over Gloo and on replicas
-  --append FILE              add the table's rows to this file
+  --keras "oldest newest"    only these; may also contain versions such as 3.14.1 (default: both)
+  --quick                    the only tests with ranks are tests/equivalence, over Gloo and on replicas
+  --append FILE              append the rows of the table to this file
   --folder FOLDER            where the environments are (default: hvdkit/versions in ~/.cache)
   -- ARGUMENTS               what pytest runs (default: the tests without ranks, then tests/equivalence,
                              tests/callbacks/test_consistency_check_ranks.py and tests/data/test_data_ranks.py)
@@ -27,7 +28,7 @@ Example: scripts/test_versions.sh --tensorflow 2.16 --keras oldest -- -m "not di
 USAGE
 }
 
-# setup.cfg is where the versions are promised: "tensorflow-cpu>=2.16,<2.22" and "keras>=3.13.2,<3.16".
+# setup.cfg contains the supported versions: "tensorflow-cpu>=2.16,<2.22" and "keras>=3.13.2,<3.16".
 range=$(sed -n 's/^cpu = tensorflow-cpu>=2\.\([0-9]*\),<2\.\([0-9]*\)$/\1 \2/p' setup.cfg)
 oldest=$(sed -n 's/^ *keras>=\([0-9.]*\),<[0-9.]*$/\1/p' setup.cfg)
 [ -n "$range" ] && [ -n "$oldest" ] || die "setup.cfg does not say which TensorFlow and Keras are allowed."

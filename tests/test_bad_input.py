@@ -43,7 +43,7 @@ def test_wrong_optimizer(optimizer, words):
 def test_a_multi_optimizer_is_wrapped_from_inside():
     machine.needs_multi_optimizer()
     hvd.init()
-    with pytest.raises(UsageError, match="from inside"):
+    with pytest.raises(UsageError, match="cannot be made distributed as a whole"):
         hvd.DistributedOptimizer(keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(keras.optimizers.SGD())))
 
 
@@ -107,7 +107,7 @@ def test_another_backend_is_refused():
         ("[1, 2]", (), ["should be a mapping", "list"]),
         ("a: [1", (), ["is not YAML"]),
         ("", ("epochs",), ["--set takes key=value", "'epochs'"]),
-        ("epochs: 3", ("epochs.x=1",), ["'epochs' is a number, it has no keys"]),
+        ("epochs: 3", ("epochs.x=1",), ["'epochs' is a number, which has no keys"]),
         ("", ("optimizer.name=adam", "data.test_fraction=2"), ["`data.test_fraction`", "less than 1"]),
     ],
 )

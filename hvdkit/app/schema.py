@@ -49,15 +49,15 @@ class Data(Section):
     """What to train on."""
 
     name: str = Field("digits", description="`digits`, or `module:function` that returns ((x, y), (x_test, y_test)).")
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(1 / 3, description="The part held out for the test.")
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(1 / 3, description="The fraction held out for the test.")
 
 
 class BatchSize(Section):
-    """How many samples a step takes: of each rank, or of all together."""
+    """The number of samples per step on each rank, or per update on all ranks together."""
 
-    per_rank: _Count | None = Field(None, description="On each rank and step.")
+    per_rank: _Count | None = Field(None, description="Samples per step on each rank.")
     global_: _Count | None = Field(
-        None, alias="global", description="Of all ranks and accumulated steps together, whatever their number."
+        None, alias="global", description="Samples per update, on all ranks and accumulated steps together."
     )
 
     @model_validator(mode="before")
@@ -70,35 +70,35 @@ class BatchSize(Section):
     @model_validator(mode="after")
     def _one_of_them(self) -> BatchSize:
         if (self.per_rank is None) == (self.global_ is None):
-            raise ValueError("say either per_rank or global")
+            raise ValueError("give either per_rank or global")
         return self
 
 
 class LearningRate(Section):
-    """The learning rate of a small batch, made that of this one: see `hvd.schedules.large_batch`."""
+    """The learning rate of a small batch, scaled to this batch: see `hvd.schedules.large_batch`."""
 
     _old_names: ClassVar[dict[str, str]] = {"base_batch": "base_batch_size", "after": "decay"}
-    base: _Rate = Field(gt=0, description="The rate that was found for base_batch_size.")
-    base_batch_size: _Count = Field(256, description="Samples per update of that training.")
+    base: _Rate = Field(gt=0, description="The rate that was tuned for base_batch_size.")
+    base_batch_size: _Count = Field(256, description="Samples per update for which `base` was tuned.")
     scale: str = Field("linear", description="none, linear (SGD) or sqrt (Adam, LAMB).")
     warmup_epochs: Annotated[float, Field(ge=0, lt=2**53)] = Field(
-        5, description="How long the rate rises to the scaled one."
+        5, description="Epochs in which the rate rises to the scaled rate."
     )
-    warmup_from: _Rate | None = Field(None, description="Where it begins; None: at `base`.")
+    warmup_from: _Rate | None = Field(None, description="The rate at the start of the warm-up; None: `base`.")
     decay: str | Named = Field("cosine", description="constant, step, cosine, polynomial; or {name: ..., arguments}.")
 
 
 class LocalSGD(Section):
-    """Steps that each rank makes by itself, then the mean of the weights: see `hvd.optim.LocalSGD`."""
+    """Each rank trains for some steps, then the weights are averaged: see `hvd.optim.LocalSGD`."""
 
     _old_names: ClassVar[dict[str, str]] = {"k": "sync_period", "start": "start_step"}
     sync_period: _Count = Field(8, description="Updates between two averages of the weights.")
     start_step: Annotated[int, Field(ge=0, lt=2**53)] = Field(
-        0, description="Updates with reduced gradients before that begins."
+        0, description="Updates with reduced gradients before local SGD starts."
     )
-    outer_lr: _Rate = Field(1.0, gt=0, description="Of the outer step; 1 takes the mean.")
-    outer_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Of the outer step.")
-    nesterov: bool = Field(True, description="Of the outer momentum.")
+    outer_lr: _Rate = Field(1.0, gt=0, description="The rate of the outer step; 1 takes the mean.")
+    outer_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="The momentum of the outer step.")
+    nesterov: bool = Field(True, description="Whether the outer momentum is Nesterov's.")
 
 
 def _duration(value: Any) -> Any:
@@ -107,14 +107,14 @@ def _duration(value: Any) -> Any:
 
 
 class Checkpoint(Section):
-    """Where the training is saved, and from where it resumes."""
+    """Where the training is saved, and how it resumes."""
 
-    dir: str | None = Field(None, description="None saves nothing.")
-    every: _Count | Literal["auto", "epoch"] = Field("auto", description="Steps, auto or epoch.")
-    keep: _Count = Field(3, description="How many of the newest stay.")
-    resume: Literal["auto", "never"] = Field("auto", description="Go on from the newest valid one, or begin anew.")
+    dir: str | None = Field(None, description="The directory; None saves nothing.")
+    every: _Count | Literal["auto", "epoch"] = Field("auto", description="A number of steps, auto or epoch.")
+    keep: _Count = Field(3, description="How many of the newest checkpoints to keep.")
+    resume: Literal["auto", "never"] = Field("auto", description="Resume from the newest valid checkpoint, or never.")
     max_time: Annotated[float | str | None, BeforeValidator(_duration)] = Field(
-        None, description='Save and exit with code 75 after "3:50:00", or seconds.'
+        None, description='Save and exit with code 75 after this time: "3:50:00", or seconds.'
     )
 
 
@@ -136,30 +136,32 @@ class Config(Section):
     """Everything `hvdkit train` needs to know."""
 
     _old_names: ClassVar[dict[str, str]] = {"proof_every_steps": "consistency_check_every"}
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(1, description="Same model on every rank, own data order.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(1, description="Makes the model the same on every rank.")
     data: Data = Data()
     model: Named = Field(
-        Named(name="cnn"), description="`cnn`, `resnet`, `mlp` or `module:function`; and its arguments."
+        Named(name="cnn"), description="`cnn`, `resnet`, `mlp` or `module:function`, with its arguments."
     )
-    optimizer: Named = Field(Named(name="adam"), description="Any Keras optimizer, and its arguments.")
-    compression: str | Named = Field("none", description="How gradients travel: none, fp16.")
-    local_sgd: LocalSGD | None = Field(None, description="Exchange weights every few steps instead of gradients.")
+    optimizer: Named = Field(Named(name="adam"), description="Any Keras optimizer, or `lars`, with its arguments.")
+    compression: str | Named = Field("none", description="How gradients are compressed: none, fp16.")
+    local_sgd: LocalSGD | None = Field(None, description="Average weights every few steps instead of gradients.")
     engine: str = Field("auto", description=f"What moves the bytes: auto, {', '.join(ENGINES.names())}.")
     strategy: Annotated[str | Named, BeforeValidator(_strategy)] = Field(
         "none", description="A process' devices: none, mirrored, mirrored_per_host."
     )
-    lr: LearningRate | None = Field(None, description="Scales the rate with the batch, instead of a learning_rate.")
-    weight_decay_on: Literal["kernels", "all"] = Field("kernels", description="kernels: not bias and batch norm.")
+    lr: LearningRate | None = Field(None, description="A rate that scales with the batch, instead of a learning_rate.")
+    weight_decay_on: Literal["kernels", "all"] = Field("kernels", description="kernels: not biases and batch norm.")
     loss: str = Field("sparse_categorical_crossentropy", description="A Keras loss.")
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Of a categorical crossentropy.")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="For a categorical crossentropy.")
     metrics: tuple[str, ...] = Field(("accuracy",), description="Keras metrics.")
-    batch_size: BatchSize = Field(
-        BatchSize(per_rank=32), description="Samples per step and rank, over all its devices; or {global: n}."
-    )
+    batch_size: BatchSize = Field(BatchSize(per_rank=32), description="Samples per step on each rank, or {global: n}.")
     per_rank_batch: Literal["equal", "auto"] = Field("equal", description="auto: slower ranks get smaller batches.")
     epochs: _Count = Field(20, description="Passes over the data.")
-    consistency_check_every: _Count | None = Field(None, description="None: once an epoch.")
-    noise_scale: bool = Field(False, description="Log the gradient noise scale: up to which batch it pays.")
+    consistency_check_every: _Count | None = Field(
+        None, description="How often to check the ranks; None: once per epoch."
+    )
+    noise_scale: bool = Field(
+        False, description="Log the gradient noise scale, which estimates the largest useful batch."
+    )
     save: str | None = Field(None, description="Write the trained model here (.keras), from rank 0.")
     checkpoint: Checkpoint = Checkpoint()
     launch: Launch = Launch()
@@ -178,10 +180,10 @@ class Config(Section):
         return self.optimizer.arguments().get("gradient_accumulation_steps") or 1
 
     def batch_of_each(self, ranks: int) -> int:
-        """Samples per step on each of so many ranks.
+        """Samples per step on each rank, for this number of ranks.
 
         Raises:
-            ConfigError: a global batch that does not come out even.
+            ConfigError: the global batch is not divisible by the ranks and accumulated steps.
         """
         if self.batch_size.per_rank is not None:
             return self.batch_size.per_rank
@@ -189,8 +191,8 @@ class Config(Section):
         if whole % parts:
             near = max(whole // parts, 1) * parts
             raise ConfigError(
-                f"`batch_size.global`: {whole} samples are not so many for each of {ranks} ranks x "
+                f"`batch_size.global`: {whole} samples cannot be divided equally among {ranks} ranks x "
                 f"{self.accumulation} accumulated steps.",
-                fix=f"take {near} or {near + parts}.",
+                fix=f"use {near} or {near + parts}.",
             )
         return whole // parts

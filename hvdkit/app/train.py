@@ -218,7 +218,7 @@ def _build(kind: str, function: Any, *args: Any, **kwargs: Any) -> Any:
     except UsageError:
         raise  # says what to do already
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"The {kind} of the configuration cannot be made: {error}") from error
+        raise ConfigError(f"The {kind} of the configuration cannot be created: {error}") from error
 
 
 def _optimizer(config: Config, steps_per_epoch: int, ranks: int) -> keras.optimizers.Optimizer:

@@ -26,10 +26,10 @@ __getattr__, __dir__ = lazy(globals(), _HOME, {"CommunicationProof": "Consistenc
 
 
 def defaults() -> list:
-    """The callbacks every run on several ranks wants, in the order they belong.
+    """Return the callbacks that every run on several ranks needs, in the right order.
 
-    The weights of rank 0 for everybody, metrics averaged over the ranks, the consistency check, and progress from
-    rank 0 only: a bar on a terminal, one line per epoch elsewhere.
+    They broadcast the weights of rank 0, average metrics over the ranks, check that the ranks communicate, and print
+    progress on rank 0 only: a bar on a terminal, and otherwise one line per epoch.
 
     Example:
 

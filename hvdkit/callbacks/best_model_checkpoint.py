@@ -1,4 +1,4 @@
-"""The best model so far, in one file that is always whole."""
+"""The best model so far, in one file that is replaced atomically."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from hvdkit.utils.log import get_logger
 class BestModelCheckpoint(ModelCheckpoint):
     """Keep the best model in a file: ``keras.callbacks.ModelCheckpoint`` with ``save_best_only=True``, on rank 0.
 
-    Only rank 0 writes and speaks; the others keep track of the best value too. Put it after ``MetricAverageCallback``,
-    or rank 0 decides by its own metric. The file is written under another name beside its place and then renamed: who
-    reads it, or comes back after a crash, finds a whole model, the one before or the new one.
+    Only rank 0 writes and logs; the other ranks keep track of the best value too. Put it after
+    ``MetricAverageCallback``, because otherwise rank 0 decides by its own metric. The file is written under a temporary
+    name in the same directory and then renamed, so it always contains a complete model, the previous or the new one,
+    even after a crash.
 
     Args:
-        monitor: the metric, ``val_`` before those of the validation data.
-        verbose: 1 says when it saves.
+        monitor: the metric; the names of validation metrics begin with ``val_``.
+        verbose: 1 logs when it saves.
         save_weights_only: save weights (``.weights.h5``) instead of the model (``.keras``, or Keras' older ``.h5``).
         mode: ``"min"``, ``"max"``, or ``"auto"``: by the metric's name.
-        save_freq: ``"epoch"``, or a number of steps between two looks at the metric.
-        filepath: a path of the local file system, which may hold ``{epoch}`` and metrics (``{val_loss:.2f}``); it may
-            also be set later, ``callback.filepath = ...``, before training begins.
+        save_freq: ``"epoch"``, or the number of steps between two checks of the metric.
+        filepath: a path of the local file system, which may contain ``{epoch}`` and metrics (``{val_loss:.2f}``). It
+            may also be set later, before training begins: ``callback.filepath = ...``.
 
     Raises:
-        UsageError: when training begins: there is no ``filepath``, or one with an ending that Keras does not write.
+        UsageError: at the start of training, if ``filepath`` is missing or its suffix is not supported by Keras.
 
     Example:
 
@@ -68,8 +69,8 @@ class BestModelCheckpoint(ModelCheckpoint):
         endings = (".weights.h5",) if self.save_weights_only else (".keras", ".h5")
         if self.filepath is None:
             raise UsageError(
-                "BestModelCheckpoint does not know where to save: its `filepath` was never set.",
-                fix=f'callback.filepath = "best{endings[0]}" before fit, or BestModelCheckpoint(..., filepath=...).',
+                "BestModelCheckpoint does not know where to save, because its `filepath` is not set.",
+                fix=f'set callback.filepath = "best{endings[0]}" before fit, or pass filepath= to BestModelCheckpoint.',
             )
         self.filepath = os.fspath(self.filepath)
         if not self.filepath.endswith(endings) or "://" in self.filepath:

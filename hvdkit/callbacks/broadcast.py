@@ -30,22 +30,22 @@ from hvdkit.utils.numbers import whole
 class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
     """Give every rank the weights and optimizer slots of ``root_rank`` before the first step.
 
-    Covers the model's weights (among them what a ``Normalization`` layer was adapted to, and each ``tf.Variable`` that
-    the model or a layer holds), and of its optimizers, wherever the model holds them, ``iterations``, learning rate,
-    slots and loss scale. Seeds of dropout layers stay each rank's own. What only comes
-    to be in the first step is sent after it. Of local SGD (``hvd.optim.LocalSGD``) that has trained before,
-    slots, and weights in the middle of a round, stay each rank's own.
+    It broadcasts the model's weights, including the statistics of an adapted ``Normalization`` layer and each
+    ``tf.Variable`` that the model or a layer holds. It also broadcasts ``iterations``, learning rate, slots and loss
+    scale of all optimizers that the model holds. Seeds of dropout layers stay different on each rank. Variables that
+    are created in the first step are broadcast after it. If the model was already trained with local SGD
+    (``hvd.optim.LocalSGD``), slots, and weights in the middle of a round, are not broadcast.
 
     Args:
-        root_rank: the rank that has the weights, e.g. because it alone loaded a checkpoint.
-        device: the TensorFlow device of the exchange, "" for any. The bytes travel through the host's memory, wherever
-            it is.
-        local_variables: a Keras or TensorFlow variable, or a collection of them, that each rank keeps for itself, with
-            its optimizer slots. Matched by identity, not by name. The consistency check leaves them out too. Their
-            gradients are reduced like all others, unless the optimizer is told otherwise.
+        root_rank: the rank that has the weights, for example because only this rank loaded a checkpoint.
+        device: the TensorFlow device of the exchange, "" for any. The data are sent through the host's memory in any
+            case.
+        local_variables: a Keras or TensorFlow variable, or a collection of them, that is not broadcast, with its
+            optimizer slots. They are matched by identity, not by name, and the consistency check ignores them too.
+            Their gradients are reduced like all others, unless the optimizer excludes them.
 
     Raises:
-        UsageError: there is no such rank, or a local variable is none.
+        UsageError: there is no such rank, or a local variable is not a variable.
         CommunicationError: the ranks have different models or optimizers.
 
     Example:
@@ -72,10 +72,10 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
             self.register_local_var(variable)
 
     def register_local_var(self, var: Any) -> None:
-        """Let each rank keep a variable of its own, a Keras or TensorFlow one; before training begins.
+        """Exclude a Keras or TensorFlow variable from the broadcast; call it before training begins.
 
         Raises:
-            UsageError: it is no variable.
+            UsageError: it is not a variable.
 
         Example:
 

@@ -22,18 +22,19 @@ from hvdkit.utils.numbers import whole
 class ConsistencyCheck(keras.callbacks.Callback):
     """Check that the ranks train one model together. ``hvd.init()`` adds it to every ``fit`` on several ranks.
 
-    Before the first step: do all ranks make the same steps and epochs, and were their preprocessing layers adapted to
-    the same data? Before each epoch and at the end: do all go on, or all stop? After the first step, and then every
-    ``every`` steps: does every optimizer that stepped reduce its gradients, as often as it stepped? Are the
-    weights (frozen ones too) bitwise equal on all ranks (sha256)? Once more when ``fit`` is over: are they still, after
-    all callbacks have done what they do at the end of training?
+    Before the first step, it checks that all ranks make the same number of steps and epochs, and that their
+    preprocessing layers were adapted to the same data. Before each epoch and at the end, it checks that either all
+    ranks continue or all stop. After the first step, and then every ``every`` steps, it checks that every
+    optimizer reduced its gradients as often as it stepped, and that the weights (including frozen weights) are bitwise
+    equal on all ranks (sha256). It compares the weights once more when ``fit`` ends, after every callback's
+    ``on_train_end``.
 
     Args:
-        every: steps between two checks after the first; None checks at the end of each epoch. A check costs a
+        every: steps between two checks after the first; None checks at the end of each epoch. A check takes a
             hash of the weights (about 1 ms per million parameters) and two small exchanges.
 
     Raises:
-        CommunicationError: on every rank, naming the optimizer, or the variable and the ranks.
+        CommunicationError: on every rank; it names the optimizer, or the variable and the ranks.
 
     Example:
 
@@ -186,8 +187,8 @@ def refuse_backups(callbacks: list) -> None:
         raise UsageError(
             "keras.callbacks.BackupAndRestore cannot bring several ranks back: it sets the epoch and the weights of "
             "the rank it is on, and knows nothing of the others or of sharded data.",
-            fix="hvd.callbacks.CheckpointCallback(directory) on every rank saves the training of all ranks, and goes "
-            "on from it when the same command is started again.",
+            fix="hvd.callbacks.CheckpointCallback(directory) on every rank saves the training of all ranks, and "
+            "resumes it when the same command is started again.",
         )
 
 

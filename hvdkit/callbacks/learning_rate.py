@@ -17,28 +17,28 @@ from hvdkit.utils.numbers import plain, real, whole
 class LearningRateScheduleCallback(keras.callbacks.Callback):
     """Set the learning rate to ``initial_lr * multiplier`` from ``start_epoch`` on, before ``end_epoch``.
 
-    The rate is set before a step, the same on every rank without an exchange, and stands in ``logs["lr"]`` at the end
-    of each epoch. Outside its epochs the callback leaves the rate alone, so that several of them, each with epochs of
-    its own, make one schedule. With ``steps_per_execution`` above 1 the rate is set before the first of the steps that
-    run together.
+    The rate is set before a step, to the same value on every rank without an exchange, and is in ``logs["lr"]`` at the
+    end of each epoch. Outside its epochs the callback does not change the rate, so several callbacks with different
+    epochs can form one schedule. With ``steps_per_execution`` above 1 the rate is set before the first of the steps
+    that run together.
 
     Args:
-        initial_lr: the rate that is multiplied: what the optimizer was made for, usually ``rate * hvd.size()``.
+        initial_lr: the rate that is multiplied: the optimizer's initial rate, usually ``rate * hvd.size()``.
         multiplier: a function of the epoch; or a number, which decays exponentially:
-            ``multiplier ** (epoch - start_epoch)``. The epoch is a whole number from 0 with ``staircase``, else
+            ``multiplier ** (epoch - start_epoch)``. The epoch is an integer from 0 with ``staircase``, and otherwise
             ``epoch + batch / steps_per_epoch``.
         start_epoch: the first epoch, counted from 0.
-        end_epoch: the epoch it ends before; None for no end.
+        end_epoch: the epoch before which it ends; None for no end.
         staircase: set the rate once per epoch instead of before every step.
-        momentum_correction: when the rate changes, scale the velocity of SGD or RMSprop with momentum by new / old
-            rate, for good. With ``nesterov`` the velocity alone is scaled and the look-ahead keeps its momentum, so
-            that the step is that of momentum whose velocity holds no rate. Costs one multiplication of each velocity
-            per change. Nothing to do without momentum and for other optimizers.
-        steps_per_epoch: steps of one epoch, for ``staircase=False``; None takes what ``fit`` knows.
+        momentum_correction: when the rate changes, permanently scale the velocity of SGD or RMSprop with momentum by
+            new / old rate. With ``nesterov`` only the velocity is scaled and the look-ahead keeps its momentum, so the
+            step equals that of a momentum whose velocity does not contain the rate. It takes one multiplication of
+            each velocity per change, and has no effect without momentum or for other optimizers.
+        steps_per_epoch: steps of one epoch, for ``staircase=False``; None takes the number from ``fit``.
 
     Raises:
-        UsageError: ``initial_lr`` is None; when training begins: the optimizer has a schedule of its own, or ``fit``
-            does not know how many steps an epoch has.
+        UsageError: ``initial_lr`` is None; or, at the start of training, the optimizer has its own schedule, or ``fit``
+            does not know the number of steps per epoch.
 
     Paper: P. Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", arXiv:1706.02677, 2017;
     momentum correction is in section 3, "Remark 2".
@@ -113,20 +113,20 @@ class LearningRateScheduleCallback(keras.callbacks.Callback):
 class LearningRateWarmupCallback(LearningRateScheduleCallback):
     """Raise the learning rate step by step from ``initial_lr / hvd.size()`` to ``initial_lr``.
 
-    A large global batch bears a large rate, but not from the first step on. After ``warmup_epochs`` the rate is
-    ``initial_lr``, also where several steps run together (``steps_per_execution``). In a world of one it is
+    A large global batch allows a large rate, but not from the first step. After ``warmup_epochs`` the rate is
+    ``initial_lr``, also if several steps run together (``steps_per_execution``). In a single process it is
     ``initial_lr`` from the start.
 
     Args:
         initial_lr: the rate at the end of the warm-up, usually ``rate * hvd.size()``.
-        warmup_epochs: how many epochs it takes, a whole number; 0 for no warm-up.
+        warmup_epochs: the length of the warm-up in epochs, an integer; 0 for no warm-up.
         momentum_correction: as for ``LearningRateScheduleCallback``.
-        steps_per_epoch: steps of one epoch; None takes what ``fit`` knows.
-        verbose: 1 says on rank 0 when the warm-up is done.
+        steps_per_epoch: steps of one epoch; None takes the number from ``fit``.
+        verbose: 1 logs on rank 0 when the warm-up is finished.
 
     Raises:
-        UsageError: ``initial_lr`` is None, or ``warmup_epochs`` no whole number; when training begins: the optimizer
-            has a schedule of its own, or ``fit`` does not know how many steps an epoch has.
+        UsageError: ``initial_lr`` is None, or ``warmup_epochs`` is not an integer; or, at the start of training, the
+            optimizer has its own schedule, or ``fit`` does not know the number of steps per epoch.
 
     Paper: P. Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", arXiv:1706.02677, 2017,
     section 2.2.

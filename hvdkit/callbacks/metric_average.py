@@ -15,21 +15,21 @@ from hvdkit.metrics import aggregation
 
 
 class MetricAverageCallback(keras.callbacks.Callback):
-    """Replace the epoch's metrics by those over all ranks' samples.
+    """Replace the epoch's metrics by the metrics over all ranks' samples.
 
-    One exchange per epoch, whatever the number of metrics; every rank gets the same numbers to the last bit. Put it
-    before callbacks that look at metrics (``ReduceLROnPlateau``, ``ModelCheckpoint``, ``EarlyStopping``). Exact for
-    all of Keras' metrics, AUC and F1 too: what they have counted is added up. A metric class of one's own takes part
-    in that where it says ``sum_over_ranks = True``: its variables are sums over samples. Where a model has one that
-    does not, all become means over the ranks, weighted by how many samples each rank saw; so does every other number
-    in ``logs``.
+    It makes one exchange per epoch for all metrics, and every rank gets bitwise the same numbers. Put it before
+    callbacks that read metrics (``ReduceLROnPlateau``, ``ModelCheckpoint``, ``EarlyStopping``). It is exact for all of
+    Keras' metrics, including AUC and F1, because it sums the counts of the metrics. A custom metric class is summed too
+    if it declares ``sum_over_ranks = True``, which means that its variables are sums over samples. If a model has a
+    custom metric that does not, all metrics become means over the ranks, weighted by the number of samples of each
+    rank. All other numbers in ``logs`` become such means in any case.
 
     Args:
-        device: the TensorFlow device of the exchange, "" for any. The numbers of one epoch are few and travel through
-            the host's memory, wherever it is.
+        device: the TensorFlow device of the exchange, "" for any. The few numbers of an epoch are sent through the
+            host's memory in any case.
 
     Raises:
-        CommunicationError: on every rank, when one rank has a metric that another lacks.
+        CommunicationError: on every rank, if one rank has a metric that another rank lacks.
 
     Example:
 

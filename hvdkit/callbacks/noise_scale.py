@@ -20,27 +20,27 @@ from hvdkit.utils.numbers import real, whole
 
 
 class GradientNoiseScale(keras.callbacks.Callback):
-    """Estimate the gradient noise scale, log it, and say up to which batch more ranks pay.
+    """Estimate and log the gradient noise scale, which tells up to which batch size more ranks help.
 
     The noise scale is the trace of the covariance of one sample's gradient, over the squared length of the true
-    gradient. With a batch much smaller, twice the batch saves nearly half of the steps; with one much larger, hardly
-    any. It grows as the loss falls. Estimated from what is there anyway, each rank's gradient and the reduced one: no
-    second backward pass. It costs two passes over the gradients in the steps that are looked at, and one exchange of
-    three numbers each time it is told.
+    gradient. If the batch is much smaller, doubling it saves nearly half of the steps; if it is much larger,
+    doubling it saves hardly any. The noise scale grows as the loss falls. It is estimated from each rank's gradient and
+    the reduced gradient, so it needs no second backward pass. The cost is two passes over the gradients in the measured
+    steps, and one exchange of three numbers each time it is logged.
 
-    At the end of each epoch ``logs["noise_scale"]`` has it, in samples, the same on every rank; NaN while the gradient
-    cannot be told from its noise. Steps that are not full and steps that loss scaling skips do not count. In a world of
-    one there is nothing to compare, and a line says so.
+    At the end of each epoch ``logs["noise_scale"]`` contains it, in samples and with the same value on every rank. It
+    is NaN as long as the gradient cannot be distinguished from its noise. Partial batches and steps that loss scaling
+    skips are ignored. In a single process there is nothing to compare, and this is logged.
 
     Args:
-        every: of how many updates one is looked at.
+        every: measure one of this many updates.
         batch_size: samples per step on each rank; None takes it from ``hvd.data.shard``.
-        smoothing: how much of the epochs before counts, from 0 to below 1: an exponential mean of both estimates.
+        smoothing: the weight of earlier epochs in the exponential mean of both estimates, from 0 to below 1.
 
     Raises:
-        UsageError: when training begins: the batch size is not known, or the gradients are not averaged over ranks (a
-            plain optimizer, ``op=hvd.Adasum``, replicas of a strategy, local SGD), or a rank's gradient is not that of
-            its own samples (``SyncBatchNormalization``).
+        UsageError: at the start of training, if the batch size is not known, if the gradients are not averaged over
+            ranks (a plain optimizer, ``op=hvd.Adasum``, replicas of a strategy, local SGD), or if a rank's gradient
+            does not depend on its own samples alone (``SyncBatchNormalization``).
 
     Paper: S. McCandlish, J. Kaplan, D. Amodei et al., "An Empirical Model of Large-Batch Training", arXiv:1812.06162,
     2018, appendix A.1.
@@ -65,7 +65,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         if world.size() == 1:
-            get_logger().info("The gradient noise scale wants at least two ranks, whose gradients it compares.")
+            get_logger().info("The gradient noise scale needs at least two ranks, because it compares their gradients.")
             return
         state = self._reduction_state()
         self._sizes = self._batch_sizes()
@@ -107,8 +107,8 @@ class GradientNoiseScale(keras.callbacks.Callback):
             own = data.sizes[world.rank()]
         if own is None:
             raise UsageError(
-                "The gradient noise scale wants to know how many samples a step has.",
-                fix="hvd.callbacks.GradientNoiseScale(batch_size=...), samples per step on each rank.",
+                "The gradient noise scale needs the number of samples per step.",
+                fix="pass hvd.callbacks.GradientNoiseScale(batch_size=...), the samples per step on each rank.",
             )
         inner = unwrap(self.model.optimizer)
         self._passes = inner.gradient_accumulation_steps or 1

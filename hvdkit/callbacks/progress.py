@@ -10,11 +10,11 @@ from hvdkit.comm import world
 
 
 class RankZeroProgress(keras.callbacks.ProgbarLogger):
-    """Keras' own progress on rank 0, nothing on the others.
+    """Show Keras' progress on rank 0, and nothing on the other ranks.
 
-    One line per epoch; in a world of one on a terminal, the usual bar. (Below a launcher nobody can tell where the
-    output goes: mpirun gives each rank a terminal of its own and writes to a file.) ``fit(verbose=...)`` with 0, 1 or 2
-    is obeyed on rank 0.
+    It prints one line per epoch, or the usual bar in a single process on a terminal. (Under a launcher it is impossible
+    to know where the output goes: mpirun gives each rank its own terminal and may write to a file.) Rank 0 follows
+    ``fit(verbose=...)`` with 0, 1 or 2.
 
     Example:
 

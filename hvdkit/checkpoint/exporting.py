@@ -1,4 +1,4 @@
-"""Models for others: ``.keras`` and ``.weights.h5`` files that are whole or not there."""
+"""Models for others: ``.keras`` and ``.weights.h5`` files, which are written atomically."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ ENDINGS = (".weights.h5", ".keras", ".h5")
 
 
 def export(model: keras.Model, path: str | os.PathLike) -> None:
-    """Write a model into a file for plain Keras, on rank 0; the file there is the old one or the new one, never half.
+    """Write a model to a file for plain Keras, on rank 0. The file is replaced atomically.
 
     Args:
-        model: built.
-        path: ends in ``.keras`` (the model) or ``.weights.h5`` (its weights).
+        model: a built model.
+        path: a path that ends in ``.keras`` (the model) or ``.weights.h5`` (its weights).
 
     Raises:
-        UsageError: another ending.
+        UsageError: the path has another suffix.
         CheckpointWriteError: the disk is full, read-only or broken.
 
     Example:
@@ -85,15 +85,15 @@ def model_of(checkpoint: Checkpoint, modules: tuple[str, ...] = ()) -> keras.Mod
     where = str(checkpoint.path)
     if not isinstance(config, str):
         raise UsageError(
-            f"{where} holds weights and no model: Keras could not write down how it is made.",
-            fix="make it in Python, hvd.checkpoint.restore(model, directory), and hvd.checkpoint.export(model, path).",
+            f"{where} contains weights but no model, because Keras could not serialize the model.",
+            fix="create it in Python, then hvd.checkpoint.restore(model, directory) and .export(model, path).",
         )
     try:
         model = keras.models.model_from_json(config)
     except (TypeError, ValueError, ImportError) as error:
         raise UsageError(
-            f"The model of {where} cannot be made: {error}",
-            fix="--import the module that registers its own classes (keras.saving.register_keras_serializable).",
+            f"The model of {where} cannot be created: {error}",
+            fix="--import the module that registers its custom classes (keras.saving.register_keras_serializable).",
         ) from error
     homes = {
         n: p for p in checkpoint.manifest.parts if p == "rank-00000" or p[:6] == "common" for n in checkpoint.names(p)

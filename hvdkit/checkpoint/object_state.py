@@ -130,7 +130,9 @@ class SavedObjects:
                 own = {name: self._decode(value, self._tensors) for name, value in state["attributes"].items()}
                 self._load(thing, {**own, **self._values.get(key, {})})
             else:
-                get_logger().warning("%s was saved by its state_dict(), and has none now: it begins anew.", key[0])
+                get_logger().warning(
+                    "%s was saved by its state_dict(), but it has no state_dict() now: it starts without state.", key[0]
+                )
 
     @staticmethod
     def _load(thing: Stateful, values: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Being told to end: by a signal, or because the time is over."""
+"""Preemption: by a signal, or because the time limit is reached."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Preempted(SystemExit):
-    """The training was saved and ends, to be started again; the process exits with ``REQUEUE_EXIT_CODE`` (75).
+    """The training was saved and should be started again; the process exits with ``REQUEUE_EXIT_CODE`` (75).
 
     Example:
 

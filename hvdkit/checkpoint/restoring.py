@@ -1,4 +1,4 @@
-"""Going on from a checkpoint, on as many ranks as saved it or on others."""
+"""Resuming from a checkpoint, on the same or a different number of ranks."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _KINDS = {"mean": Kind.MEAN, "apart": Kind.MEAN, "sum": Kind.SUM}
 
 @dataclass(frozen=True)
 class Restored:
-    """Where a training stands after ``restore``.
+    """The position of a training after ``restore``.
 
     Attributes:
-        step: how many steps it has made, over all epochs.
-        epoch: the epoch to resume with, 0 first.
-        metadata: what was saved beside the tensors.
-        callbacks: what this rank's callbacks kept, or, where it is a new one, rank 0's.
+        step: the number of steps so far, over all epochs.
+        epoch: the epoch with which to resume, counted from 0.
+        metadata: the data that were saved beside the tensors.
+        callbacks: the state of this rank's callbacks, or of rank 0's callbacks if this rank is an additional one.
     """
 
     step: int
@@ -52,23 +52,23 @@ class Restored:
 
 
 def restore(model: keras.Model, directory: str | os.PathLike, step: int | None = None) -> Restored | None:
-    """Give a model, its optimizer and the random numbers the state they were saved in; collective.
+    """Restore the state of a model, its optimizer and the random numbers; collective.
 
-    Rank 0 chooses the newest checkpoint of which every byte is right (of damaged ones it says why not) and sends what
-    all ranks have in common. Each rank reads its own part; where there are more ranks than saved it, or fewer, what
-    was accumulated and counted is shared out anew.
+    Rank 0 chooses the newest checkpoint that is valid in every byte (it logs why it skips damaged checkpoints), and
+    broadcasts the common state. Each rank reads its own part. If the number of ranks has changed, accumulated
+    gradients and counts are redistributed.
 
     Args:
-        model: built and compiled as it was when it was saved.
-        directory: of the checkpoints; all ranks must see it.
-        step: which one; None is the newest valid one.
+        model: a model that is built and compiled as it was when it was saved.
+        directory: the directory of the checkpoints; all ranks must see it.
+        step: the step to restore; None is the newest valid one.
 
     Returns:
-        Where it stands; None where there is no checkpoint.
+        The position of the training, or None if there is no checkpoint.
 
     Raises:
-        DamagedCheckpointError: the one that was asked for is damaged.
-        UsageError: the model is not built, or not what was saved; the variable is named.
+        DamagedCheckpointError: the checkpoint of ``step`` is damaged.
+        UsageError: the model is not built, or differs from the saved model; the message names the variable.
 
     Example:
 
@@ -116,7 +116,7 @@ def _choose(store: Store, step: int | None) -> Checkpoint | None:
     chosen = store.newest_valid(skipped=say, check=state_schema.check_state)
     if chosen is None and store.steps():
         get_logger().warning(
-            "None of the %d checkpoints in %s can be restored: the training begins anew.",
+            "None of the %d checkpoints in %s can be restored: the training starts from the beginning.",
             len(store.steps()), store.directory,
         )  # fmt: skip
     return chosen

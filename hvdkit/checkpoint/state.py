@@ -137,7 +137,7 @@ class TrainingState:
             here = Counter(name for name, _ in self._attached)
             for name in sorted(name for name in here | saved.count if here[name] != saved.count[name]):
                 get_logger().warning(
-                    "%s has the state of %d %s, and this training has %d: the others begin anew.",
+                    "%s has the state of %d %s, and this training has %d: the others start without state.",
                     where, saved.count[name], name, here[name],
                 )  # fmt: skip
             saved.give(self._attached)

@@ -99,7 +99,7 @@ def check_state(checkpoint: Checkpoint) -> Checkpoint:
         _OfCallback.model_validate(of_callback(checkpoint.manifest.state))
     except ValidationError as error:
         where, what = _first(error)
-        raise DamagedCheckpointError(checkpoint.path, f"its state makes no sense: {where}: {what}") from error
+        raise DamagedCheckpointError(checkpoint.path, f"its state is not valid: {where}: {what}") from error
     for part in checkpoint.manifest.parts:
         if not part.startswith("rank-"):
             continue
@@ -112,7 +112,7 @@ def check_state(checkpoint: Checkpoint) -> Checkpoint:
             for group in (callback_state.GROUP, ATTACHED):
                 object_state.check_group(group, functools.partial(checkpoint.get, part), names)
         except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
-            text = f"its {part} makes no sense: {type(error).__name__}: {str(error)[:200]}"
+            text = f"its {part} is not valid: {type(error).__name__}: {str(error)[:200]}"
             raise DamagedCheckpointError(checkpoint.path, text) from error
     return checkpoint
 

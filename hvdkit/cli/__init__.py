@@ -19,10 +19,10 @@ from hvdkit.version import __version__
 VERBS = {
     "run": ("hvdkit.cli.run:command", "Start a script on several ranks."),
     "train": ("hvdkit.cli.train:command", "Train a model from a YAML file, without code."),
-    "config": ("hvdkit.cli.config:command", "Say what a configuration means: batches and learning rates."),
-    "checkpoint": ("hvdkit.cli.checkpoint:command", "Look at checkpoints, check, compare and remove them."),
-    "doctor": ("hvdkit.cli.doctor:command", "Check this installation and say how to mend it."),
-    "bench": ("hvdkit.cli.bench:command", "Measure how fast it is on this machine."),
+    "config": ("hvdkit.cli.config:command", "Explain a configuration: its batches and learning rates."),
+    "checkpoint": ("hvdkit.cli.checkpoint:command", "List, verify, compare, export and remove checkpoints."),
+    "doctor": ("hvdkit.cli.doctor:command", "Check this installation and suggest fixes."),
+    "bench": ("hvdkit.cli.bench:command", "Measure the speed of training on this machine."),
     "install-horovod": ("hvdkit.cli.install_horovod:command", "Build Horovod for the TensorFlow in this environment."),
 }
 
@@ -50,7 +50,7 @@ class _LazyGroup(click.Group):
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Example: hvdkit run -np 2 train.py      Each verb has a --help of its own.",
+    epilog="Example: hvdkit run -np 2 train.py      Each verb has its own --help.",
 )
 @click.version_option(__version__, prog_name="hvdkit")
 def group() -> None:
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run a verb; an error meant for the user is printed without a traceback, and the exit code is 1."""
     starts_ranks = (sys.argv[1:] if argv is None else argv)[:1] in (["run"], ["train"])
     try:
-        # At once: who tells a job to end before its ranks are there wants to know that nothing is lost.
+        # Install them first: whoever ends a job before its ranks run wants to know that nothing is lost.
         with Signals() if starts_ranks else contextlib.nullcontext():
             group.main(args=argv, prog_name="hvdkit")
     except HvdkitError as error:

@@ -1,4 +1,4 @@
-"""``hvdkit bench``: how fast it is on this machine."""
+"""``hvdkit bench``: the speed of training on this machine."""
 
 from __future__ import annotations
 
@@ -14,26 +14,31 @@ from hvdkit.launch.identity import launch_info
 
 _EPILOG = """\b
 Examples:
-  hvdkit bench step                           a training step on 2 ranks of this host, with each engine there is
-  hvdkit bench step -np 1                     what hvdkit costs where there is nothing to share
+  hvdkit bench step                           a training step on 2 ranks of this host, with each available engine
+  hvdkit bench step -np 1                     the overhead of hvdkit in a single process
   hvdkit bench scaling -np 4 --workloads W2   1, 2, 3 and 4 ranks
   hvdkit bench allreduce -np 4                all-reduce alone
-  mpirun -np 64 hvdkit bench step --workloads W1      among ranks that are launched already, on any hosts
+  mpirun -np 64 hvdkit bench step --workloads W1      among ranks that a launcher has started, on any hosts
 
-Variants are measured interleaved, and ratios are of one round: they hold on a machine that others use too. A
-measurement during which other programs took more than a twentieth of the cores is repeated.
+The variants are interleaved in rounds, and ratios compare measurements of the same round, so they are valid even on a
+machine that others use too. A measurement is repeated if other programs took more than a twentieth of the cores.
 """
 
 
 def _common_options(command: Any) -> Any:
     for option in (
         click.option(
-            "-np", "--num-proc", "np", type=click.IntRange(min=1), default=2, show_default=True, help="Ranks."
+            "-np",
+            "--num-proc",
+            "np",
+            type=click.IntRange(min=1),
+            default=2,
+            show_default=True,
+            help="The number of ranks.",
         ),
         click.option(
             "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Measurements of each variant."
         ),
-        click.option("--engines", default="", metavar="LIST", help="mpi, gloo, horovod-mpi [default: mpi,gloo]."),
     ):
         command = option(command)
     return command
@@ -72,11 +77,11 @@ def command() -> None:
 
     \b
     Workloads: W1  an MLP of 10 M parameters: many bytes
-               W2  a small CNN: much to compute
+               W2  a small CNN: much computation
                W3  242 small tensors
-    "no communication" is what the ranks reach when they do not communicate: an upper bound.
+    "no exchange" stands for ranks that do not communicate, which is the upper bound.
     """
-    # Ended by a batch system, it ends its processes as it does at Ctrl-C; some of them are stopped.
+    # If a batch system ends it, it ends its processes too, as at Ctrl-C; some of them are stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
@@ -134,7 +139,7 @@ def scaling(*, np: int, engines: str, workloads: list[str], save_as: Path, plot:
 
     if launch_info().launcher != "none":
         raise UsageError(
-            "`hvdkit bench scaling` starts ranks, and these are launched already.", fix="hvdkit bench step"
+            "`hvdkit bench scaling` starts ranks, but a launcher has already started these.", fix="hvdkit bench step"
         )
     by = next(iter(launchable_engines(engines).values()))
     scalings.report_on(workloads, np, by, options, save_as=save_as, plot=plot)
@@ -143,7 +148,7 @@ def scaling(*, np: int, engines: str, workloads: list[str], save_as: Path, plot:
 @command.command()
 @_common_options
 def allreduce(np: int, rounds: int, engines: str) -> None:
-    """All-reduce of NumPy arrays, beside raw mpi4py where an MPI launches the ranks."""
+    """Measure all-reduce of NumPy arrays, and compare it with raw mpi4py if MPI starts the ranks."""
     if launch_info().launcher == "none":
         from hvdkit import launch
         from hvdkit.bench.engines import launchable_engines

@@ -1,4 +1,4 @@
-"""``hvdkit checkpoint``: look at checkpoints, check them, compare them, remove old ones."""
+"""``hvdkit checkpoint``: list, verify, compare, export and remove checkpoints."""
 
 from __future__ import annotations
 
@@ -14,31 +14,33 @@ from hvdkit.errors import UsageError
 
 _EPILOG = """\b
 Examples:
-  hvdkit checkpoint ls runs/digits                          what is there
-  hvdkit checkpoint verify runs/digits                      is every byte of it right?
-  hvdkit checkpoint inspect runs/digits --step 120          its parts and tensors
-  hvdkit checkpoint diff runs/digits 120 240                what changed in between
+  hvdkit checkpoint ls runs/digits                          list the checkpoints
+  hvdkit checkpoint verify runs/digits                      check every byte
+  hvdkit checkpoint inspect runs/digits --step 120          show its parts and tensors
+  hvdkit checkpoint diff runs/digits 120 240                show what changed in between
   hvdkit checkpoint prune runs/digits --keep-last 3 --dry-run
-  hvdkit checkpoint export runs/digits digits.keras         for plain Keras
+  hvdkit checkpoint export runs/digits digits.keras         write a model for plain Keras
 """
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Look at checkpoints, check them, compare them, remove old ones.
+    """List, verify, compare, export and remove checkpoints.
 
-    DIR is a directory of checkpoints, or one step's directory where that makes sense.
+    DIR is a directory of checkpoints, or the directory of a single step if that makes sense.
     """
 
 
 @command.command()
 @click.argument("directory", metavar="DIR", type=_DIRECTORY)
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--step", type=int, help="Of which step; the newest valid one otherwise.")
-@click.option("--import", "modules", multiple=True, metavar="MODULE", help="Registers classes of the model's own.")
+@click.option("--step", type=int, help="The step [default: the newest valid checkpoint].")
+@click.option(
+    "--import", "modules", multiple=True, metavar="MODULE", help="A module that registers the model's custom classes."
+)
 def export(directory, path, step, modules):
-    """Write the model of a checkpoint into FILE, .keras or .weights.h5, for plain Keras."""
+    """Write the model of a checkpoint to FILE (.keras or .weights.h5), for plain Keras."""
     from hvdkit.checkpoint.exporting import model_of, write_model
     from hvdkit.checkpoint.storage.store import Store
 
@@ -46,21 +48,21 @@ def export(directory, path, step, modules):
     checkpoint = store.newest_valid() if step is None else store.verify(step)
     if checkpoint is None:
         raise UsageError(f"{directory} has no valid checkpoint.")
-    sys.path.insert(0, "")  # modules are found in the working directory, too
+    sys.path.insert(0, "")  # modules are searched in the current directory
     write_model(model_of(checkpoint, modules), path)
     click.echo(f"Wrote {path}, of step {checkpoint.manifest.step}.")
 
 
 @command.command()
 @click.argument("directory", metavar="DIR", type=_DIRECTORY)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, to stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print only JSON to stdout.")
 def ls(directory, as_json):
     """List the checkpoints, newest first.
 
-    "whole" is judged by the manifest and the files' lengths alone; `verify` looks at every byte.
+    "whole" tells whether the manifest and the lengths of the files are valid; `verify` checks every byte.
 
     --json prints [{"step", "path", "whole", "damage", "epoch", "created", "bytes", "world_size", "metrics"}, ...]:
-    where "whole" is false, "damage" says why, and what follows it is missing.
+    if "whole" is false, "damage" contains the reason, and the keys after it are missing.
     """
     rows = [_summary(path) for path in _checkpoints(directory)]
     if as_json:
@@ -90,9 +92,9 @@ def ls(directory, as_json):
 
 @command.command()
 @click.argument("directory", metavar="DIR", type=_DIRECTORY)
-@click.option("--step", type=click.IntRange(min=0), help="Which one [default: the newest].")
+@click.option("--step", type=click.IntRange(min=0), help="The step [default: the newest].")
 def inspect(directory, step):
-    """Show what one checkpoint consists of: its manifest, its parts, each tensor's shape and type."""
+    """Show one checkpoint: its manifest, its parts, and the shape and type of each tensor."""
     from hvdkit.checkpoint.storage.reader import Checkpoint
 
     checkpoint = Checkpoint(_one_checkpoint(directory, step))
@@ -116,7 +118,7 @@ def inspect(directory, step):
 @command.command()
 @click.argument("directory", metavar="DIR", type=_DIRECTORY)
 def verify(directory):
-    """Check every byte of every checkpoint; the exit code is 1 where one is damaged."""
+    """Check every byte of every checkpoint; the exit code is 1 if any is damaged."""
     from hvdkit.checkpoint.storage.format import DamagedCheckpointError
     from hvdkit.checkpoint.storage.reader import Checkpoint
 
@@ -137,8 +139,8 @@ def verify(directory):
 def diff(places):
     """Compare two checkpoints: the steps A and B of DIR, or two checkpoints' own directories.
 
-    For each tensor that differs it names the largest absolute difference; then the tensors that only one has. The exit
-    code is 0 either way.
+    For each tensor that differs, it prints the largest absolute difference; then it lists the tensors that only one of
+    the two has. The exit code is 0 in any case.
     """
     from hvdkit.checkpoint.storage.reader import Checkpoint
 
@@ -160,14 +162,22 @@ def diff(places):
 
 @command.command()
 @click.argument("directory", metavar="DIR", type=_DIRECTORY)
-@click.option("--keep-last", "last", type=click.IntRange(min=0), required=True, help="Keep the newest so many.")
-@click.option("--every", type=click.IntRange(min=1), help="Keep each step that is a multiple of this.")
-@click.option("--best", type=click.IntRange(min=0), default=0, help="Keep the best so many, by --monitor.")
-@click.option("--monitor", help="The metric's name.")
-@click.option("--mode", type=click.Choice(["min", "max"]), default="min", show_default=True, help="Which is better.")
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option(
+    "--keep-last", "last", type=click.IntRange(min=0), required=True, help="The number of newest checkpoints to keep."
+)
+@click.option("--every", type=click.IntRange(min=1), help="Also keep every step that is a multiple of this.")
+@click.option("--best", type=click.IntRange(min=0), default=0, help="Also keep this many of the best by --monitor.")
+@click.option("--monitor", help="The name of the metric for --best.")
+@click.option(
+    "--mode",
+    type=click.Choice(["min", "max"]),
+    default="min",
+    show_default=True,
+    help="Whether less or more is better.",
+)
+@click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
 def prune(directory, dry_run, **rules):
-    """Remove old checkpoints. The newest whole one always stays, and nothing is removed while a job writes there."""
+    """Remove old checkpoints, except the newest valid one. While a job writes to DIR, nothing is removed."""
     from hvdkit.checkpoint.storage.lock import DirectoryLock
     from hvdkit.checkpoint.storage.store import RetentionPolicy, Store
 

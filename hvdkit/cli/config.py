@@ -1,4 +1,4 @@
-"""``hvdkit config``: what a configuration means."""
+"""``hvdkit config``: explains a configuration."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hvdkit.app.strict_yaml import shown
 
 _EPILOG = """\b
 Examples:
-  hvdkit config explain configs/large_batch_1024.yaml                  the rates on 1, 8, 64 and 512 ranks
+  hvdkit config explain configs/large_batch_1024.yaml                  the rates for 1, 8, 64 and 512 ranks
   hvdkit config explain configs/large_batch_1024.yaml --ranks 2,4 --set lr.scale=sqrt --plot rates.png
 """
 
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Say what a configuration means, without training."""
+    """Explain a configuration, without training."""
 
 
 def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> list[int]:
@@ -30,13 +30,18 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> 
 
 @command.command(epilog=_EPILOG)
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, as for train.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, as in `hvdkit train`.")
 @click.option(
-    "--ranks", default="1,8,64,512", show_default=True, callback=_numbers, metavar="N,N", help="Numbers of ranks."
+    "--ranks",
+    default="1,8,64,512",
+    show_default=True,
+    callback=_numbers,
+    metavar="N,N",
+    help="The numbers of ranks to show.",
 )
-@click.option("--plot", "image", type=click.Path(dir_okay=False, path_type=Path), help="Draw the rates into this file.")
+@click.option("--plot", "image", type=click.Path(dir_okay=False, path_type=Path), help="Plot the rates to this file.")
 def explain(config: Path, overrides: tuple[str, ...], ranks: list[int], image: Path | None) -> None:
-    """Print the batch and the learning rates that CONFIG gives on several numbers of ranks."""
+    """Print the batch and the learning rates of CONFIG for several numbers of ranks."""
     from hvdkit.app import config as configuration
     from hvdkit.app.explain import plot, table
 

@@ -1,4 +1,4 @@
-"""``hvdkit doctor``: check this installation and say how to mend it."""
+"""``hvdkit doctor``: check this installation and suggest fixes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _MARKS = {"ok": ("ok", "green"), "info": ("--", "cyan"), "warn": ("!!", "yellow"
 
 
 @click.command(epilog="Example: hvdkit doctor --json | python -m json.tool")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, to stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print only JSON to stdout.")
 def command(as_json):
-    """Check this installation and say how to mend it.
+    """Check this installation and suggest fixes.
 
-    Every line below a check that is not ok says what to do. The exit code is 1 when training on several ranks would
-    fail, else 0.
+    The line below a failed check says what to do. The exit code is 1 if training on several ranks would fail, and
+    otherwise 0.
 
     --json prints {"schema": 1, "hvdkit": VERSION, "ok": BOOL, "findings": [{"name", "status", "detail", "fix"}, ...]}:
-    status is ok, info, warn or fail; fix is null where there is nothing to do; ok is false where one status is fail.
-    Names may repeat; later versions may add findings and fields.
+    status is ok, info, warn or fail; fix is null if there is nothing to do; ok is false if any status is fail.
+    A name may occur more than once, and later versions may add findings and fields.
     """
     from hvdkit.doctor import examine
     from hvdkit.version import __version__
@@ -47,7 +47,7 @@ def _show(findings) -> None:
             console.print(Text(f"{'':19} fix: {finding.fix}"))
     counts = {status: sum(finding.status == status for finding in findings) for status in ("warn", "fail")}
     if counts["fail"]:
-        verdict = f"Training on several ranks would fail: {counts['fail']} to mend (XX)."
+        verdict = f"Training on several ranks would fail: {counts['fail']} to fix (XX)."
     else:
         verdict = "Training on several ranks should work."
     console.print(verdict + (f" {counts['warn']} to look at (!!)." if counts["warn"] else ""))

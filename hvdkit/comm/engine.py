@@ -14,7 +14,7 @@ from hvdkit.errors import UsageError
 
 
 class ReduceOp(str, Enum):
-    """How a reduction joins the ranks' values."""
+    """How a reduction combines the ranks' values."""
 
     AVERAGE = "average"
     SUM = "sum"
@@ -28,7 +28,7 @@ class ReduceOp(str, Enum):
         """A ``ReduceOp`` from itself or from its name.
 
         Raises:
-            ValueError: no such operation.
+            ValueError: there is no such operation.
 
         Example:
 

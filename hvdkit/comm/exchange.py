@@ -17,19 +17,19 @@ from hvdkit.errors import CommunicationError
 def broadcast_object(
     obj: Any, root_rank: int = 0, name: str | None = None, process_set: ProcessSet | None = None
 ) -> Any:
-    """The object of ``root_rank``, on every rank. It travels as JSON and NumPy arrays, never pickled.
+    """Return the object of ``root_rank`` on every rank. It is sent as JSON and NumPy arrays, never pickled.
 
     Args:
         obj: None, bool, int, float, complex, str, bytes, paths, ranges; lists, tuples, named tuples, sets and
-            dictionaries of these, with any keys; members of an enumeration, NumPy arrays and scalars. It comes back of
-            its own type.
-        root_rank: whose object, by its rank in the world.
-        name: what the exchange is for; the same on every rank.
+            dictionaries of these, with any keys; members of an enumeration, NumPy arrays and scalars. Its type is
+            kept.
+        root_rank: the rank (in the world) whose object is sent.
+        name: the purpose of the exchange; the same on every rank.
         process_set: the ranks that take part; None means all.
 
     Raises:
-        TypeError: on every rank, when the root's object holds something else.
-        CommunicationError: on every rank, when the ranks came here for different things.
+        TypeError: on every rank, if the root's object contains something else.
+        CommunicationError: on every rank, if the ranks call it for different purposes.
     """
     root_rank = check_root(root_rank, process_set)
     sent = obj if world.rank() == root_rank else None
@@ -38,16 +38,16 @@ def broadcast_object(
 
 
 def allgather_object(obj: Any, name: str | None = None, process_set: ProcessSet | None = None) -> list:
-    """Every rank's object, in the order of the ranks. They travel as JSON and NumPy arrays, never pickled.
+    """Return every rank's object, in the order of the ranks. They are sent as JSON and NumPy arrays, never pickled.
 
     Args:
         obj: as for ``broadcast_object``.
-        name: what the exchange is for; the same on every rank.
+        name: the purpose of the exchange; the same on every rank.
         process_set: the ranks that take part; None means all.
 
     Raises:
-        TypeError: on every rank, when one rank's object holds something else.
-        CommunicationError: on every rank, when the ranks came here for different things, with what each came for.
+        TypeError: on every rank, if one rank's object contains something else.
+        CommunicationError: on every rank, if the ranks call it for different purposes; the message names them.
 
     Example:
 

@@ -52,7 +52,7 @@ def _explain(error: Exception, rank: int) -> HorovodMissingError:
         )
     return HorovodMissingError(
         f"Horovod is installed but does not load: {_first_line(error)}",
-        fix="`hvdkit doctor` says why; `hvdkit install-horovod --force` builds it anew.",
+        fix="`hvdkit doctor` says why; `hvdkit install-horovod --force` builds it again.",
         rank=rank,
     )
 
@@ -166,8 +166,8 @@ class HorovodEngine(Engine):
             return self._hvd.add_process_set(ranks).process_set_id
         except ValueError as error:
             text = str(error)
-            fix = 'hvd.init(process_sets="dynamic").' if "DYNAMIC" in text else "use the one there is."
-            raise UsageError(f"The process set {ranks} cannot be made: {text}", fix=fix) from error
+            fix = 'hvd.init(process_sets="dynamic").' if "DYNAMIC" in text else "use the existing one."
+            raise UsageError(f"The process set {ranks} cannot be created: {text}", fix=fix) from error
 
     def remove_process_set(self, process_set_id: int) -> bool:
         return bool(self._hvd.remove_process_set(self._native(process_set_id, [self.rank])))
@@ -181,9 +181,9 @@ class HorovodEngine(Engine):
         # Not set for everybody: while it is, ranks exchange a word more in every cycle, also when nothing is written.
         if not env.get("HOROVOD_TIMELINE"):
             raise UsageError(
-                "Horovod records a timeline only where it was told so at the start.",
+                "Horovod can only record a timeline if this was enabled at the start.",
                 fix="set HOROVOD_TIMELINE=DYNAMIC for every rank before it starts, or use the MPI engine, which needs "
-                "nothing.",
+                "no such variable.",
             )
         self._hvd.start_timeline(file_path, mark_cycles)
 
@@ -221,7 +221,7 @@ class HorovodEngine(Engine):
         if splits is None:
             rows = tensor.shape[0]
             if rows is not None and rows % self.size:
-                raise ValueError(f"{rows} rows cannot be shared out over {self.size} ranks evenly: pass `splits`.")
+                raise ValueError(f"{rows} rows cannot be divided over {self.size} ranks evenly: pass `splits`.")
             splits = [rows // self.size] * self.size if rows is not None else self._even_splits(tensor)
         return self._hvd.alltoall(
             tensor,
@@ -236,7 +236,7 @@ class HorovodEngine(Engine):
         import tensorflow as tf
 
         rows = tf.shape(tensor)[0]
-        message = f"The rows cannot be shared out over {self.size} ranks evenly: pass `splits`."
+        message = f"The rows cannot be divided over {self.size} ranks evenly: pass `splits`."
         with tf.control_dependencies([tf.debugging.assert_equal(rows % self.size, 0, message)]):
             return tf.fill([self.size], rows // self.size)
 

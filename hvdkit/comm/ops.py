@@ -1,7 +1,7 @@
 """The collectives users call. NumPy in, NumPy out; TensorFlow in, TensorFlow out, also inside ``tf.function``.
 
 Every rank must call the same collectives in the same order with the same dtypes and shapes. In a single process each
-returns what it was given.
+returns its input.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order
 
     Args:
         value: array, number, ``tf.Tensor``, ``tf.IndexedSlices`` or Keras variable; same shape and dtype on every rank.
-        name: what ranks recognise the collective by inside a graph.
-        average: Horovod's old way to say ``op``: True is ``hvd.Average``, False is ``hvd.Sum``.
-        prescale_factor, postscale_factor: multiply before and after the reduction.
+        name: identifies the collective inside a graph.
+        average: Horovod's old form of ``op``: True is ``hvd.Average``, False is ``hvd.Sum``.
+        prescale_factor, postscale_factor: factors for the values before and after the reduction.
         op: ``hvd.Average`` (the default), ``hvd.Sum``, ``hvd.Min``, ``hvd.Max``, ``hvd.Product`` or ``hvd.Adasum``.
         compression: ``hvd.Compression.fp16`` (or ``"fp16"``) sends floating-point numbers in half precision.
         process_set: the ranks to reduce over; None means all.
 
     Returns:
-        The reduced value, the same on every rank, of the input's shape, dtype and kind; an average of whole numbers is
-        cut off to a whole number. Of slices, every rank's slices one after the other; the mean of whole numbers is
-        float64 there.
+        The reduced value, which is the same on every rank and has the input's shape, dtype and kind. An average of
+        integers is truncated to an integer. For slices, the result is the concatenation of every rank's slices, in
+        which the mean of integers is float64.
 
     Raises:
         TypeError: a dtype that Horovod cannot reduce, such as bfloat16.
-        UsageError: both ``average`` and ``op``, or an op that slices do not have.
+        UsageError: both ``average`` and ``op`` are given, or slices do not support the op.
 
     Example:
 
@@ -61,7 +61,7 @@ def allreduce(  # noqa: PLR0917  Horovod's arguments in Horovod's order
     if not isinstance(name, str | None):
         raise UsageError(
             f"`name` must be a string. Received: name={name!r}.",
-            fix="say op=hvd.Average or op=hvd.Sum; the second argument is `average` in horovod.tensorflow only.",
+            fix="pass op=hvd.Average or op=hvd.Sum; the second argument is `average` in horovod.tensorflow only.",
         )
     if is_slices(value):
         training_begins()
@@ -82,7 +82,7 @@ def grouped_allreduce(  # noqa: PLR0917  as allreduce
     compression: Any = None,
     process_set: ProcessSet | None = None,
 ) -> list:
-    """``allreduce`` of a list of dense values, which the transport moves together or not at all."""
+    """``allreduce`` of a list of dense values, which are all reduced together."""
     scales = prescale_factor, postscale_factor
     where = {"compression": compression, "process_set": process_set}
     return _allreduce(list(values), names, _op(op, average), scales, **where, grouped=True)
@@ -124,24 +124,25 @@ def _op(op: ReduceOp | str | None, average: bool | None) -> ReduceOp:
 def allgather(
     value: Any, name: str | None = None, process_set: ProcessSet | None = None, *, gradient: str = "average"
 ) -> Any:
-    """The ranks' values, concatenated along axis 0 in the order of the ranks; axis 0 may differ between ranks.
+    """Concatenate the ranks' values along axis 0, in the order of the ranks; axis 0 may differ between ranks.
 
     Args:
-        value: array, number, ``tf.Tensor`` or Keras variable; the same dtype and further axes on every rank.
-        name: what ranks recognise the collective by inside a graph.
+        value: array, number, ``tf.Tensor`` or Keras variable; with the same dtype and other axes on every rank.
+        name: identifies the collective inside a graph.
         process_set: the ranks that take part; None means all.
-        gradient: how the ranks' gradients with respect to the gathered value are joined, before each rank takes those
-            of its own rows:
+        gradient: how the ranks' gradients with respect to the gathered value are combined, before each rank takes the
+            gradients of its own rows:
 
-            - ``"average"``, as in Horovod: right where every rank computes the whole loss from all rows, and gradients
-              of weights are *summed* over the ranks (``op=hvd.Sum``).
-            - ``"sum"``, the gradient of the sum of the ranks' losses: right where gradients of weights are *averaged*
-              over the ranks, as by default. N ranks with a contrastive loss are then one process with all rows, both
-              where each rank computes the mean loss of its rows against all rows, and where each computes the whole
-              loss. Every rank brings as many rows: ``drop_remainder=True`` for data of ``hvd.data.shard``.
+            - ``"average"``, as in Horovod: correct if every rank computes the complete loss from all rows, and
+              gradients of weights are *summed* over the ranks (``op=hvd.Sum``).
+            - ``"sum"``, the gradient of the sum of the ranks' losses: correct if gradients of weights are *averaged*
+              over the ranks, which is the default. N ranks with a contrastive loss then train as one process with all
+              rows, both if each rank computes the mean loss of its own rows against all rows, and if each rank
+              computes the complete loss. Every rank must have the same number of rows: pass ``drop_remainder=True``
+              to ``hvd.data.shard``.
 
     Raises:
-        UsageError: another ``gradient``.
+        UsageError: ``gradient`` has another value.
 
     Example:
 
@@ -174,7 +175,7 @@ def _with_gradient_times(tensor: Any, ranks: int) -> Any:
 
 
 def broadcast(value: Any, root_rank: int = 0, name: str | None = None, process_set: ProcessSet | None = None) -> Any:
-    """The value of ``root_rank`` (its rank in the world, also in a process set), on every rank.
+    """Return the value of ``root_rank`` on every rank. The root is always named by its rank in the world.
 
     Raises:
         UsageError: there is no such rank.
@@ -188,13 +189,13 @@ def alltoall(value: Any, splits: Any = None, name: str | None = None, process_se
     """Send the first ``splits[0]`` rows to rank 0, the next ``splits[1]`` to rank 1, and so on.
 
     Args:
-        value: at least one axis; the others than axis 0 are the same on every rank.
-        splits: whole numbers, one per rank, that sum to the rows; None shares them out evenly.
-        name: what ranks recognise the collective by inside a graph.
+        value: has at least one axis; all axes except axis 0 are the same on every rank.
+        splits: integers, one per rank, whose sum is the number of rows; None divides the rows evenly.
+        name: identifies the collective inside a graph.
         process_set: the ranks that take part; None means all.
 
     Returns:
-        The received rows; with ``splits`` given, also how many came from each rank.
+        The received rows; if ``splits`` is given, also the number of rows from each rank.
     """
     engine = engine_of(process_set)
     received, rows = run_collective(engine, lambda values: list(engine.alltoall(values[0], splits, name)), [value])
@@ -210,14 +211,14 @@ def reducescatter(
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
 ) -> Any:
-    """Reduce over all ranks and return this rank's share of axis 0; uneven rows go to the first ranks.
+    """Reduce over all ranks and return this rank's part of axis 0; the first ranks get surplus rows.
 
     Args:
-        value: at least one axis; the same shape and dtype on every rank.
-        name: what ranks recognise the collective by inside a graph.
-        op: as for ``allreduce``, but for Adasum.
+        value: has at least one axis, and the same shape and dtype on every rank.
+        name: identifies the collective inside a graph.
+        op: as for ``allreduce``, except Adasum.
         process_set: the ranks that take part; None means all.
-        prescale_factor, postscale_factor: multiply before and after the reduction.
+        prescale_factor, postscale_factor: factors for the values before and after the reduction.
 
     Raises:
         TypeError: a dtype that Horovod cannot reduce, such as bfloat16.
@@ -238,7 +239,7 @@ def reducescatter(
 
     def collective(values: list) -> list:
         if values[0].ndim == 0:
-            raise UsageError("reducescatter shares out axis 0, and the value has no axes.", fix="hvd.allreduce(value).")
+            raise UsageError("reducescatter divides axis 0, but the value has no axes.", fix="hvd.allreduce(value).")
         check_reducible(values, name and [name])
         return [scaled(engine.reducescatter(scaled(values[0], before), op, name), after)]
 
@@ -246,5 +247,5 @@ def reducescatter(
 
 
 def barrier(process_set: ProcessSet | None = None) -> None:
-    """Return when every rank has called it."""
+    """Wait until every rank has called it."""
     engine_of(process_set).barrier()

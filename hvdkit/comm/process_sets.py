@@ -17,17 +17,18 @@ _made: list[ProcessSet] = []
 
 
 class ProcessSet:
-    """Some of the ranks, for collectives among them only.
+    """A subset of the ranks, for collectives among them only.
 
-    It is registered by ``hvd.init(process_sets=[...])``, or later by ``hvd.add_process_set`` after
-    ``hvd.init(process_sets="dynamic")``. Every rank makes the same sets in the same order, also those it is not in.
+    It becomes active with ``hvd.init(process_sets=[...])``, or later with ``hvd.add_process_set`` after
+    ``hvd.init(process_sets="dynamic")``. Every rank must create the same sets in the same order, including the sets
+    that it does not belong to.
 
     Args:
         ranks_or_comm: ranks of the world, in any order, or an ``mpi4py`` communicator (with ``hvd.init(comm=...)``).
 
     Attributes:
         ranks: the ranks, ascending.
-        process_set_id: Horovod's number for it; None until it is registered.
+        process_set_id: Horovod's number for it; None until it is active.
 
     Example:
 
@@ -51,21 +52,21 @@ class ProcessSet:
             ranks = None
         if not ranks or not all(isinstance(rank, int) for rank in ranks):
             raise UsageError(
-                f"A ProcessSet is made of ranks, such as [0, 2], or of an mpi4py communicator. Received: "
+                f"A ProcessSet is made from ranks, such as [0, 2], or from an mpi4py communicator. Received: "
                 f"{ranks_or_comm!r}."
             )
         if len(set(ranks)) < len(ranks):
-            raise UsageError(f"A rank is in a ProcessSet once. Received: {ranks}.")
+            raise UsageError(f"A rank may be in a ProcessSet only once. Received: {ranks}.")
         self.ranks = sorted(ranks)
 
     def size(self) -> int | None:
-        """How many ranks are in it; None until it is registered."""
+        """The number of ranks in it; None until it is active."""
         return None if self.process_set_id is None else len(self.ranks)
 
     def rank(self) -> int | None:
-        """This process' place in it, -1 if it is not in it; None until it is registered.
+        """This process' rank within the set, or -1 if it is not in the set; None until the set is active.
 
-        Roots of broadcasts are still named by their rank in the world.
+        Roots of broadcasts are always named by their rank in the world.
         """
         if self.process_set_id is None:
             return None
@@ -98,14 +99,14 @@ global_process_set = _GlobalProcessSet()
 
 
 def add_process_set(process_set: ProcessSet | Any) -> ProcessSet:
-    """Register a process set after ``hvd.init(process_sets="dynamic")``; called by every rank, in the same order.
+    """Activate a process set after ``hvd.init(process_sets="dynamic")``. Every rank must call it, in the same order.
 
     Args:
         process_set: a ``ProcessSet``, or its ranks.
 
     Raises:
-        UsageError: a set with these ranks is registered already, a rank is not in this world, or ``hvd.init()`` was
-            called without ``process_sets="dynamic"``.
+        UsageError: a set with these ranks is already active, a rank is not in this world, or ``hvd.init`` was not
+            called with ``process_sets="dynamic"``.
 
     Example:
 
@@ -117,14 +118,14 @@ def add_process_set(process_set: ProcessSet | Any) -> ProcessSet:
     if not isinstance(process_set, ProcessSet):
         process_set = ProcessSet(process_set)
     if process_set.ranks is None:
-        raise UsageError("A process set made of a communicator is registered by hvd.init(process_sets=[...]) only.")
+        raise UsageError("A process set made from a communicator is activated by hvd.init(process_sets=[...]) only.")
     check_ranks(process_set)
     process_set.process_set_id = world.engine().add_process_set(process_set.ranks)
     return process_set
 
 
 def remove_process_set(process_set: ProcessSet) -> bool:
-    """End a process set; called by every rank. Returns whether there was one to end."""
+    """Deactivate a process set. Every rank must call it. Returns whether the set was active."""
     if process_set.process_set_id in (None, 0):
         return False
     number, process_set.process_set_id = process_set.process_set_id, None
@@ -182,7 +183,7 @@ def engine_of(process_set: ProcessSet | None) -> Any:
         raise UsageError(f"{process_set} is not registered.", fix=_REGISTER_FIX)
     if not process_set.included():
         raise UsageError(
-            f"Rank {world.rank()} is not in {process_set}, and so takes no part in its collectives.",
+            f"Rank {world.rank()} is not in {process_set}, so it cannot call its collectives.",
             fix="call it on the ranks of the set only: `if process_set.included(): ...`.",
         )
     return engine.subgroup(process_set.process_set_id, process_set.ranks)

@@ -27,7 +27,7 @@ class SingleEngine(Engine):
         self._sets = 0
         for process_set in () if isinstance(process_sets, str) else process_sets:
             if process_set.ranks not in (None, [0]):
-                raise UsageError(f"{process_set} has ranks that are not in this world of one.")
+                raise UsageError(f"{process_set} has ranks that do not exist in a single process.")
             process_set.ranks, process_set.process_set_id = [0], self.add_process_set([0])
 
     def allreduce(

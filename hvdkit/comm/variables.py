@@ -16,12 +16,13 @@ MESSAGE_BYTES = 64 * 2**20
 
 
 def broadcast_variables(variables: list, root_rank: int = 0, process_set: ProcessSet | None = None) -> None:
-    """Give every rank the values that ``root_rank`` has; inside ``tf.function`` too, with one message per variable.
+    """Give every rank the values of ``root_rank``; also works in a ``tf.function``, with one message per variable.
 
     Args:
-        variables: Keras or TensorFlow variables of any dtype but strings; alike (number, shapes, dtypes) on every rank.
-        root_rank: whose values.
-        process_set: the ranks that take part, the root among them; None means all.
+        variables: Keras or TensorFlow variables of any dtype except strings; every rank has the same number, shapes and
+            dtypes.
+        root_rank: the rank whose values are sent.
+        process_set: the ranks that take part, including the root; None means all.
 
     Raises:
         UsageError: there is no such rank.
@@ -58,14 +59,14 @@ def _in_graph() -> bool:
 
 
 def broadcast_global_variables(root_rank: int = 0, variables: Any = None) -> None:
-    """Horovod's name for ``broadcast_variables``; TensorFlow 2 has no list of all variables, so name the model.
+    """Horovod's name for ``broadcast_variables``; pass the model, as TensorFlow 2 has no list of all variables.
 
     Args:
-        root_rank: whose values.
+        root_rank: the rank whose values are sent.
         variables: a Keras model (its weights and its optimizer's variables), an optimizer, or variables.
 
     Raises:
-        UsageError: no variables, or there is no such rank.
+        UsageError: ``variables`` is missing, or there is no such rank.
 
     Example:
 
@@ -75,7 +76,7 @@ def broadcast_global_variables(root_rank: int = 0, variables: Any = None) -> Non
     """
     if variables is None:
         raise UsageError(
-            "broadcast_global_variables needs to know which: TensorFlow 2 has no list of all variables.",
+            "broadcast_global_variables needs the model: TensorFlow 2 has no list of all variables.",
             fix="hvd.broadcast_global_variables(0, model), or BroadcastGlobalVariablesCallback(0) in fit.",
         )
     if hasattr(variables, "optimizer"):  # a model

@@ -89,7 +89,7 @@ def is_initialized() -> bool:
 
 
 def size() -> int:
-    """How many ranks there are."""
+    """The number of ranks."""
     return engine().size
 
 
@@ -99,7 +99,7 @@ def rank() -> int:
 
 
 def local_size() -> int:
-    """How many ranks are on this host."""
+    """The number of ranks on this host."""
     return engine().local_size
 
 
@@ -109,7 +109,7 @@ def local_rank() -> int:
 
 
 def cross_size() -> int:
-    """How many hosts have a rank with this ``local_rank``."""
+    """The number of hosts that have a rank with this ``local_rank``."""
     return engine().cross_size
 
 
@@ -119,7 +119,7 @@ def cross_rank() -> int:
 
 
 def is_chief() -> bool:
-    """Whether this is rank 0: the one that prints, logs and saves."""
+    """Whether this is rank 0, which prints, logs and saves."""
     return engine().rank == 0
 
 
@@ -150,23 +150,23 @@ gloo_enabled, mpi_enabled = _enabled("gloo"), _enabled("mpi")
 
 
 def mpi_threads_supported() -> bool:
-    """Whether MPI may be called from several threads; False where MPI is not used."""
+    """Whether MPI may be called from several threads; False if MPI is not used."""
     return engine().enabled("mpi_threads")
 
 
 def start_timeline(file_path: str, mark_cycles: bool = False) -> None:
-    """Begin to record what the engine does into ``file_path``, on rank 0; chrome://tracing shows it.
+    """Start to record the engine's activity to ``file_path``, on rank 0; open the file in chrome://tracing.
 
     Args:
-        file_path: a JSON file, written anew.
-        mark_cycles: with Horovod also mark each cycle of its background thread.
+        file_path: a JSON file, which is overwritten.
+        mark_cycles: with Horovod, also mark each cycle of its background thread.
 
     Raises:
-        UsageError: Horovod moves the bytes, and ``HOROVOD_TIMELINE=DYNAMIC`` was not set when it started.
+        UsageError: the engine is Horovod, and ``HOROVOD_TIMELINE=DYNAMIC`` was not set when it started.
     """
     engine().start_timeline(str(file_path), mark_cycles)
 
 
 def stop_timeline() -> None:
-    """End the recording and close its file."""
+    """Stop the recording and close its file."""
     engine().stop_timeline()

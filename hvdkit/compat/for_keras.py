@@ -55,7 +55,7 @@ def broadcast_global_variables(root_rank: int, variables: Any = None) -> None:
     """
     if variables is None:
         raise EagerError(
-            "broadcast_global_variables needs to know which: TensorFlow 2 has no list of all variables.",
+            "broadcast_global_variables needs the model: TensorFlow 2 has no list of all variables.",
             fix="hvd.broadcast_variables(model.variables, root_rank=0), or BroadcastGlobalVariablesCallback(0) in fit.",
         )
     _broadcast_global_variables(root_rank, variables)

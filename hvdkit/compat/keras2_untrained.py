@@ -10,8 +10,8 @@ from hvdkit.compat.deprecations import warn_once
 from hvdkit.keras_internals import keras2
 
 _NOW = (
-    "Keras 3 does not count it among the model's weights, so that fit does not train it: where it is to be trained, "
-    "write self.add_weight(shape=..., initializer=...); where it is not, as a counter, tf.Variable(..., "
+    "Keras 3 does not count it among the model's weights, so fit does not train it. If it should be trained, "
+    "write self.add_weight(shape=..., initializer=...); if not, as for a counter, tf.Variable(..., "
     "trainable=False)."
 )
 _MAX_NAMES = 8

@@ -34,7 +34,7 @@ class Arrays:
 
     def __init__(self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: dict[int, float] | None = None):
         if sample_weight is not None and y is None:
-            raise UsageError("`sample_weight` needs `y`: without targets there is no loss for it to weigh.")
+            raise UsageError("`sample_weight` needs `y`: without targets there is no loss to weight.")
         if class_weight is not None:
             sample_weight = _by_class(y, sample_weight, class_weight)
         if sample_weight is not None:
@@ -43,7 +43,7 @@ class Arrays:
         parts = {what: rows.rows_of(leaf, what) for what, leaf in named}
         lengths = {what: part.samples for what, part in parts.items() if part is not None}
         if not lengths:
-            raise UsageError("There is no array of samples in `x`.")
+            raise UsageError("`x` contains no array of samples.")
         if len(set(lengths.values())) > 1:
             lengths_text = ", ".join(f"{what} {length}" for what, length in lengths.items())
             raise UsageError(f"The arrays have different numbers of samples: {lengths_text}.")

@@ -19,19 +19,20 @@ _NAME, _SHARD = "hvd.data.class_weights", "hvd.data.shard"  # the caller, as mes
 
 @renamed_arguments(already_split="presharded")
 def class_weights(y: Any, *, presharded: bool = False) -> dict[int, float]:
-    """The weight of each class so that all weigh alike: samples / (classes * samples of the class).
+    """Compute class weights that balance the classes: samples / (classes * samples of the class).
 
-    scikit-learn's ``class_weight="balanced"``, over the samples of all ranks. Collective where the data is split.
+    This is scikit-learn's ``class_weight="balanced"``, over the samples of all ranks. It is collective if the data are
+    presharded.
 
     Args:
-        y: whole numbers of shape (n,) or (n, 1), or one-hot rows of shape (n, classes).
-        presharded: this rank has only a part of the samples; the ranks' counts are added up.
+        y: integers of shape (n,) or (n, 1), or one-hot rows of shape (n, classes).
+        presharded: this rank has only a part of the samples, so the ranks' counts are summed.
 
     Returns:
         A dict for ``hvd.data.shard(..., class_weight=...)``, the same on every rank.
 
     Raises:
-        UsageError: ``y`` holds no classes.
+        UsageError: ``y`` does not contain classes.
 
     Example:
 

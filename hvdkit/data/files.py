@@ -79,7 +79,7 @@ def own_files(files: list, parse: Callable | None, *, presharded: bool) -> Files
         "their files",
         [[f.path.name, f.samples] for f in files],
         by="hvd.data.shard",
-        fix="the same files, whole, on every rank; or, where each has its own, presharded=True.",
+        fix="pass the same complete files on every rank, or, if each rank has its own, presharded=True.",
     )
     chosen = balanced([f.samples for f in files], world.size())[world.rank()]
     return Files([files[i] for i in chosen], files, parse)

@@ -33,7 +33,7 @@ def check_components(spec: Any) -> None:
             if not (leaf.dtype in (tf.variant, tf.resource) or leaf.dtype.is_quantized):
                 continue
         raise UsageError(
-            f"{_component(path)} is a {kind}, which cannot be shared out over ranks: it must be a dense, ragged or "
+            f"{_component(path)} is a {kind}, which cannot be sharded over ranks: it must be a dense, ragged or "
             "sparse tensor of numbers, bools or strings.",
             fix="leave it out, or make tensors of it by `.map`; of a nested dataset, as `.window` makes them, by "
             "`.flat_map(lambda window: window.batch(size))`.",
@@ -51,13 +51,11 @@ def check_samples(spec: Any) -> None:
     """
     for path, leaf in keras.tree.flatten_with_path(spec):
         if leaf.shape.rank is None:
-            raise UsageError(
-                f"{_component(path)} has a shape of unknown rank.", fix="`.map` it through tf.ensure_shape."
-            )
+            raise UsageError(f"{_component(path)} has an unknown shape.", fix="`.map` it through tf.ensure_shape.")
         if not leaf.shape.rank:
             raise UsageError(
                 f"{_component(path)} has no axis of samples: the elements are taken as batches.",
-                fix="pass batch_size where the elements are samples.",
+                fix="pass batch_size if the elements are samples.",
             )
 
 

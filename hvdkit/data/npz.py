@@ -99,5 +99,5 @@ def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple, np.dtype]:
     if dtype.hasobject:
         raise ValueError(f"{member} holds Python objects")
     if size != archive.getinfo(f"{member}.npy").file_size:  # its checksum is known only when it is read
-        raise ValueError(f"{member} does not have as many bytes as its shape {shape} needs")
+        raise ValueError(f"{member} does not have the number of bytes that its shape {shape} needs")
     return shape, dtype

@@ -99,7 +99,7 @@ class Reading:
         if len(set(batches)) > 1:
             self.stop()
             raise CommunicationError(
-                f"The ranks do not have as many batches in this epoch: {', '.join(map(str, batches))}, by rank.",
+                f"The ranks have different numbers of batches in this epoch: {', '.join(map(str, batches))}, by rank.",
                 fix="let on_epoch_begin do the same on every rank: from a seed that all have, and the epoch.",
                 rank=world.rank(),
             )

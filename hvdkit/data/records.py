@@ -36,8 +36,8 @@ class TFRecord:
         if len(damaged):
             first = int(damaged[0])
             raise UsageError(
-                f"{path} is no TFRecord file, compressed, or damaged: of record {first}, at byte {begins[first]}, the "
-                "length does not have its checksum.",
+                f"{path} is not a TFRecord file, or it is compressed or damaged: in record {first}, at byte "
+                f"{begins[first]}, the length does not have its checksum.",
                 fix="write the file again, uncompressed. A compressed one cannot be entered in its middle: read it by "
                 'tf.data.TFRecordDataset(..., compression_type="GZIP"), and give that to hvd.data.shard.',
             )
@@ -45,9 +45,9 @@ class TFRecord:
         end = begins[-1] + _AROUND + self._lengths[-1] if heads else 0
         if end != size:
             raise UsageError(
-                f"{path} is no whole TFRecord file: record {len(heads) - (end > size)}, at byte "
+                f"{path} is not a complete TFRecord file: record {len(heads) - (end > size)}, at byte "
                 f"{begins[-1] if end > size else end}, does not end in it.",
-                fix="write the file again: it was cut off.",
+                fix="write the file again, because it is truncated.",
             )
         self._begins, self.samples = begins, len(heads)
 

@@ -131,7 +131,7 @@ def _array(leaf: Any, what: str) -> Any:
     lazy = isinstance(leaf, np.memmap) or not isinstance(leaf, np.ndarray)
     is_array = isinstance(getattr(leaf, "dtype", None), np.dtype) and hasattr(leaf, "shape")
     if not is_array and not hasattr(leaf, "__array__"):
-        raise UsageError(f"{what} is no array: it is of type {type(leaf).__name__}.", fix=_way_out(leaf, what))
+        raise UsageError(f"{what} is not an array: it is of type {type(leaf).__name__}.", fix=_way_out(leaf, what))
     if not (is_array and lazy and hasattr(leaf, "__getitem__")) or leaf.dtype.kind in "OSUT" or tf.is_tensor(leaf):
         leaf = np.asarray(leaf)
     if not leaf.shape:
@@ -170,7 +170,7 @@ def _floatx(dtype: tf.DType) -> tf.DType:
 def _as_floatx(tensor: Any, what: str) -> Any:
     """A ragged or sparse tensor as Keras takes it."""
     if tensor.shape.rank is None:
-        raise UsageError(f"{what} has a shape of unknown rank.", fix="tf.ensure_shape.")
+        raise UsageError(f"{what} has an unknown shape.", fix="use tf.ensure_shape.")
     wanted = _floatx(tensor.dtype)
     return tensor if tensor.dtype == wanted else tf.cast(tensor, wanted)
 

@@ -29,17 +29,17 @@ SAMPLES, STEPS = "samples", "steps"
 
 
 def mark_variable(variable: Any, *, follows: str) -> None:
-    """Say what changes a variable of your own, where hvdkit cannot read it from the train step.
+    """Declare what changes a custom variable, if hvdkit cannot find it out from the train step.
 
     Args:
-        variable: a Keras or TensorFlow variable that is not trained, of a model that is trained on data of
+        variable: a non-trainable Keras or TensorFlow variable of a model that is trained on data of
             ``hvd.data.shard``.
-        follows: ``"steps"``: it goes on in every step, alike on all ranks, such as a counter; ``"samples"``: it follows
-            from what the rank's own samples hold, such as a moving average, and stays as it is in a step for which
-            this rank has no samples left.
+        follows: ``"steps"`` for a variable that changes in every step in the same way on all ranks, such as a counter;
+            ``"samples"`` for a variable that depends on the rank's samples, such as a moving average, and does not
+            change in a step for which this rank has no samples left.
 
     Raises:
-        UsageError: ``follows`` is something else, or the first argument is no variable.
+        UsageError: ``follows`` has another value, or the first argument is not a variable.
 
     Example:
 
@@ -249,10 +249,10 @@ def following_samples(model: keras.Model, batch: Any, variables: list) -> list:
         names = ", ".join(attributes.path_of(v) for v in unclear[:3])
         why = "the step runs eagerly" if tf.executing_eagerly() else "the step assigns both to it"
         raise UsageError(
-            f"A rank may have no samples left in a step, and hvdkit cannot tell whether {names} then goes on as on the "
-            f"other ranks (a counter) or stays as it is (a moving average of samples): {why}.",
+            f"A rank may have no samples left in a step, and hvdkit cannot tell whether {names} then changes as on the "
+            f"other ranks (a counter) or stays unchanged (a moving average of samples): {why}.",
             fix='hvd.data.mark_variable(variable, follows="steps") or follows="samples" before fit; or '
-            "drop_remainder=True in hvd.data.shard, with which no rank is ever without samples.",
+            "drop_remainder=True in hvd.data.shard, with which every rank always has samples.",
         )
     marked = [kinds if mark_of(v) is None else {mark_of(v)} for v, kinds in zip(variables, known, strict=True)]
     return [v for v, kinds in zip(variables, marked, strict=True) if SAMPLES in kinds]

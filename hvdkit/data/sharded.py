@@ -43,11 +43,11 @@ class Source(Protocol):
 class Sharded(DataAdapter):
     """This rank's part of the data; pass it to ``fit`` or ``evaluate`` as ``x``, or as ``validation_data``.
 
-    Made by ``hvd.data.shard``.
+    It is created by ``hvd.data.shard``.
 
     Attributes:
-        epoch: the epoch whose samples come next, 0 first; ``fit`` sets it.
-        offset: where it begins: at 0, but after a resume in its middle.
+        epoch: the epoch whose samples come next, counted from 0; ``fit`` sets it.
+        passed: where the epoch begins: at 0, except after a resume in its middle.
     """
 
     def __init__(self, metadata: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ class Sharded(DataAdapter):
         if place.get("passed") and differing:
             what = "; ".join(f"{k} was {saved_metadata.get(k)!r} and is {own_metadata.get(k)!r}" for k in differing)
             raise UsageError(
-                f"A training cannot go on in the middle of an epoch with other data: {what}.",
+                f"A training cannot resume in the middle of an epoch with different data: {what}.",
                 fix="shard the same data with the same arguments (of data that is split already, on as many ranks), "
                 "or restore a checkpoint from the end of an epoch.",
             )
@@ -92,7 +92,7 @@ class Sharded(DataAdapter):
 
     @property
     def num_batches(self) -> int | None:
-        """The steps of the epoch that runs, from where it began; None if their number is unknown."""
+        """The number of steps of the current epoch, from where it began; None if it is unknown."""
         raise NotImplementedError
 
     @property
@@ -117,11 +117,11 @@ class Sharded(DataAdapter):
         raise NotImplementedError
 
     def batches(self, epoch: int) -> Iterator[tuple[Any, tf.Tensor]]:
-        """The batches of an epoch with their weights, for a training loop of one's own.
+        """The batches of an epoch with their weights, for a custom training loop.
 
         Yields:
-            ``(x, y)`` and what the rank's mean loss is to be multiplied with, before its gradients are averaged over
-            the ranks. At weight 0 the batch is a stand-in: the rank has no samples left, and takes part with nothing.
+            ``(x, y)`` and the factor for the rank's mean loss, before its gradients are averaged over the ranks. If the
+            weight is 0, the batch is a placeholder, because the rank has no samples left.
 
         Example:
 

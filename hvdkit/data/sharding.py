@@ -41,46 +41,50 @@ def shard(
     parse: Any = None,
     buffer_size: int = 10_000,
 ) -> Sharded:
-    """Share data out over the ranks: every sample exactly once per epoch.
+    """Shard data over the ranks, so that every sample is used exactly once per epoch.
 
-    Give the result to ``fit`` or ``evaluate`` as ``x``, or as ``validation_data``. Collective: call it on every rank.
-    With N ranks a step does what one process does with a batch of ``N * batch_size``, also where the samples do not
-    come out even: each rank's gradient counts by its samples, and a rank that has none left takes part with weight 0.
+    Pass the result to ``fit`` or ``evaluate`` as ``x``, or as ``validation_data``. It is collective: call it on every
+    rank. A step of N ranks is equivalent to a step of one process with a batch of ``N * batch_size``, even when the
+    samples do not divide evenly: each rank's gradient is weighted by its sample count, and a rank that has no samples
+    left takes part with weight 0.
 
     Args:
         x: one of
 
-            - arrays with a sample per row, the same on every rank: what ``fit`` takes, also memory-mapped or in HDF5,
-              ragged or sparse, or lists, tuples and dicts of them. Lists become tuples, as in ``fit``. Step s trains on
-              the s-th ``N * batch_size`` samples of the epoch's order.
+            - arrays with a sample per row, the same on every rank: everything that ``fit`` accepts, including
+              memory-mapped, HDF5, ragged and sparse arrays, and lists, tuples and dicts of them. Lists become tuples,
+              as in ``fit``. Step s trains on the s-th ``N * batch_size`` samples of the epoch's order.
             - a ``tf.data.Dataset``, the same on every rank and finite. With ``batch_size`` its elements are samples;
-              without, they are batches, dealt out in turn.
-            - a ``keras.utils.PyDataset``, the same on every rank: its batches are dealt out in turn.
+              without it, they are batches, which are given to the ranks in turn.
+            - a ``keras.utils.PyDataset``, the same on every rank. Its batches are given to the ranks in turn.
             - file names or globs, ``"train-*.npz"`` (with arrays ``x``, ``y``, ``sample_weight``) or
-              ``"train-*.tfrecord"`` (with ``parse``): each rank reads whole files, shared out by their samples. The
-              arrays of all files have the same dtypes; records are checked against their checksums.
-        y: the targets, where ``x`` is arrays.
+              ``"train-*.tfrecord"`` (with ``parse``): each rank reads complete files, which are assigned by their
+              numbers of samples. The arrays of all files must have the same dtypes; the checksums of records are
+              verified.
+        y: the targets, if ``x`` is arrays.
         batch_size: samples per step on each rank.
-        shuffle: another order each epoch, from ``seed`` and the epoch, the same on every machine. None means yes,
-            but for a ``tf.data.Dataset``, where it fills a buffer of ``buffer_size`` elements.
-        seed: of the order; the same on every rank.
-        drop_remainder: leave out the samples at the end of an epoch that fill no step of all ranks. By default every
-            sample takes part.
-        presharded: ``x`` is this rank's own part already, of whatever length.
-        sample_weight: a weight per sample, where ``x`` is arrays; one array for all outputs, or one for each.
-        class_weight: a dict from class to weight (``{"1": 2.0}``, as JSON and YAML have it, too), or ``"balanced"``: by
-            the classes of all ranks' samples; where ``x`` is arrays, and ``y`` those of one output.
+        shuffle: use a new order in each epoch, which depends on ``seed`` and the epoch and is the same on every
+            machine. None means True, except for a ``tf.data.Dataset``, for which True fills a buffer of
+            ``buffer_size`` elements.
+        seed: the seed of the order; the same on every rank.
+        drop_remainder: leave out the samples at the end of an epoch that do not fill a step of all ranks. By default
+            every sample is used.
+        presharded: ``x`` is already this rank's part, which may have any length.
+        sample_weight: a weight per sample, if ``x`` is arrays; one array for all outputs, or one for each.
+        class_weight: a dict from class to weight (also with text keys as in JSON and YAML: ``{"1": 2.0}``), or
+            ``"balanced"``, which uses the classes of all ranks' samples. Only if ``x`` is arrays and ``y`` has one
+            output.
         per_rank_batch: ``"auto"`` measures each rank's speed before training and gives slower ranks smaller batches,
-            ``N * batch_size`` together; where ``x`` is arrays that every rank has.
-        parse: turns a batch of serialized records, a string tensor, into ``(x, y)``; for TFRecord files.
-        buffer_size: of the shuffle of a ``tf.data.Dataset``, in elements.
+            in total ``N * batch_size``. Only if ``x`` is arrays that every rank has.
+        parse: converts a batch of serialized records, a string tensor, to ``(x, y)``; for TFRecord files.
+        buffer_size: the size of the shuffle buffer of a ``tf.data.Dataset``, in elements.
 
     Returns:
-        This rank's part. It knows its place, ``CheckpointCallback`` saves it, and for arrays and files going there
-        takes no reading of what comes before.
+        This rank's part. It keeps its position, which ``CheckpointCallback`` saves. Arrays and files can resume there
+        without reading the earlier samples.
 
     Raises:
-        UsageError: an argument that cannot be used, or data without samples.
+        UsageError: an argument cannot be used, or the data have no samples.
         CommunicationError: the ranks do not have the same data or arguments.
 
     Example:
@@ -132,7 +136,7 @@ def _shard_global(source: Arrays, options: dict, per_rank_batch: str) -> MapStyl
         "their data",
         metadata,
         by=streams.SHARD,
-        fix="give hvd.data.shard the same arrays in the same order on every rank, or, where each has its own part, "
+        fix="give hvd.data.shard the same arrays in the same order on every rank, or, if each rank has its own part, "
         "presharded=True.",
     )
     _need_samples(source.samples)
@@ -190,7 +194,7 @@ def _need_batch_size(batch_size: Any) -> None:
 
 def _need_samples(samples: int) -> None:
     if not samples:
-        raise UsageError("There are no samples to share out.")
+        raise UsageError("There are no samples to shard.")
 
 
 def _need_steps(made: MapStyleData, samples: int, options: dict) -> None:

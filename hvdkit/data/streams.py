@@ -70,9 +70,9 @@ class _Elements:
         self._buffer = buffer_size if cardinality < 0 else min(buffer_size, max(cardinality, 1))
         if self._buffer > _LARGEST_BUFFER and options["shuffle"]:
             raise UsageError(
-                f"`buffer_size` is {buffer_size}, and the length of the dataset is unknown: TensorFlow takes memory "
-                "for as many elements before the first one is read.",
-                fix=f"at most {_LARGEST_BUFFER}, or the length by tf.data.experimental.assert_cardinality.",
+                f"`buffer_size` is {buffer_size}, and the length of the dataset is unknown: TensorFlow allocates "
+                "memory for this many elements before it reads the first one.",
+                fix=f"use at most {_LARGEST_BUFFER}, or set the length with tf.data.experimental.assert_cardinality.",
             )
         self._every = 1 if presharded else world.size()
         self.length = None if cardinality < 0 or presharded else cardinality
@@ -116,11 +116,11 @@ class _PyBatches:
         self._dataset, self._options, self._presharded = dataset, options, presharded
         length = self._length()
         if not length and not presharded:
-            raise UsageError("There are no samples to share out.")
+            raise UsageError("There are no samples to shard.")
         self.length = None if presharded else length
         if not length:
             raise UsageError(
-                "A rank's own PyDataset needs at least one batch, to know its samples by.",
+                "A rank's own PyDataset needs at least one batch, which shows what its samples are.",
                 fix="give that rank a tf.data.Dataset or arrays, which know their kind without any.",
             )
         examples = [self._batch(number) for number in range(min(length, 2))]  # as many as Keras looks at
@@ -136,7 +136,7 @@ class _PyBatches:
     def _length(self) -> int:
         length = self._dataset.num_batches
         if length is None:
-            raise UsageError("The PyDataset never ends (num_batches is None), so it has no epochs to share out.")
+            raise UsageError("The PyDataset never ends (num_batches is None), so it has no epochs.")
         return int(length)
 
     def _batch(self, number: int) -> Any:

@@ -76,7 +76,7 @@ def network(context: Context) -> Iterator[Finding]:
         yield Finding(
             "network",
             "warn",
-            f"{names}: the same address on every host, so MPI may wait for ever for a rank behind it",
+            f"{names}: the same address on every host, so MPI may wait forever for a rank behind it",
             f"with several hosts: horovodrun --network-interfaces {first} ..., "
             f"or mpirun --mca btl_tcp_if_include {first} ...",
         )
@@ -103,6 +103,6 @@ def launched_by(context: Context) -> Iterator[Finding]:
     """Who started this process, as hvdkit reads it."""
     info = launch_info()
     if info.launcher == "none":
-        yield Finding("launched by", "info", "no launcher: a single process")
+        yield Finding("launched by", "info", "nothing: a single process")
     else:
         yield Finding("launched by", "info", f"{info.launcher}: rank {info.rank} of {info.size}")

@@ -95,7 +95,7 @@ class GradientPipeline:
                 f"These gradients were to be reduced over the {self.engine.size} ranks of a world that hvd.shutdown() "
                 "has left.",
                 fix="hvd.shutdown() after the last step; or hvd.init() again, and then "
-                "hvd.DistributedOptimizer(optimizer) and compile anew.",
+                "hvd.DistributedOptimizer(optimizer) and compile again.",
             )
         if replica_context.is_active():  # their gradients are summed already: one reduction for all of them
             reduce = lambda first: self(first, variables, numbers, local=local, call=call)
@@ -171,8 +171,8 @@ class GradientPipeline:
                 "their gradients",
                 signatures,
                 by="hvd.DistributedOptimizer or hvd.DistributedGradientTape",
-                fix="build the same model with the same trainable layers, and make as many distributed optimizers, on "
-                "every rank.",
+                fix="build the same model with the same trainable layers, and the same number of distributed "
+                "optimizers, on every rank.",
                 process_set=self.process_set,
             )
         self._agreed.add(these)

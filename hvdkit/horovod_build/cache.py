@@ -49,7 +49,7 @@ def folder(name: str) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise HorovodBuildError(
-            f"The cache folder {path} cannot be made: {error.strerror or error}.",
+            f"The cache folder {path} cannot be created: {error.strerror or error}.",
             fix="set XDG_CACHE_HOME to a folder that can be written, with 500 MB free",
         ) from None
     return path

@@ -73,7 +73,7 @@ _KNOWN = (
     ),
     (
         r"Could NOT find (\w+) \(missing: ([^)]+)\)",
-        "CMake finds no whole {0}: {1} is missing",
+        "CMake finds no complete {0}: {1} is missing",
         "hvdkit install-horovod --dry-run shows what was found; name another with --cuda-home or --nccl-home",
     ),
     (

@@ -46,7 +46,7 @@ def install(plan: BuildPlan, report: Reporter, *, force: bool = False) -> Outcom
                 loaded = verify.load_in_subprocess()
             if loaded.error is None:
                 return Outcome("installed already", loaded, time.monotonic() - began)
-            report.line(f"  it does not: {loaded.error}; installing it anew")
+            report.line(f"  it does not: {loaded.error}; installing it again")
         with cache.lock(f"wheel-{key}", report.line):
             wheel = None if force else cache.wheel(key)
             origin = "from the cache" if wheel else "built"
@@ -61,7 +61,7 @@ def install(plan: BuildPlan, report: Reporter, *, force: bool = False) -> Outcom
     if loaded.error:
         raise HorovodBuildError(
             f"Horovod was installed, but does not load: {loaded.error}.",
-            fix="hvdkit doctor; to build it anew: hvdkit install-horovod --force",
+            fix="hvdkit doctor; to build it again: hvdkit install-horovod --force",
         )
     _check_promise(plan, loaded)
     return Outcome(origin, loaded, time.monotonic() - began)

@@ -56,7 +56,7 @@ def find_compiler() -> Compiler:
         if not command:
             raise HorovodBuildError(f"There is no {language} compiler on PATH.", fix=_PACKAGES)
         if not shutil.which(shlex.split(command)[0]):
-            raise HorovodBuildError(f"The compiler that {variable}={command} names is not there.", fix=_PACKAGES)
+            raise HorovodBuildError(f"The compiler that {variable}={command} names does not exist.", fix=_PACKAGES)
     _try(shlex.split(cxx))
     return Compiler(cc, cxx, _name(shlex.split(cxx)))
 

@@ -33,31 +33,31 @@ def run(
 
     Args:
         args: the script and its arguments; with ``module``, the arguments alone.
-        np: the number of ranks; by default as many as the hosts have slots.
+        np: the number of ranks; by default the number of the hosts' slots.
         launcher: ``"auto"``, ``"horovodrun"`` or ``"mpirun"``.
-        engine: what moves the bytes between the ranks, ``"auto"``, ``"mpi"`` or ``"horovod"``; by default what
-            ``HVDKIT_ENGINE`` says. It is what ``hvd.init()`` takes in the ranks.
+        engine: what moves the bytes between the ranks, ``"auto"``, ``"mpi"`` or ``"horovod"``; by default the value of
+            ``HVDKIT_ENGINE``. ``hvd.init()`` uses it in the ranks.
         hosts: ``"host1:2,host2:2"``; by default this host.
-        hostfile: a file with one ``host slots=2`` per line, instead of ``hosts``.
+        hostfile: a file with lines such as ``host slots=2``, instead of ``hosts``.
         interfaces: the network interfaces to use, e.g. ``["eth0"]``.
         forward: names of variables, or ``NAME=VALUE``, that must reach the ranks on other hosts too.
         module: run this module, as ``python -m`` does.
         environ: variables to set for the ranks, on top of this process's environment.
-        max_restarts: after an end with anything but 0, start all ranks again, at most so many times; not after a signal
-            to this process. The ranks read in ``HVDKIT_RESTART`` how many restarts there were, and go on from their
-            checkpoint.
+        max_restarts: how often to restart all ranks after an exit code other than 0, but not after a signal to this
+            process. ``HVDKIT_RESTART`` tells the ranks the number of restarts; they resume from their checkpoint.
         dry_run: print the plan and start nothing.
         stdout, stderr: binary files for the ranks' output; by default this process's own.
 
     Returns:
-        The exit code of the rank that failed first, 128 + N where signal N ended it; 0 where all went well. The last
-        thing on ``stderr`` is that rank's traceback. It is 75 (``hvdkit.errors.REQUEUE_EXIT_CODE``) where the ranks
-        were preempted, saved, and want to be started again.
+        The exit code of the rank that failed first, or 128 + N if signal N ended it; 0 if all ranks succeeded. That
+        rank's traceback is the last output on ``stderr``. The exit code is 75 (``hvdkit.errors.REQUEUE_EXIT_CODE``) if
+        the ranks were preempted and saved, and should be started again.
 
     Raises:
-        UsageError: an argument that cannot be used: a script that does not exist, an unknown host, too few slots.
+        UsageError: an argument cannot be used: the script does not exist, a host is unknown, or there are too few
+            slots.
         LaunchError: no launcher can start the ranks, or this process is itself one of several ranks.
-        HorovodMissingError: Horovod was asked for, and this Python has none.
+        HorovodMissingError: Horovod was requested, but this Python does not have it.
 
     Example: ``hvdkit.launch.run(["train.py", "--lr", "0.1"], np=2)``
     """

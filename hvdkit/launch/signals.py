@@ -62,8 +62,8 @@ class Signals:
 
     @property
     def before_training(self) -> str:
-        """The message about such a job."""
-        again = ": nothing is lost, and the job wants to be started again" if self.preempted else ""
+        """What is said of such a job."""
+        again = ": nothing is lost, and the job should be started again" if self.preempted else ""
         return f"hvdkit: ended by {self.name} before the training began{again} (exit code {self.code_before_training})."
 
     def _note(self, number: int, _frame: FrameType | None) -> None:

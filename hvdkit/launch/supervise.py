@@ -221,7 +221,7 @@ class _Run:
         came = bool(self.signals.received)
         if root_cause is not None and root_cause.saved and (self.signals.preempted or not came):
             why = f"ended by {self.signals.name}: " if came else ""
-            self._say(f"hvdkit: {why}the ranks saved and want to be started again (exit code {REQUEUE_EXIT_CODE}).")
+            self._say(f"hvdkit: {why}the ranks saved and should be started again (exit code {REQUEUE_EXIT_CODE}).")
             return REQUEUE_EXIT_CODE
         if self._nothing_is_lost():
             self._say(self.signals.before_training)

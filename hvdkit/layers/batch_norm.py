@@ -1,4 +1,4 @@
-"""The batch norms of an existing model, all changed at once."""
+"""Changes all batch norms of an existing model."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from hvdkit.layers.sync_batch_norm import SyncBatchNormalization
 def with_batch_norm(
     model: keras.Model, *, synchronized: bool | None = None, momentum: float | None = None
 ) -> keras.Model:
-    """A copy of a model whose batch norms work in another way; its weights stay.
+    """Copy a model, including its weights, with different settings of its batch norms.
 
-    By default each rank normalises with the statistics of its own batch, as in Goyal et al., whose recipe keeps some 32
-    samples per rank. With few samples per rank, take them over all ranks.
+    By default each rank normalizes with the statistics of its own batch, as in the recipe of Goyal et al., which has
+    about 32 samples per rank. If there are only few samples per rank, use the statistics of all ranks.
 
     Args:
-        model: Functional or Sequential, built, not compiled yet.
-        synchronized: True: statistics over all ranks' batches (``hvd.SyncBatchNormalization``); False: each rank's own;
-            None: as it is.
-        momentum: of the moving mean and variance; a training with few, large batches wants less than Keras' 0.99.
+        model: a Functional or Sequential model that is built and not yet compiled.
+        synchronized: True uses statistics over all ranks' batches (``hvd.SyncBatchNormalization``), False uses those of
+            each rank's batch, and None leaves them unchanged.
+        momentum: the momentum of the moving mean and variance; a training with few, large batches needs less than
+            Keras' 0.99.
 
     Raises:
-        UsageError: the model has no batch norm, or cannot be copied, as one of a class of its own.
+        UsageError: the model has no batch norm, or cannot be copied because it has a custom class.
 
     Paper: P. Goyal et al., arXiv:1706.02677, 2017, section 2.3.
 
@@ -46,7 +47,7 @@ def with_batch_norm(
         if isinstance(getattr(layer, "layer", None), keras.layers.BatchNormalization):
             raise UsageError(
                 f"{layer.name} is a {type(layer).__name__} around a batch norm, which is not changed.",
-                fix="say synchronized or momentum where it is made.",
+                fix="set synchronized or momentum where the layer is created.",
             )
         if not isinstance(layer, keras.layers.BatchNormalization):
             return layer.__class__.from_config(layer.get_config())
@@ -62,8 +63,8 @@ def with_batch_norm(
 
     if not _can_be_copied(model):
         raise UsageError(
-            f"A {type(model).__name__} is a class of its own, of which no copy can be made.",
-            fix="use hvd.SyncBatchNormalization() or momentum= where it makes its layers.",
+            f"A {type(model).__name__} is a custom class, which cannot be copied.",
+            fix="use hvd.SyncBatchNormalization() or momentum= where it creates its layers.",
         )
     if not model.built:
         raise UsageError(f"{model.name} is not built.", fix="begin it with keras.Input(shape).")

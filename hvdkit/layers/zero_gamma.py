@@ -11,17 +11,17 @@ from hvdkit.keras_internals.layers import call_nodes, flatten_layers
 
 
 def zero_last_gamma(model: keras.Model) -> list[str]:
-    """Set gamma of the last batch norm of each residual branch to 0, so that a block begins as its shortcut.
+    """Set gamma of the last batch norm of each residual branch to 0, so that a block starts as its shortcut.
 
-    A residual block ends in a ``keras.layers.Add``; of what it adds up, that with the most layers before it is the
-    residual branch (the other one is the shortcut, with a projection or without). Branches that do not end in a batch
-    norm are left alone. Call it on every rank, before training.
+    A residual block ends in a ``keras.layers.Add``. Among the inputs of this layer, the one with the most layers before
+    it is the residual branch, and the other one is the shortcut, with or without a projection. Branches that do not end
+    in a batch norm are not changed. Call it on every rank, before training.
 
     Args:
-        model: Functional or Sequential, with models inside it or not.
+        model: a Functional or Sequential model, which may contain other models.
 
     Returns:
-        The names of the layers that were changed.
+        The names of the changed layers.
 
     Raises:
         UsageError: no residual branch ends in a batch norm, as in networks with pre-activation.

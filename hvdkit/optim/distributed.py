@@ -46,44 +46,46 @@ def DistributedOptimizer(  # noqa: PLR0917  Horovod's arguments in Horovod's ord
 ) -> Any:
     """Make a Keras optimizer reduce its gradients over all ranks before it clips and applies them.
 
-    With N ranks of batch b it then does what one process does with batch N*b: ``clipnorm``, ``global_clipnorm`` and
-    ``clipvalue`` see the mean gradient; ``gradient_accumulation_steps=k`` reduces once per k steps; a
-    ``LossScaleOptimizer``, outside or inside, or put around it by ``compile`` under ``mixed_float16``, skips a step on
-    every rank or on none.
+    N ranks with batch b then train as one process with batch N*b: ``clipnorm``, ``global_clipnorm`` and ``clipvalue``
+    apply to the mean gradient, and ``gradient_accumulation_steps=k`` reduces once per k steps. A ``LossScaleOptimizer``
+    skips a step on every rank or on none, whether it is outside or inside, or was added by ``compile`` under
+    ``mixed_float16``.
 
-    The optimizer itself is changed and returned: its slots, ``iterations`` and learning rate stay, ``isinstance`` still
-    holds, and a model saved with it opens in plain Keras as a model with the plain optimizer. In a single process it
-    behaves like the plain optimizer. ``register_local_var(variable)`` keeps a variable's gradient this rank's own.
+    The optimizer itself is modified and returned. Its slots, ``iterations`` and learning rate are kept, ``isinstance``
+    still works, and a model saved with it opens in plain Keras as a model with the plain optimizer. In a single process
+    it behaves like the plain optimizer. ``register_local_var(variable)`` excludes a variable's gradient from the
+    reduction.
 
     Args:
         optimizer: a ``keras.optimizers.Optimizer``, or a name such as ``"adam"``.
-        name: what the names of its collectives begin with; the same on every rank.
+        name: the prefix of the names of its collectives; the same on every rank.
         device_dense, device_sparse: where dense and sparse gradients are reduced; "" leaves it to TensorFlow.
-        compression: how gradients travel: ``hvd.Compression.none``, ``hvd.Compression.fp16``, a name, a dict
+        compression: how gradients are compressed: ``hvd.Compression.none``, ``hvd.Compression.fp16``, a name, a dict
             ``{"name": ...}``, or an object with ``reduce`` (see ``hvdkit.grads.reducers``) or with Horovod's
             ``compress`` and ``decompress``.
-        sparse_as_dense: make sparse gradients (of an Embedding) dense before they are reduced. By default the ranks'
-            slices are gathered and stay slices, which Keras' optimizers apply to the rows they name only, and clip as
-            they are, as in one process. (Accumulation makes them dense, in Keras too. With ``loss_scale_factor``, where
-            Keras raises, they are made dense.)
-        gradient_predivide_factor: f divides by f before the sum and by N/f after it; with ``op=hvd.Average`` only.
+        sparse_as_dense: convert sparse gradients (of an Embedding) to dense ones before they are reduced. By default
+            the ranks' slices are gathered and stay slices. As in one process, Keras' optimizers apply them only to the
+            rows that they name, and clip them as slices. (Accumulation makes them dense, in Keras too. With
+            ``loss_scale_factor``, for which Keras raises an error, they are converted to dense.)
+        gradient_predivide_factor: divides by this factor f before the sum and by N/f after it; only with
+            ``op=hvd.Average``.
         op: ``hvd.Average`` (the mean over the ranks), ``hvd.Sum`` or ``hvd.Adasum``.
-        backward_passes_per_step: k accumulates gradients over k steps and reduces and applies them once. It is Keras'
-            ``gradient_accumulation_steps``, but for the next argument.
-        average_aggregated_gradients: use the mean of the k gradients instead of their sum.
+        backward_passes_per_step: accumulates gradients over this many steps, and reduces and applies them once. It
+            equals Keras' ``gradient_accumulation_steps``, except for the next argument.
+        average_aggregated_gradients: use the mean of the accumulated gradients instead of their sum.
         num_groups: the old name of ``groups``.
-        groups: move gradients together in this many groups, or in these: a list of lists of variables.
-        process_set: the ranks that share the gradients; a rank outside it trains by itself.
-        scale_local_gradients: divide the gradients of local variables by the number of ranks, so that they weigh what
-            they weigh in the mean.
-        bucket_bytes: the size in bytes of the flat buffers that small gradients travel in, and from which one travels
-            alone; None is the engine's own choice, 0 moves each by itself. ``groups`` goes before it.
+        groups: reduce gradients together in this many groups, or in the given groups: a list of lists of variables.
+        process_set: the ranks whose gradients are reduced together; a rank outside it trains by itself.
+        scale_local_gradients: divide the gradients of local variables by the number of ranks, so that they have the
+            same weight as in the mean.
+        bucket_bytes: the size in bytes of the flat buffers into which small gradients are packed, and above which a
+            gradient is sent alone; None lets the engine choose, 0 sends each gradient alone. ``groups`` overrides it.
 
     Returns:
         The same optimizer, distributed.
 
     Raises:
-        UsageError: not a Keras 3 optimizer, an unknown compression, an op that makes no gradient, ...
+        UsageError: not a Keras 3 optimizer, an unknown compression, an op that cannot reduce gradients, ...
         NotInitializedError: ``hvd.init()`` was not called.
 
     Example:
@@ -164,7 +166,7 @@ def PartialDistributedOptimizer(  # noqa: PLR0917  Horovod's arguments in Horovo
     local_layers: Any = None,
     scale_local_gradients: bool = True,
 ) -> Any:
-    """A ``DistributedOptimizer`` that keeps the gradients of some layers this rank's own.
+    """A ``DistributedOptimizer`` that does not reduce the gradients of some layers.
 
     Args:
         local_layers: a built Keras layer, or several, whose trainable weights are not reduced.
@@ -172,7 +174,7 @@ def PartialDistributedOptimizer(  # noqa: PLR0917  Horovod's arguments in Horovo
     The other arguments are those of ``DistributedOptimizer``.
 
     Raises:
-        UsageError: something among ``local_layers`` is no layer, or has no weights yet; as ``DistributedOptimizer``.
+        UsageError: an item of ``local_layers`` is not a layer or has no weights yet; also as ``DistributedOptimizer``.
 
     Example:
 
@@ -225,7 +227,7 @@ def _accumulate(optimizer: Any, steps: int) -> None:
 def _check_type(optimizer: Any) -> None:
     if hasattr(optimizer, "optimizers"):  # a MultiOptimizer
         raise UsageError(
-            f"A {type(optimizer).__name__} is made distributed from inside.",
+            f"A {type(optimizer).__name__} cannot be made distributed as a whole.",
             fix="wrap each optimizer of its OptimizerMap: OptimizerMap(hvd.DistributedOptimizer(...), {...}).",
         )
     if isinstance(optimizer, keras.optimizers.Optimizer):

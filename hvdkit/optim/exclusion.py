@@ -11,9 +11,9 @@ _NAMES = ("bias", "gamma", "beta")
 
 
 def is_bias_or_norm(variable: Any) -> bool:
-    """Whether a weight is a bias or belongs to a normalisation: it has one dimension or none, or is called so.
+    """Whether a weight is a bias or belongs to a normalization, by its dimensions (at most one) or its name.
 
-    The biases of a ``MultiHeadAttention`` have two dimensions, and their name.
+    The biases of a ``MultiHeadAttention``, which have two dimensions, are recognized by their name.
 
     Example:
 
@@ -27,18 +27,18 @@ def is_bias_or_norm(variable: Any) -> bool:
 
 
 def exclude_bias_and_norm(optimizer: Any, model: Any) -> Any:
-    """Let biases and normalisation weights decay no more: weight decay is for kernels and embeddings.
+    """Exclude biases and normalization weights from weight decay, which remains for kernels and embeddings.
 
     Args:
-        optimizer: of Keras (AdamW, Lamb, SGD with ``weight_decay``, ...), distributed or not. A saved model does not
-            hold it: after ``hvd.load_model`` call it again.
+        optimizer: a Keras optimizer (AdamW, Lamb, SGD with ``weight_decay``, ...), distributed or not. The exclusion is
+            not saved with the model: call this again after ``hvd.load_model``.
         model: a built model, or a list of variables.
 
     Returns:
         The optimizer.
 
     Raises:
-        UsageError: the model has no weights yet, or its training step was made already.
+        UsageError: the model has no weights yet, or its training step has already been built.
 
     Paper: X. Jia et al., "Highly Scalable Deep Learning Training System with Mixed-Precision", arXiv:1807.11205, 2018,
     section 3.2; T. He et al., "Bag of Tricks", arXiv:1812.01187, 2018, section 3.1.
@@ -54,11 +54,11 @@ def exclude_bias_and_norm(optimizer: Any, model: Any) -> Any:
     if not weights:
         raise UsageError(
             "There are no weights to exclude from weight decay: the model is not built.",
-            fix="begin it with keras.Input(shape), or call it once: model(x[:1]).",
+            fix="start it with keras.Input(shape), or call it once: model(x[:1]).",
         )
     if getattr(model, "train_function", None) is not None:
         raise UsageError(
-            "The model's training step is made, and which weights decay is settled.",
+            "The model's training step has already been built, so the weight decay can no longer change.",
             fix="call exclude_bias_and_norm before model.fit, or compile the model again.",
         )
     inner.exclude_from_weight_decay(var_list=[v for v in weights if is_bias_or_norm(v)])

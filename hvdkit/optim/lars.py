@@ -25,22 +25,25 @@ class LARS(DecayInStep, keras.optimizers.Optimizer):
         velocity = momentum * velocity + learning_rate * ratio * (g + weight_decay * w)
         w = w - velocity
 
-    Biases and the weights of normalisation layers are trained as by plain SGD with momentum: ratio 1, no decay. The
-    weight decay is the one of the paper, inside the step, and not Keras' decoupled one. Norms are computed in float32.
+    Biases and the weights of normalization layers are trained as in plain SGD with momentum: the ratio is 1, and there
+    is no decay. The weight decay is inside the step, as in the paper, and not decoupled as in Keras. Norms are computed
+    in float32.
 
     Args:
-        learning_rate: a number or a schedule. As the ratio makes steps short it is some 10 to 100 times that of SGD.
+        learning_rate: a number or a schedule. Because the ratio makes steps short, it is about 10 to 100 times that of
+            SGD.
         momentum: between 0 and 1.
-        trust_coefficient: by how much of its own norm a weight may change at ``learning_rate=1``.
+        trust_coefficient: the fraction of its norm by which a weight may change at ``learning_rate=1``.
         epsilon: keeps the ratio finite.
-        weight_decay: of the weights that are not excluded.
-        nesterov: look ahead: the step is ``momentum * velocity`` (the new one) plus the scaled gradient.
-        exclude: weights that are trained as by SGD: None by the rule (``hvd.optim.is_bias_or_norm``), or names such as
-            ``["bias"]``, parts of a weight's path; ``[]`` excludes none.
-        kwargs: as of any Keras optimizer: ``global_clipnorm``, ``gradient_accumulation_steps``, ...
+        weight_decay: the weight decay of all weights that are not excluded.
+        nesterov: look ahead: the step is ``momentum * velocity`` (with the new velocity) plus the scaled gradient.
+        exclude: the weights that are trained as in plain SGD. None excludes biases and normalization weights
+            (``hvd.optim.is_bias_or_norm``); a list such as ``["bias"]`` contains parts of the weights' paths; ``[]``
+            excludes none.
+        kwargs: the arguments of any Keras optimizer: ``global_clipnorm``, ``gradient_accumulation_steps``, ...
 
     Raises:
-        UsageError: a number out of its range.
+        UsageError: a number is out of range.
 
     Paper: Y. You, I. Gitman, B. Ginsburg, "Large Batch Training of Convolutional Networks", arXiv:1708.03888, 2017,
     algorithm 1.

@@ -26,25 +26,25 @@ def load_model(
     legacy_opts: bool = False,
     **kwargs: Any,
 ) -> keras.Model:
-    """Load a model with ``keras.saving.load_model`` and make its optimizer distributed, its slots and iterations kept.
+    """Load a model with ``keras.saving.load_model``, and make its optimizer distributed with its slots and iterations.
 
-    Each rank that calls it reads the file by itself. To let rank 0 alone read it, build and compile the model on the
-    others and broadcast (``hvd.callbacks.BroadcastGlobalVariablesCallback(0)``).
+    Each rank that calls it reads the file. If only rank 0 should read it, build and compile the model on the other
+    ranks and broadcast the weights (``hvd.callbacks.BroadcastGlobalVariablesCallback(0)``).
 
     Args:
         filepath: a ``.keras`` or ``.h5`` file.
-        custom_optimizers: optimizer classes of your own, found by their names.
-        custom_objects: names and classes or functions of your own, as in Keras; an optimizer's may also be a function
-            of its configuration's keywords that returns the optimizer, distributed or not.
+        custom_optimizers: your own optimizer classes, which are found by their names.
+        custom_objects: names with your own classes or functions, as in Keras. For an optimizer this may also be a
+            function that takes the optimizer's configuration as keywords and returns the optimizer, distributed or not.
         compression: as for ``hvd.DistributedOptimizer``.
         legacy_opts: Horovod's switch for optimizers of Keras 2; must be False.
-        kwargs: further arguments of ``hvd.DistributedOptimizer`` (``op``, ``process_set``, ...), which no file holds;
-            the others are passed to Keras: ``compile``, ``safe_mode``. A model that was trained with
-            ``backward_passes_per_step=k`` is saved as one that accumulates k steps: say it again, and the gradients are
-            summed as before; leave it out, and their mean is used, as Keras does.
+        kwargs: further arguments of ``hvd.DistributedOptimizer`` (``op``, ``process_set``, ...), which are not saved in
+            the file; all others are passed to Keras (``compile``, ``safe_mode``). A model that was trained with
+            ``backward_passes_per_step=k`` is saved as a model that accumulates k steps. If you pass the argument again,
+            the gradients are summed as before; otherwise their mean is used, as in Keras.
 
     Raises:
-        UsageError: ``legacy_opts``, or a custom optimizer that is no class.
+        UsageError: ``legacy_opts`` is set, or a custom optimizer is not a class.
 
     Example:
 

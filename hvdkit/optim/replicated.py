@@ -42,9 +42,9 @@ class ReplicaMixin(UpdateHooks):
 def _check_scope(optimizer) -> None:
     if tf.distribute.has_strategy() and optimizers.strategy_of(optimizer) is not tf.distribute.get_strategy():
         raise UsageError(
-            f"This {type(optimizer).__name__} was made outside the strategy it trains under: its variables are not "
-            "mirrored, and every replica would count each step.",
-            fix="make the model and the optimizer, and compile, inside `with strategy.scope():`.",
+            f"This {type(optimizer).__name__} was created outside the strategy in which it trains: its variables are "
+            "not mirrored, and every replica would count each step.",
+            fix="create the model and the optimizer, and compile, inside `with strategy.scope():`.",
         )
 
 

@@ -1,4 +1,4 @@
-"""``hvd.DistributedGradientTape``: gradients over all ranks, for training loops of one's own."""
+"""``hvd.DistributedGradientTape``: gradients over all ranks, for custom training loops."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def DistributedGradientTape(  # noqa: PLR0917  Horovod's arguments in Horovod's 
     process_set: ProcessSet = global_process_set,
     scale_local_gradients: bool = True,
 ) -> tf.GradientTape:
-    """Make a gradient tape reduce over all ranks what its ``gradient`` returns.
+    """Make a gradient tape reduce the result of its ``gradient`` over all ranks.
 
-    The tape itself is changed and returned. Use a plain optimizer with it: a distributed one would reduce again.
-    Every rank makes the same calls in the same order. ``register_local_source(variable)`` keeps a variable's gradient
-    this rank's own.
+    The tape itself is modified and returned. Use a plain optimizer with it, because a distributed optimizer would
+    reduce a second time. Every rank must make the same calls in the same order. ``register_local_source(variable)``
+    excludes a variable's gradient from the reduction.
 
     Args:
-        gradtape: a ``tf.GradientTape``, before, in or after its ``with`` block.
+        gradtape: a ``tf.GradientTape``, before, inside or after its ``with`` block.
 
     The other arguments are those of ``hvd.DistributedOptimizer``.
 
     Raises:
-        UsageError: no tape, or an argument that cannot be used.
+        UsageError: ``gradtape`` is not a tape, or an argument cannot be used.
 
     Example:
 
@@ -93,7 +93,7 @@ def PartialDistributedGradientTape(  # noqa: PLR0917  Horovod's arguments in Hor
     local_layers: Any = None,
     scale_local_gradients: bool = True,
 ) -> tf.GradientTape:
-    """A ``DistributedGradientTape`` that keeps the gradients of some layers this rank's own.
+    """A ``DistributedGradientTape`` that does not reduce the gradients of some layers.
 
     Args:
         local_layers: a built Keras layer, or several, whose trainable weights are not reduced.
@@ -128,7 +128,7 @@ class _Reducing:
     """A tape whose gradients are reduced."""
 
     def register_local_source(self, source: Any) -> None:
-        """Keep the gradient of a variable (Keras' or TensorFlow's) this rank's own: it is not reduced."""
+        """Exclude the gradient of a Keras or TensorFlow variable from the reduction."""
         attributes.local_sources_of(self).add(source)
 
     def gradient(

@@ -1,4 +1,4 @@
-"""One seed for the run: the same for the model on every rank, another for the data on each."""
+"""One seed for the run: the same for the model on every rank, and a different one for the data on each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hvdkit.utils.numbers import whole
 
 @dataclass(frozen=True)
 class Seeds:
-    """``model`` is the same on every rank; ``data`` is this rank's own."""
+    """``model`` is the same on every rank; ``data`` differs between the ranks."""
 
     model: int
     data: int
@@ -53,13 +53,13 @@ def set_seed(seed: int) -> Seeds:
     """Seed Python, NumPy and Keras alike on every rank, so that all build the same model.
 
     Args:
-        seed: a whole number from 0 to 2**32 - 1; the same on every rank.
+        seed: an integer from 0 to 2**32 - 1; the same on every rank.
 
     Returns:
-        The seeds; give ``.data`` to whatever shuffles or augments this rank's own data.
+        The seeds; use ``.data`` to shuffle or augment this rank's data.
 
     Raises:
-        UsageError: the seed is out of range; also a ``ValueError``.
+        UsageError: the seed is out of range. It is also a ``ValueError``.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""``hvd.schedules.large_batch``: the learning rate of one process, made that of many."""
+"""``hvd.schedules.large_batch``: scales the learning rate of one process to many."""
 
 from __future__ import annotations
 
@@ -35,33 +35,33 @@ def large_batch(  # noqa: PLR0917  they are read in this order
     warmup_from: float | None = None,
     size: int | None = None,
 ) -> LargeBatchSchedule:
-    """The learning rate of a large batch from the one that was found for a small batch, and a warm-up to it.
+    """Scale the learning rate of a small batch to that of a large batch, with a warm-up to it.
 
     The global batch is ``batch_size * ranks * accumulation`` samples. The rate rises from ``base_lr`` to
-    ``base_lr * scale(base_batch_size, global batch)`` over ``warmup_epochs``, with the same amount in every update, and
-    goes on as ``decay`` says. It is computed from ``optimizer.iterations`` in the graph, so it is right after a resume,
-    also on another number of ranks, where it goes on from the same place in the training with the new batch's rate.
-    A line from rank 0 says what was made of it.
+    ``base_lr * scale(base_batch_size, global batch)`` over ``warmup_epochs``, by the same amount in every update, and
+    then follows ``decay``. It is computed from ``optimizer.iterations`` in the graph, so it is correct after a resume.
+    On a different number of ranks, it continues from the same point of the training with the new batch's rate. Rank 0
+    logs the result.
 
     Args:
-        base_lr: the rate that was found for ``base_batch_size``.
-        base_batch_size: samples per update of that training.
+        base_lr: the rate that was tuned for ``base_batch_size``.
+        base_batch_size: samples per update for which ``base_lr`` was tuned.
         batch_size: samples per step on EACH rank, as for ``hvd.data.shard``.
-        steps_per_epoch: steps that ``fit`` makes in an epoch, ``len(train)``; accumulated steps count one by one.
-        warmup_epochs: how long the rate rises; 0 for no warm-up.
-        decay: ``"constant"``, ``"step"``, ``"cosine"``, ``"polynomial"``; a dict with ``"name"`` and what it takes
+        steps_per_epoch: the number of steps of ``fit`` in an epoch, ``len(train)``; each accumulated step counts.
+        warmup_epochs: the length of the warm-up; 0 for no warm-up.
+        decay: ``"constant"``, ``"step"``, ``"cosine"``, ``"polynomial"``; a dict with ``"name"`` and its arguments
             (``boundaries`` in epochs and ``factor``; ``floor``; ``power`` and ``floor``); or a Keras
             ``LearningRateSchedule`` of the rate for ``base_batch_size``, whose step 0 is the first update after the
-            warm-up; its rates are scaled.
-        epochs: of the whole training with its warm-up; for curves that end with it.
+            warm-up; hvdkit scales its rates.
+        epochs: the length of the training, including the warm-up; for curves that end with it.
         scale: ``"none"``, ``"linear"`` (SGD) or ``"sqrt"`` (Adam, LAMB).
-        accumulation: steps whose gradients are accumulated for one update: what ``backward_passes_per_step`` or
-            ``gradient_accumulation_steps`` is.
-        warmup_from: the rate before the first update; None is ``base_lr``, or the scaled one where that is lower.
+        accumulation: the number of steps whose gradients are accumulated for one update: the value of
+            ``backward_passes_per_step`` or ``gradient_accumulation_steps``.
+        warmup_from: the rate before the first update; None is ``base_lr``, or the scaled rate if that is lower.
         size: the number of ranks; None is ``hvd.size()``.
 
     Raises:
-        UsageError: a number that makes no sense, an unknown name, or ``epochs`` is missing.
+        UsageError: a number is not valid, a name is unknown, or ``epochs`` is missing.
 
     Paper: P. Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", arXiv:1706.02677, 2017.
 
@@ -111,7 +111,7 @@ def large_batch(  # noqa: PLR0917  they are read in this order
 
 @keras.saving.register_keras_serializable("hvdkit")
 class LargeBatchSchedule(_Schedule):
-    """A ``WarmupThenDecay`` as a Keras learning rate schedule; usually made by ``large_batch``.
+    """A ``Recipe`` as a Keras learning rate schedule; usually created by ``large_batch``.
 
     Args:
         recipe: the rate by epochs.

@@ -1,6 +1,6 @@
 """Strategies: how the devices of a run share the work. One file each, and one line in ``hvdkit.app.choices``.
 
-A strategy is a function that returns a ``tf.distribute`` strategy, to make and compile the model in::
+A strategy is a function that returns a ``tf.distribute`` strategy, in whose scope you create and compile the model::
 
     hvd.init(pin_gpus=False)
     with hvd.strategies.mirrored_per_host().scope():
@@ -8,9 +8,10 @@ A strategy is a function that returns a ``tf.distribute`` strategy, to make and 
         model.compile(hvd.DistributedOptimizer(keras.optimizers.Adam(1e-3)), ...)
     model.fit(x, y, batch_size=...)
 
-The gradients of a process' replicas are summed first, then one Horovod reduction per process takes the mean over the
-processes; clipping, accumulation and loss scaling see the result. ``batch_size`` is what a *process* takes per step,
-shared out over its replicas: make it a multiple of their number, because the replicas' means count alike.
+First the gradients of a process' replicas are summed, then one Horovod reduction per process takes the mean over the
+processes. Clipping, accumulation and loss scaling apply to the result. ``batch_size`` is the number of samples that a
+*process* takes per step, divided among its replicas. Make it a multiple of the number of replicas, because the means of
+all replicas have the same weight.
 """
 
 from __future__ import annotations

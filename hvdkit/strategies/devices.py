@@ -54,7 +54,7 @@ def pin(local_rank: int, local_size: int, kind: str = "GPU") -> str | None:
         return None
     if len(devices) == 1 and local_size > 1:
         get_logger().info(
-            "each rank sees one %s; where it is the same one for all (no --gpus-per-task), they share it.", kind
+            "each rank sees one %s; if all ranks see the same one (without --gpus-per-task), they share it.", kind
         )
     device = devices[index]
     try:

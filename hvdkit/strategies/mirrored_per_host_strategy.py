@@ -16,18 +16,18 @@ def mirrored_per_host(devices: list[str] | None = None) -> Any:
     """A replica of the model on each device of this process, and one Horovod reduction per process and step.
 
     Start one process per host, and let it see all GPUs: ``hvd.init(pin_gpus=False)``. P processes with N devices each
-    and ``batch_size=b`` train as one process with batch P*b. In a world of one it is ``hvd.strategies.mirrored``.
+    and ``batch_size=b`` train as one process with batch P*b. In a single process it equals ``hvd.strategies.mirrored``.
 
     Args:
-        devices: such as ``["GPU:0", "GPU:1"]``; None takes every GPU, or where there is none, every logical CPU. Name
-            them where several processes share a host: no two may have the same.
+        devices: such as ``["GPU:0", "GPU:1"]``; None takes every GPU, or every logical CPU if there is no GPU. Name
+            them if several processes share a host, because no two processes may use the same device.
 
     Returns:
-        The strategy; make the model and the optimizer, and compile, in ``with strategy.scope():``.
+        The strategy; create the model and the optimizer, and compile, in ``with strategy.scope():``.
 
     Raises:
-        UsageError: several processes on this host and no ``devices``, GPUs were pinned by ``hvd.init()``, or a device
-            is not there or stands there twice.
+        UsageError: there are several processes on this host and no ``devices``, GPUs were pinned by ``hvd.init()``, or
+            a device does not exist or is listed twice.
         NotInitializedError: ``hvd.init()`` was not called.
 
     Example:

@@ -12,20 +12,20 @@ from hvdkit.strategies.replicas import mirrored_over
 
 @wants_every_gpu
 def mirrored(devices: list[str] | None = None) -> Any:
-    """One process, a replica of the model on each of its devices. No launcher and no Horovod is needed.
+    """One process with a replica of the model on each of its devices. It needs neither a launcher nor Horovod.
 
-    With ``hvd.DistributedOptimizer``, clipping, ``gradient_accumulation_steps`` and a ``LossScaleOptimizer`` act on the
-    gradient of the whole batch, as they do on one device; with a plain optimizer Keras clips each replica's own,
-    refuses to accumulate, and looks for NaN on the first replica only.
+    With ``hvd.DistributedOptimizer``, clipping, ``gradient_accumulation_steps`` and a ``LossScaleOptimizer`` apply to
+    the gradient of the complete batch, as they do on one device. With a plain optimizer Keras clips each replica's
+    gradient, refuses to accumulate, and detects NaN on the first replica only.
 
     Args:
-        devices: such as ``["GPU:0", "GPU:1"]``; None takes every GPU, or where there is none, every logical CPU.
+        devices: such as ``["GPU:0", "GPU:1"]``; None takes every GPU, or every logical CPU if there is no GPU.
 
     Returns:
-        The strategy; make the model and the optimizer, and compile, in ``with strategy.scope():``.
+        The strategy; create the model and the optimizer, and compile, in ``with strategy.scope():``.
 
     Raises:
-        UsageError: there are several ranks, or a device is not there or stands there twice.
+        UsageError: there are several ranks, or a device does not exist or is listed twice.
         NotInitializedError: ``hvd.init()`` was not called.
 
     Example:

@@ -12,7 +12,7 @@ def mirrored_over(devices: list[str] | None) -> Any:
     """A ``tf.distribute.MirroredStrategy`` over devices that are there.
 
     Args:
-        devices: such as ``["GPU:0", "GPU:1"]``; None takes every GPU, or where there is none, every logical CPU.
+        devices: such as ``["GPU:0", "GPU:1"]``; None takes every GPU, or every logical CPU if there is no GPU.
 
     Raises:
         UsageError: a device is not there, or stands there twice, or there is none in the list.

@@ -90,13 +90,11 @@ def train_step(model: keras.Model) -> Callable[[Any], Any] | None:
 
 def _why_not(model: keras.Model) -> str | None:
     if type(model).train_step is not keras.Model.train_step or "train_step" in vars(model):
-        return (
-            f"{type(model).__name__} has a train_step of its own, which hvdkit does not cut in two around the reduction"
-        )
+        return f"{type(model).__name__} has a custom train_step, which hvdkit does not split at the reduction"
     if tf.distribute.has_strategy() or model.distribute_strategy.num_replicas_in_sync > 1:
         return "it does not run on several replicas"
     if not is_distributed(model.optimizer):
-        return "its optimizer is none of hvd.DistributedOptimizer"
+        return "its optimizer is not a hvd.DistributedOptimizer"
     if not model.built:
         return f"{model.name} could not be built before its first step"
     return None

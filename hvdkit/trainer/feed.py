@@ -88,8 +88,8 @@ def _if_sharded(x: Any) -> Sharded | None:
 def _check_replicas(model: keras.Model, data: Sharded) -> None:
     if model.distribute_strategy.num_replicas_in_sync > 1 and not (isinstance(data, MapStyleData) and data.uniform):
         raise UsageError(
-            "The replicas of a strategy can share batches only where every rank has as many samples in every step.",
-            fix="drop_remainder=True, with arrays or files of equal size.",
+            "The replicas of a strategy can share batches only if all ranks have equally many samples in every step.",
+            fix="use drop_remainder=True, with arrays or files of equal size.",
         )
 
 
@@ -161,9 +161,9 @@ def _check_functions(model: keras.Model) -> None:
     names = (node.name.rpartition("/")[2] for function in functions for node in function.node_def)
     if not any(name.startswith(ZERO_WITHOUT_SAMPLES) for name in names):
         raise UsageError(
-            f"The train step of {model.name} makes its gradients in a tf.function that was traced for other data, "
-            "whose batches are as large on every rank: those of hvd.data.shard may be uneven.",
-            fix="make the tf.function anew before this fit, or give hvd.data.shard's data to the first fit too.",
+            f"The train step of {model.name} computes its gradients in a tf.function that was traced for other data, "
+            "with batches of equal size on every rank, but the batches of hvd.data.shard may be uneven.",
+            fix="create the tf.function again before this fit, or pass data of hvd.data.shard to the first fit too.",
         )
 
 

@@ -38,7 +38,7 @@ _local = False
 
 @contextlib.contextmanager
 def local_training() -> Iterator[None]:
-    """Inside, ``fit`` is this rank's own affair: nothing is compared, no rank need take part.
+    """Let this rank train alone in a ``with`` block: ``fit`` neither involves nor checks the other ranks.
 
     Example:
 

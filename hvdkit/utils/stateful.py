@@ -1,4 +1,4 @@
-"""The protocol of objects whose state a checkpoint keeps."""
+"""Objects that define what a checkpoint saves of them."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from hvdkit.errors import UsageError
 
 
 class Kind(enum.StrEnum):
-    """What becomes of a value that each rank has, if the training resumes on another number of ranks."""
+    """How a value of each rank is restored on a different number of ranks."""
 
     COMMON = "common"
-    """It is the same on all ranks: rank 0's is saved, and all get it."""
+    """The value is the same on all ranks: rank 0's value is saved, and all ranks get it."""
     PER_RANK = "per_rank"
-    """Each rank gets its own back; ranks that are new get rank 0's."""
+    """Each rank gets its own value back; additional ranks get rank 0's value."""
     MEAN = "mean"
-    """What counts is the mean over the ranks; all get it."""
+    """All ranks get the mean over the saved ranks."""
     SUM = "sum"
-    """What counts is the sum over the ranks; rank 0 gets it, the others get zero."""
+    """Rank 0 gets the sum over the saved ranks, and the other ranks get zero."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A value of a ``state_dict``, and what it is.
+    """A value of a ``state_dict``, and how it is restored on a different number of ranks.
 
     Args:
         value: a variable, an array, a number, text, None, or lists, tuples and dictionaries of these.
         kind: ``"common"``, ``"per_rank"``, ``"mean"`` or ``"sum"``: see ``Stateful``.
 
     Raises:
-        UsageError: an unknown kind.
+        UsageError: the kind is unknown.
 
     Example:
 
@@ -54,10 +54,11 @@ class Entry:
 
 @runtime_checkable
 class Stateful(Protocol):
-    """An object whose state is saved with a training and given back to it: a callback, a reducer, a schedule.
+    """An object whose state is saved and restored with a training: a callback, a reducer, a schedule.
 
-    No base class is needed: what has these two methods is ``Stateful``. It is found as a callback of ``fit`` beside
-    ``CheckpointCallback``, as the ``compression=`` of an optimizer, and as an optimizer's learning rate schedule.
+    No base class is needed: every object with these two methods is ``Stateful``. hvdkit finds it among the callbacks of
+    ``fit`` beside ``CheckpointCallback``, as the ``compression=`` of an optimizer, and as an optimizer's learning rate
+    schedule.
 
     Example:
 
@@ -76,20 +77,20 @@ class Stateful(Protocol):
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """What is saved, by names: variables, arrays and JSON-like data.
+        """Return the values to save, by name: variables, arrays and JSON-like data.
 
-        A value is each rank's own, unless an ``Entry`` says that it is common, or that its mean or its sum counts.
+        A value is saved for each rank, unless an ``Entry`` says that it is common, or that its mean or sum is used.
         """
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what was saved, before the training goes on.
+        """Restore the saved values, before the training resumes.
 
-        Called more than once where callbacks begin anew when training begins. Of a schedule ``state["iterations"]`` is
-        how many steps its optimizer has made.
+        It may be called more than once, because callbacks may reset themselves when training begins. For a schedule,
+        ``state["iterations"]`` is the number of steps of its optimizer.
 
         Args:
-            state: the values by their names, arrays in the place of variables. A variable that ``state_dict`` names
-                has its value already; one that will only be made in the first step can be made from the array.
+            state: the values by name, with arrays instead of variables. A variable that ``state_dict`` names already
+                has its value; a variable that is only created in the first step can be created from the array.
         """
 
 
@@ -140,7 +141,7 @@ def combine(kind: str, values: list, rank: int) -> Any:
         return type(first)(combine(kind, list(parts), rank) for parts in zip(*values, strict=True))
     dtype = np.asarray(first).dtype
     if dtype.kind in "OUS":
-        raise UsageError(f"A checkpoint has {first!r}, of which there is no {kind} over the ranks.")
+        raise UsageError(f"A checkpoint has {first!r}, which has no {kind} over the ranks.")
     join = np.mean if kind == Kind.MEAN else np.sum
     joined = join(np.stack(values).astype(np.float64), axis=0).astype(dtype)
     joined = joined if kind == Kind.MEAN or rank == 0 else np.zeros_like(joined)

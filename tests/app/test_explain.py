@@ -30,7 +30,7 @@ def test_the_batch_of_each_rank(tmp_path):
     assert _config(tmp_path, "batch_size: {per_rank: 16}").batch_of_each(3) == 16
     whole = _config(tmp_path, "batch_size: {global: 96}\noptimizer: {name: sgd, gradient_accumulation_steps: 3}")
     assert [whole.batch_of_each(n) for n in (1, 2, 4)] == [32, 16, 8]
-    with pytest.raises(ConfigError, match="take 90 or 105"):
+    with pytest.raises(ConfigError, match="use 90 or 105"):
         whole.batch_of_each(5)
 
 

@@ -76,7 +76,7 @@ def test_other_data_are_refused_in_the_middle_of_an_epoch(tmp_path):
             verbose=0,
             callbacks=[hvd.callbacks.CheckpointCallback(tmp_path, every=2, background=False), _Leave()],
         )
-    with pytest.raises(hvd.errors.UsageError, match=r"with other data: .*samples was 30 and is 31"):
+    with pytest.raises(hvd.errors.UsageError, match=r"with different data: .*samples was 30 and is 31"):
         _model().fit(_data(31), verbose=0, callbacks=[hvd.callbacks.CheckpointCallback(tmp_path)])
 
 

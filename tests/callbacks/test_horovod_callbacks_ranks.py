@@ -84,7 +84,7 @@ def _fit(model, callback, epochs=1):
 @pytest.mark.parametrize(
     ("weights_only", "path", "said"),
     [
-        (False, None, "never set"),
+        (False, None, "is not set"),
         (False, "best.weights", r"ends in \.keras"),
         (True, "best.keras", r"ends in \.weights\.h5"),
         (False, "gs://bucket/best.keras", "local file system"),

@@ -53,7 +53,7 @@ def test_it_changes_no_training_and_says_what_pays():
         for a, b in zip(*mine["weights"], strict=True):
             assert a.tobytes() == b.tobytes()
         assert mine["scales"][-1] > mine["scales"][0] > 0
-        assert "SyncBatchNormalization mixes" in mine["refused"]
+        assert "SyncBatchNormalization prevents" in mine["refused"]
     assert done.output.count("Gradient noise scale about") == 4, "one line an epoch, from rank 0"
     assert "still pays" in done.output
 

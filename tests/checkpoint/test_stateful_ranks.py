@@ -87,7 +87,7 @@ def test_optimizers_are_found_in_lists_dictionaries_and_models():
 def test_an_optimizer_that_nobody_finds_is_told_of_once():
     first, second = (mine["closures"] for mine in _ranks()[1])
     ((said,), (tape,)) = first["distributed"], first["of a tape"]
-    assert said.startswith("The checkpoint holds no state of the optimizer Adam (alone) that trains lonely: the model ")
+    assert said.startswith("The checkpoint contains no state of the optimizer Adam (alone) that trains lonely, because")
     assert "an optimizer that trains lonely" in tape and "model.my_optimizer = optimizer" in tape
     assert len(first["held"]) == len(second["held"]) == 1 and not second["distributed"]
 

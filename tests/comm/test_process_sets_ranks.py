@@ -120,10 +120,10 @@ def test_sets_are_made_later_only_when_asked_for(sets):
 def test_dynamic_sets():
     for rank, value in enumerate(run_ranks(3, made_on_the_way, init=False).values):
         assert value["sum"] == value["again"] == ([1.0] if rank < 2 else None)
-        assert "cannot be made" in value["twice"]
+        assert "cannot be created" in value["twice"]
         assert "not in this world of 3" in value["beyond"]
         assert value["removed"] == [True, False]
-        assert "is not registered" in value["gone"] or rank == 2
+        assert "is not active" in value["gone"] or rank == 2
         assert value["global"] is False
 
 

@@ -171,7 +171,7 @@ def test_mistakes_are_errors_on_every_rank(engine, folder):
         "uneven='Pad'",
         "never ends",
         "need `parse`",
-        "no whole TFRecord file",
+        "not a complete TFRecord file",
         "hvd.data.shard(..., batch_size=...)",
         "hvd.data.shard(..., class_weight=...)",
         "predict",

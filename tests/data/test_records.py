@@ -56,7 +56,7 @@ def test_every_flipped_bit_is_an_error_that_names_its_record(tmp_path):
 def test_a_file_that_was_cut_off(tmp_path, cut):
     path = tmp_path / "some.tfrecord"
     path.write_bytes(_write(path, RECORDS)[:-cut])
-    with pytest.raises(UsageError, match=r"some\.tfrecord is no whole TFRecord file: record [23], at byte"):
+    with pytest.raises(UsageError, match=r"some\.tfrecord is not a complete TFRecord file: record [23], at byte"):
         _delivered(path)
 
 

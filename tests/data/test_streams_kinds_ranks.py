@@ -85,7 +85,7 @@ REFUSED = {
     "array": "The data's element is a TensorArray",
     "none": "Component [1] of the data is a NoneTensor",
     "quantized": "The data's element is a tensor of qint8",
-    "unknown shape": "The data's element has a shape of unknown rank",
+    "unknown shape": "The data's element has an unknown shape",
     "no batches": "The data's element has no axis of samples",
     "objects": "Component [0] of the data is an array of object",
     "dates": "Component [0] of the data is an array of datetime64[s]",
@@ -95,7 +95,7 @@ OF_SEVERAL = {
     "other texts": "The ranks do not agree on the first element of their data",
     "other rows": "The ranks do not agree on the first element of their data",
     "a begin that fails": "its file is gone",
-    "unequal epochs": "The ranks do not have as many batches in this epoch: 4, 5",
+    "unequal epochs": "The ranks have different numbers of batches in this epoch: 4, 5",
 }
 
 

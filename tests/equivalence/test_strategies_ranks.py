@@ -39,7 +39,7 @@ def test_wrong_use_is_refused():
     (alone,) = run_ranks(1, cases.say_what_is_refused).values
     assert "no device 'CPU:7' here. Known: CPU:0, CPU:1" in alone["no such device"]
     assert "each device once" in alone["a device twice"]
-    assert "made outside the strategy" in alone["an optimizer made outside"]
+    assert "created outside the strategy" in alone["an optimizer made outside"]
     assert "On rank 0, the replicas of one process have different values of apart" in alone["replicas that differ"]
     for rank, messages in enumerate(run_ranks(2, cases.say_what_is_refused).values):
         assert messages["several processes, mirrored"].startswith(f"[rank {rank}]")

@@ -79,7 +79,7 @@ def test_without_make_ninja_is_taken(environment, tmp_path):
 def test_mpi_asked_for_and_not_there(environment, tmp_path):
     path = tools_only(tmp_path / "bin", *_TOOLS, "c++", "cc", "make")
     said = fails(environment, "--with", "mpi", PATH=path)
-    assert "MPI was asked for" in said
+    assert "MPI was requested" in said
     assert "openmpi" in said
     # not asked for: it goes without, and says so
     done = environment.hvdkit("install-horovod", "--dry-run", PATH=path)

@@ -32,7 +32,7 @@ SLOW_TO_START = ("sh", "-c", 'echo ready; sleep 60; exec "$@"', "sh")
 
 
 def says(number: int) -> str:
-    again = "nothing is lost, and the job wants to be started again (exit code 75)"
+    again = "nothing is lost, and the job should be started again (exit code 75)"
     return f"hvdkit: ended by {signal.Signals(number).name} before the training began: {again}.\n"
 
 

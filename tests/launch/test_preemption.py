@@ -54,7 +54,7 @@ def test_ranks_save_before_the_launcher_is_told(cluster, light, numbers):
     ended = cluster.signalled(light(SAVES, 3), numbers)
     assert ended.code == 75
     name = signal.Signals(numbers[0]).name
-    assert ended.err == f"hvdkit: ended by {name}: the ranks saved and want to be started again (exit code 75).\n"
+    assert ended.err == f"hvdkit: ended by {name}: the ranks saved and should be started again (exit code 75).\n"
     assert saved(cluster) == [f"saved.{rank} {once(numbers)}" for rank in range(2)]
     assert cluster.gone()
     assert cluster.tidy()
@@ -66,7 +66,7 @@ def test_ranks_save_before_horovodrun_and_mpirun_are_told(cluster, launcher, num
     words = cluster.command("-np", 2, "--max-restarts", 3, cluster.script(SAVES), launcher=launcher)
     ended = cluster.signalled(words, numbers)
     assert ended.code == 75
-    assert ended.err.endswith("the ranks saved and want to be started again (exit code 75).\n")
+    assert ended.err.endswith("the ranks saved and should be started again (exit code 75).\n")
     assert "restart 1 of" not in ended.err
     assert saved(cluster) == [f"saved.{rank} {once(numbers)}" for rank in range(2)]
     assert cluster.gone()
@@ -88,7 +88,7 @@ def test_a_signal_to_one_rank_alone(cluster, launcher):
     os.kill(int((cluster.directory / "pid.1").read_text()), signal.SIGTERM)
     ended = cluster.finish(process, 60)
     assert ended.code == 75
-    assert ended.err.endswith("hvdkit: the ranks saved and want to be started again (exit code 75).\n")
+    assert ended.err.endswith("hvdkit: the ranks saved and should be started again (exit code 75).\n")
 
 
 PATIENCE = {"HVDKIT_PREEMPT_SECONDS": "3", "HVDKIT_GRACE_SECONDS": "1"}

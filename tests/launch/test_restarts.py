@@ -90,11 +90,11 @@ def test_ranks_that_saved_are_started_again(cluster, light):
     ended = cluster.finish(cluster.start(light(RESTART + "sys.exit(75 if restart < '2' else 0)", 5)))
     assert ended.code == 0
     assert starts(ended) == ["0", "1", "2"]
-    assert ended.err.count("the ranks saved and want to be started again (exit code 75).\n") == 2
+    assert ended.err.count("the ranks saved and should be started again (exit code 75).\n") == 2
     assert ended.err.endswith("hvdkit: restart 2 of 5 in 2 s, after the ranks saved (exit code 75).\n")
 
 
-SAVED_AND_LEFT = "hvdkit: the ranks saved and want to be started again (exit code 75).\n"
+SAVED_AND_LEFT = "hvdkit: the ranks saved and should be started again (exit code 75).\n"
 
 
 def test_ranks_that_saved_end_with_75(cluster, light):

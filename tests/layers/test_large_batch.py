@@ -112,7 +112,7 @@ def test_what_cannot_be_copied():
     class Own(keras.Model):
         pass
 
-    with pytest.raises(UsageError, match="class of its own"):
+    with pytest.raises(UsageError, match="custom class, which cannot be copied"):
         hvd.layers.with_batch_norm(Own(), momentum=0.9)
 
 

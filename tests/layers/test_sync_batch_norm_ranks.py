@@ -100,7 +100,7 @@ def test_process_sets():
             slopes.append(_alone(np.concatenate([rows[r] for r in among]))[1][start : start + len(rows[rank])])
         np.testing.assert_allclose(value["dx"], sum(slopes), atol=1e-4)
         assert value["reduced"] == 6.0
-    assert "process set with the ranks [0, 1] is registered" in ranks[0]["not alive"]
+    assert "process set with the ranks [0, 1] is active" in ranks[0]["not alive"]
 
 
 def _alone(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -146,8 +146,8 @@ def test_it_is_saved_and_loaded(tmp_path):
         ({"fused": None}, "no fused kernel"),
         ({"synchronized": True}, "leave out `synchronized`"),
         ({"renorm": True}, r"keras.layers.BatchNormalization\(renorm=True\)"),
-        ({"process_set": 2}, "made of ranks"),
-        ({"process_set": []}, "made of ranks"),
+        ({"process_set": 2}, "made from ranks"),
+        ({"process_set": []}, "made from ranks"),
     ],
 )
 def test_bad_arguments(arguments, said):

@@ -237,5 +237,5 @@ def test_smaller_things(ranks):
         assert result["named object"] == {"a": 1}
         assert result["uint32"] == [4_000_000_000]
         assert result["in a graph"] == [1.5, [ranks.size, 1]]
-        assert "cannot be shared out" in result["a rest"]
+        assert "cannot be divided" in result["a rest"]
         assert result["pipelines"] == 1

@@ -106,7 +106,7 @@ def _refused(engine: str, ranks: int) -> list[dict]:
 
 
 REFUSED = {
-    "both": ["UsageError", "mean", "goes on as on the other ranks", "assigns both", "hvd.data.mark_variable"],
+    "both": ["UsageError", "mean", "changes as on the other ranks", "assigns both", "hvd.data.mark_variable"],
     "both, marked": ["no error"],
     "eager": ["UsageError", "calls", "runs eagerly", "hvd.data.mark_variable"],
     "eager, marked": ["steps 6"],

@@ -61,7 +61,7 @@ class DamagedCheckpointError(HvdkitError, RuntimeError):
         self.path = Path(path)
         super().__init__(
             f"The checkpoint is damaged: {path}: {what}.",
-            fix=fix or "use another checkpoint; `hvdkit checkpoint verify` says which are whole.",
+            fix=fix or "use another checkpoint; `hvdkit checkpoint verify` shows which are valid.",
         )
 
 

@@ -33,7 +33,7 @@ _JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 
 
 class CheckpointInUseError(HvdkitError, RuntimeError):
-    """Another job writes checkpoints into this directory."""
+    """Another job writes checkpoints to this directory."""
 
 
 class _Named(BaseModel):

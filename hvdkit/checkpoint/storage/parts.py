@@ -175,7 +175,7 @@ def read_header(path: Path, size: int) -> dict[str, Tensor]:
     """
     with damage(path), disk.reading(path) as (descriptor, facts):
         if facts.st_size != size:
-            raise DamagedCheckpointError(path, f"it has {facts.st_size} bytes where the manifest says {size}")
+            raise DamagedCheckpointError(path, f"it has {facts.st_size} bytes, but the manifest says {size}")
         length = int.from_bytes(disk.read(descriptor, 8), "little")
         if size < 8 or length > min(MAX_HEADER, size - 8):
             raise DamagedCheckpointError(path, f"its header claims {length} bytes")

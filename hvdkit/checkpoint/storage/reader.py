@@ -79,7 +79,7 @@ class Checkpoint:
         path = self.path / part.file
         with damage(path), disk.reading(path) as (_, facts):
             if facts.st_size != part.bytes:
-                raise DamagedCheckpointError(path, f"it has {facts.st_size} bytes where the manifest says {part.bytes}")
+                raise DamagedCheckpointError(path, f"it has {facts.st_size} bytes, but the manifest says {part.bytes}")
 
     def verify(self) -> Checkpoint:
         """Check every byte of every part, in pieces.

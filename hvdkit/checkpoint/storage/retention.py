@@ -12,14 +12,14 @@ from hvdkit.utils.numbers import plain, whole
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """Which checkpoints stay; what one rule keeps, no other removes.
+    """Which checkpoints to keep. A checkpoint is kept if any of the rules keeps it.
 
     Args:
-        last: the newest so many.
-        every: each step that is a multiple of this.
-        best: the best so many, by ``state["metrics"][monitor]``.
-        monitor: the metric's name.
-        mode: ``"min"`` where less is better, ``"max"`` where more is.
+        last: how many of the newest to keep.
+        every: keep each step that is a multiple of this.
+        best: how many of the best to keep, by ``state["metrics"][monitor]``.
+        monitor: the name of the metric.
+        mode: ``"min"`` if lower is better, ``"max"`` if higher is better.
 
     Raises:
         UsageError: numbers below 0, an unknown mode, or ``best`` without ``monitor``.
@@ -53,10 +53,10 @@ class RetentionPolicy:
 
     @classmethod
     def of(cls, keep: Any) -> RetentionPolicy:
-        """Rules from how many of the newest stay, or from rules; None is the default.
+        """A policy from the number of newest checkpoints to keep, or from a policy; None is the default.
 
         Raises:
-            UsageError: it is neither.
+            UsageError: it is neither of these.
 
         Example:
 
@@ -75,8 +75,8 @@ class RetentionPolicy:
         """The steps to keep.
 
         Args:
-            steps: those there are, newest first.
-            metrics: the metrics of a step; only asked for where they matter.
+            steps: the existing steps, newest first.
+            metrics: returns the metrics of a step; it is called only if they are needed.
         """
         kept = set(steps[: self.last])
         if self.every:

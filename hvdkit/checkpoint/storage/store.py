@@ -1,4 +1,4 @@
-"""A directory of checkpoints: writing a new one, finding the newest whole one, removing old ones."""
+"""A directory of checkpoints: writes a new one, finds the newest valid one, and removes old ones."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def absolute(directory: str | os.PathLike) -> Path:
 class Store:
     """A directory of checkpoints.
 
-    Every state of it, also after a crash or a power loss between any two operations, has each committed checkpoint
-    whole under its name, or not at all.
+    A committed checkpoint is either complete under its name or does not exist, even after a crash or a power loss
+    between any two operations.
 
     Args:
-        directory: where they are; it is made when the first one is written.
+        directory: the directory, which is created when the first checkpoint is written.
 
     Example:
 
@@ -82,16 +82,16 @@ class Store:
         self.directory = absolute(directory)
 
     def path(self, step: int) -> Path:
-        """The directory of a step's checkpoint; while it is being replaced, and if that was broken off, the old one."""
+        """The directory of a step's checkpoint; during a replacement, or if it was interrupted, the old one."""
         path = self.directory / step_name(step)
         return path if os.path.lexists(path) else self.directory / self._set_aside_for_new().get(step, path.name)
 
     def writer(self, step: int, run_id: str) -> CheckpointWriter:
-        """A new checkpoint to write; all processes of a run that name the same step write the same one.
+        """Start a new checkpoint. All processes of a run that name the same step write the same one.
 
         Raises:
-            UsageError: a step or a run_id that cannot be part of a directory's name.
-            CheckpointWriteError: the directory cannot be made.
+            UsageError: the step or the run_id cannot be part of a directory's name.
+            CheckpointWriteError: the directory cannot be created.
         """
         return CheckpointWriter(self.directory, step, run_id)
 
@@ -111,18 +111,18 @@ class Store:
         return {step_of(match["name"]): match[0] for match in matches if match["kind"] == REPLACED}
 
     def open(self, step: int) -> Checkpoint:
-        """A step's checkpoint, its manifest and the lengths of its files checked: quick, whatever its size.
+        """Open a step's checkpoint, and check its manifest and the lengths of its files. This is fast for any size.
 
         Raises:
-            DamagedCheckpointError: it is not there, or not what was written.
+            DamagedCheckpointError: it does not exist, or is damaged.
         """
         return Checkpoint(self.path(step))
 
     def verify(self, step: int) -> Checkpoint:
-        """A step's checkpoint, every byte of it checked.
+        """Open a step's checkpoint, and check every byte of it.
 
         Raises:
-            DamagedCheckpointError: it is not there, or not what was written; the message names the file.
+            DamagedCheckpointError: it does not exist, or is damaged; the message names the file.
         """
         return self.open(step).verify()
 
@@ -131,11 +131,11 @@ class Store:
         skipped: Callable[[int, DamagedCheckpointError], None] | None = None,
         check: Callable[[Checkpoint], Any] | None = None,
     ) -> Checkpoint | None:
-        """The newest checkpoint of which every byte is right; None where there is none.
+        """The newest checkpoint that is valid in every byte, or None.
 
         Args:
-            skipped: told each newer step that is damaged, and how.
-            check: what else must be right; it raises ``DamagedCheckpointError`` where it is not.
+            skipped: called with each newer step that is damaged, and the reason.
+            check: a further check; it raises ``DamagedCheckpointError`` if it fails.
         """
         for step in self.steps():
             try:
@@ -149,15 +149,15 @@ class Store:
         return None
 
     def clean(self, run_id: str) -> list[str]:
-        """Remove what other runs left half done; for the one job that owns the directory, at its start.
+        """Remove unfinished checkpoints of other runs. Only the job that owns the directory may call it, at its start.
 
-        A checkpoint that was set aside for a new one, which then did not come, is taken back.
+        If the replacement of a checkpoint was interrupted, the old checkpoint is restored.
 
         Args:
-            run_id: this run; its own unfinished checkpoints stay.
+            run_id: this run, whose unfinished checkpoints are kept.
 
         Returns:
-            The names that were removed.
+            The removed names.
 
         Raises:
             CheckpointWriteError: something could not be removed.
@@ -178,18 +178,18 @@ class Store:
         return removed
 
     def prune(self, keep: RetentionPolicy, *, valid: int | None = None, dry_run: bool = False) -> list[int]:
-        """Remove the checkpoints that ``keep`` does not keep; the newest valid one always stays.
+        """Remove the checkpoints that ``keep`` does not keep, except the newest valid one.
 
-        Where none is valid, nothing is removed. To know that the newest one is valid, all of it is read, and of older
-        ones where it is not.
+        If no checkpoint is valid, nothing is removed. To find the newest valid one, checkpoints are read completely,
+        from the newest to the first valid one.
 
         Args:
-            keep: which ones stay.
-            valid: a step that this process has just committed: it is known to be valid without reading it, and stays.
-            dry_run: only say which would go.
+            keep: which checkpoints to keep.
+            valid: a step that this process has just committed. It is known to be valid without reading it, and is kept.
+            dry_run: only return the steps that would be removed.
 
         Returns:
-            The steps that went, newest first.
+            The removed steps, newest first.
 
         Raises:
             CheckpointWriteError: one could not be removed.

@@ -1,4 +1,4 @@
-"""A checkpoint that is being written: in a directory of its own, until it is whole."""
+"""A checkpoint that is being written, in a separate directory until it is complete."""
 
 from __future__ import annotations
 

@@ -184,14 +184,14 @@ class MpiEngine(Engine):
     def add_process_set(self, ranks: list[int]) -> int:
         if not self._dynamic:
             raise UsageError(
-                f"The process set {ranks} cannot be made: this world has those it began with.",
-                fix='hvd.init(process_sets="dynamic").',
+                f"The process set {ranks} cannot be created: only the process sets of hvd.init() exist.",
+                fix='call hvd.init(process_sets="dynamic").',
             )
         return self._make_set(ranks)
 
     def _make_set(self, ranks: list[int]) -> int:
         if any(ranks == known for known, _ in self._sets.values()):
-            raise UsageError(f"The process set {ranks} cannot be made: there is one with these ranks.", fix="use it.")
+            raise UsageError(f"The process set {ranks} cannot be created: these ranks have a set.", fix="use that set.")
         self._made += 1
         subgroup = self._comm.subgroup(ranks) if self.rank in ranks else None
         self._sets[self._made] = (list(ranks), subgroup)
@@ -279,5 +279,5 @@ def _any_rows(tensor: Any) -> Any:
 
 def _even(rows: int, size: int) -> np.ndarray:
     if rows % size:
-        raise ValueError(f"{rows} rows cannot be shared out over {size} ranks evenly: pass `splits`.")
+        raise ValueError(f"{rows} rows cannot be divided over {size} ranks evenly: pass `splits`.")
     return np.full(size, rows // size, np.int32)

@@ -34,30 +34,31 @@ def LocalSGD(
 ) -> Any:
     """Make a Keras optimizer train by itself for some steps and then average the weights over the ranks.
 
-    It takes the place of ``hvd.DistributedOptimizer`` where links are slow: the ranks exchange their weights once in
-    ``sync_period`` steps instead of their gradients in each. What it learns is not the same: the larger the period, the
-    further the ranks drift apart. With ``sync_period=1`` and SGD, with or without momentum, it is synchronous training.
-    Slots (momenta) stay each rank's own.
+    Use it instead of ``hvd.DistributedOptimizer`` if links are slow: the ranks exchange their weights once in
+    ``sync_period`` steps instead of their gradients in each step. The result differs from synchronous training, because
+    the ranks drift apart, and more so for a larger period. With ``sync_period=1`` and SGD, with or without momentum, it
+    equals synchronous training. Slots (momenta) are not averaged.
 
-    On several ranks ``fit`` also averages at the end of each epoch, so that validation, callbacks and saved models have
-    the mean weights; in a training loop of one's own ``hvd.optim.synchronize(model)`` does. A checkpoint between two
-    averages holds each rank's weights. With ``mixed_float16`` the ranks also exchange one number in each step: whether
-    all gradients are finite. ``mixed_bfloat16`` needs none.
+    On several ranks ``fit`` also averages at the end of each epoch, so that validation, callbacks and saved models use
+    the mean weights. In a custom training loop, call ``hvd.optim.synchronize(model)``. A checkpoint between two
+    averages contains each rank's weights. With ``mixed_float16`` the ranks also exchange one number in each step, which
+    tells whether all gradients are finite. ``mixed_bfloat16`` needs no such exchange.
 
     Args:
         optimizer: a Keras optimizer, or its name.
-        sync_period: updates between two averages (the H of the papers).
-        start_step: updates with reduced gradients before that begins (post-local SGD), worth some epochs.
-        outer_lr, outer_momentum: of an outer SGD on the mean of what the ranks moved in a period; 1 and 0 take the
-            mean itself. DiLoCo has an AdamW inside, 0.7 and 0.9, and a period in the hundreds.
-        nesterov: of the outer momentum.
+        sync_period: updates between two averages (H in the papers).
+        start_step: updates with reduced gradients before local SGD starts (post-local SGD), usually a few epochs.
+        outer_lr, outer_momentum: the rate and momentum of an outer SGD on the mean change of the weights in a period;
+            1 and 0 take the mean itself. DiLoCo uses AdamW as the inner optimizer, 0.7 and 0.9, and a period of
+            hundreds of steps.
+        nesterov: whether the outer momentum is Nesterov's.
         name, process_set: as for ``hvd.DistributedOptimizer``.
 
     Returns:
         The same optimizer.
 
     Raises:
-        UsageError: a number out of its range; a moving average of the weights (``use_ema``); replicas of a strategy.
+        UsageError: a number is out of range, the optimizer has ``use_ema``, or there are replicas of a strategy.
 
     Papers: S. Stich, "Local SGD Converges Fast and Communicates Little", arXiv:1805.09767, 2018; T. Lin et al., "Don't
     Use Large Mini-Batches, Use Local SGD", arXiv:1808.07217, 2018; A. Douillard et al., "DiLoCo", arXiv:2311.08105,
@@ -79,8 +80,8 @@ def LocalSGD(
     optimizer = keras.optimizers.get(optimizer) if isinstance(optimizer, str) else optimizer
     if getattr(unwrap(optimizer), "use_ema", False):
         raise UsageError(
-            "Local SGD has no moving average of the weights: between two means each rank has its own weights.",
-            fix="use_ema=False.",
+            "Local SGD supports no moving average of the weights: between two averages each rank has its own weights.",
+            fix="set use_ema=False.",
         )
     averaging = PeriodicAveraging(sync_period, start_step, outer_lr, outer_momentum, nesterov)
     make_state = functools.partial(LocalSGDState, averaging=averaging)
@@ -92,12 +93,12 @@ def LocalSGD(
 
 
 def synchronize(model: keras.Model) -> None:
-    """Average the weights of ``LocalSGD`` now, in a training loop of one's own: before a test or a save; collective.
+    """Average the weights of ``LocalSGD`` now; collective. For custom training loops, before a test or a save.
 
-    ``fit`` does it at the end of each epoch.
+    ``fit`` does this at the end of each epoch.
 
     Args:
-        model: whose optimizers are those of ``hvd.optim.LocalSGD``; nothing is done for others.
+        model: a model with optimizers of ``hvd.optim.LocalSGD``; other optimizers are ignored.
 
     Example:
 
@@ -159,7 +160,7 @@ def _build_averaging(optimizer: Any, variables: list) -> None:
     if tf.distribute.has_strategy() and tf.distribute.get_strategy().num_replicas_in_sync > 1:
         raise UsageError(
             "Local SGD does not train on the replicas of a strategy.",
-            fix="one process for each device, without a strategy.",
+            fix="start one process for each device, without a strategy.",
         )
     state = own_reduction_state(optimizer)
     state.averaging.build(variables, state.local)

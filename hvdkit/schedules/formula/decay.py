@@ -1,7 +1,7 @@
 """What the rate does after the warm-up: one function and one line each.
 
-A curve gives the rate as a fraction of the full one. It is computed with ``ops``, NumPy on the command line and
-``keras.ops`` in the graph, at ``epoch``: how many epochs the training has made, with fractions, from 0.
+A curve gives the rate as a fraction of the full rate. It is computed with ``ops``, which is NumPy on the command line
+and ``keras.ops`` in the graph, at ``epoch``, the number of epochs so far, with fractions, from 0.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DECAYS = Registry(
 
 
 def constant(epoch: Any, ops: Any, *, begin: float, end: float | None) -> Any:
-    """The full rate, to the end."""
+    """The full rate until the end."""
     return ops.ones_like(epoch)
 
 
@@ -37,7 +37,7 @@ def step(
     boundaries: Sequence[float] = (30, 60, 80),
     factor: float = 0.1,
 ) -> Any:
-    """Times ``factor`` from each of these epochs on, counted from the beginning of the training (Goyal et al.)."""
+    """Multiply by ``factor`` at each of these epochs, counted from the start of the training (Goyal et al.)."""
     fraction = ops.ones_like(epoch)
     for boundary in boundaries:
         fraction = ops.where(epoch >= boundary, fraction * factor, fraction)

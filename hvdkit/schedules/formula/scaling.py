@@ -32,15 +32,15 @@ def sqrt(times: float) -> float:
 
 
 def scale(base_batch_size: float, global_batch_size: float, rule: str = "linear") -> float:
-    """By what to multiply a learning rate that was found for a batch of ``base_batch_size`` samples.
+    """The factor for a learning rate that was tuned for a batch of ``base_batch_size`` samples.
 
     Args:
-        base_batch_size: samples per update that the rate was found for.
-        global_batch_size: samples per update now: of one rank's batch x ranks x accumulated steps.
-        rule: ``"none"``, ``"linear"``, ``"sqrt"``, or another one of ``SCALING``.
+        base_batch_size: samples per update for which the rate was tuned.
+        global_batch_size: samples per update now: one rank's batch x ranks x accumulated steps.
+        rule: ``"none"``, ``"linear"``, ``"sqrt"``, or another name in ``SCALING``.
 
     Raises:
-        UsageError: an unknown rule, or a batch size that is not above 0.
+        UsageError: the rule is unknown, or a batch size is not above 0.
 
     Example:
 

@@ -25,13 +25,13 @@ class WarmupThenDecay:
     Args:
         base_lr: the rate before the first update.
         peak_lr: the rate after the warm-up.
-        warmup_epochs: how long the rate rises, with the same amount in each update.
-        decay: the name of a curve in ``DECAYS``, or None where the schedule has one of its own.
-        epochs: when the curve is at its end; the curves that have one need it.
-        arguments: of the curve.
+        warmup_epochs: the length of the warm-up, in which the rate rises by the same amount in each update.
+        decay: the name of a curve in ``DECAYS``, or None if the schedule has its own curve.
+        epochs: the epoch at which the curve ends; required by curves that have an end.
+        arguments: the arguments of the curve.
 
     Raises:
-        UsageError: a number that makes no sense, an unknown curve, or one that wants to know ``epochs``.
+        UsageError: a number is not valid, the curve is unknown, or it requires ``epochs``.
 
     Example:
 
@@ -68,7 +68,7 @@ class WarmupThenDecay:
                 )
         if self.epochs is None and "None" not in str(parameters["end"].annotation):
             raise UsageError(
-                f"decay={self.decay!r} goes on until the end of the training, which is not known.",
+                f"decay={self.decay!r} depends on the end of the training, which is not known.",
                 fix='pass epochs=, as to model.fit; or decay="constant".',
             )
         if self.epochs is not None and self.epochs <= self.warmup_epochs:
