@@ -73,7 +73,7 @@ def pack(
 ) -> Packed:
     """Pack dense ``tf.Tensor`` into buckets; ``bucket_bytes`` and ``alone_from`` as for ``partition``.
 
-    ``reusable`` says which of the tensors nobody else reads; None is none of them.
+    ``reusable`` says which of the tensors nothing else reads; None means none of them.
     """
     import tensorflow as tf
 

@@ -1,7 +1,7 @@
 """A job that failed, or that saved and left, is started again: as a whole, at most so many times.
 
-Horovod's ranks cannot be replaced one by one: a world that has lost a rank is over. So all ranks start again, and go on
-from their last checkpoint where the program loads it.
+Horovod's ranks cannot be replaced one by one: a world that has lost a rank is over. So all ranks start again, and
+resume from their last checkpoint if the program loads it.
 """
 
 from __future__ import annotations
