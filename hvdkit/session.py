@@ -34,18 +34,18 @@ def init(
     Without a launcher, the process is a single process: rank 0 of size 1. It does not need Horovod.
 
     Args:
-        comm: the ranks that form the world, as a list of ranks or an ``mpi4py`` communicator. None means all.
-        process_sets: a list of ``hvd.ProcessSet`` to activate, the same on every rank; ``"dynamic"`` lets
-            ``hvd.add_process_set`` add them later (each cycle of Horovod then takes a little longer).
-        pin_gpus: make only one GPU visible to this rank, the GPU with its ``local_rank``.
-        memory_growth: allocate GPU memory when it is needed instead of all at once.
+        comm: be a world of these ranks only: a list of ranks, or an ``mpi4py`` communicator. None means all.
+        process_sets: a list of ``hvd.ProcessSet`` to register, the same on every rank; ``"dynamic"`` lets
+            ``hvd.add_process_set`` make them later (each cycle of Horovod then costs a little more).
+        pin_gpus: let this rank see one GPU only, the one with its ``local_rank``.
+        memory_growth: take GPU memory as it is needed instead of all at once.
         consistency_check: check in every ``fit`` that the ranks really communicate and stay equal (see
-            ``hvd.callbacks.ConsistencyCheck``). None means the value of ``HVDKIT_CONSISTENCY_CHECK``, by default True.
-        deadline: how many seconds a rank waits for the others in one collective before the job ends with a message that
-            names the missing ranks. None means the value of ``HVDKIT_DEADLINE``, by default 600; 0 waits forever.
+            ``hvd.callbacks.ConsistencyCheck``). None means True, or what ``HVDKIT_CONSISTENCY_CHECK`` says.
+        deadline: seconds a rank waits for the others in one collective before the job ends with a message that names
+            who is missing. None means 600, or what ``HVDKIT_DEADLINE`` says; 0 waits for ever.
         engine: what moves the bytes: ``"horovod"`` (over Gloo, MPI or NCCL), ``"mpi"`` (mpi4py on host memory, much
-            faster on CPUs), or ``"auto"``, which chooses ``mpi`` if MPI started the ranks and they have no GPU. None
-            means the value of ``HVDKIT_ENGINE``, by default ``"auto"``. It must be the same on every rank.
+            faster on CPUs), or ``"auto"``: ``mpi`` where an MPI started the ranks and they have no GPU. None means
+            ``"auto"``, or what ``HVDKIT_ENGINE`` says; the same on every rank.
 
     Raises:
         HorovodMissingError: several ranks were launched that need Horovod, but no Horovod can be loaded.

@@ -26,8 +26,8 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
         overrides: ``"a.b=c"`` each; the value is read as YAML.
 
     Raises:
-        ConfigError: the file does not exist or is not YAML, a key is unknown (the most similar known key is named), a
-            value is not valid, or an override has no ``=``.
+        ConfigError: the file does not exist or is no YAML, a key is unknown (the nearest is named), a value does not
+            fit, or an override has no ``=``.
     """
     path = Path(path)
     tree = _read(path)

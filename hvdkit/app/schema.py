@@ -78,7 +78,7 @@ class LearningRate(Section):
     """The learning rate of a small batch, scaled to this batch: see `hvd.schedules.large_batch`."""
 
     _old_names: ClassVar[dict[str, str]] = {"base_batch": "base_batch_size", "after": "decay"}
-    base: _Rate = Field(gt=0, description="The rate that was tuned for base_batch_size.")
+    base: _Rate = Field(gt=0, description="The rate that was found for base_batch_size.")
     base_batch_size: _Count = Field(256, description="Samples per update for which `base` was tuned.")
     scale: str = Field("linear", description="none, linear (SGD) or sqrt (Adam, LAMB).")
     warmup_epochs: Annotated[float, Field(ge=0, lt=2**53)] = Field(
@@ -107,7 +107,7 @@ def _duration(value: Any) -> Any:
 
 
 class Checkpoint(Section):
-    """Where the training is saved, and how it resumes."""
+    """Where the training is saved, and from where it resumes."""
 
     dir: str | None = Field(None, description="The directory; None saves nothing.")
     every: _Count | Literal["auto", "epoch"] = Field("auto", description="A number of steps, auto or epoch.")

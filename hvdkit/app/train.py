@@ -208,7 +208,7 @@ def _resolve(registry: Registry, name: str) -> Any:
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{name!r} in the configuration does not load: {error}.", fix=fix) from error
     if not callable(function):
-        raise ConfigError(f"{name!r} in the configuration is no function, but {shown(function)}.", fix=fix)
+        raise ConfigError(f"{name!r} in the configuration is not a function, but {shown(function)}.", fix=fix)
     return function
 
 

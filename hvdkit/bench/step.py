@@ -28,7 +28,7 @@ def variants(
 
     Args:
         workload: one of ``WORKLOADS``.
-        ranks: the number of ranks; 1 compares hvdkit in a single process with plain Keras.
+        ranks: how many ranks; 1 compares hvdkit in a single process with plain Keras.
         threads: of each rank.
         engines: a name and its launcher and engine, e.g. ``{"mpi": ("mpirun", "mpi")}``.
         extras: what is added to each engine besides nothing: ``"fp16"``, ``"xla"``, ``"bucket=65536"``

@@ -1,4 +1,4 @@
-"""Saves and resumes a training, and ends it cleanly on a signal or a time limit."""
+"""Checkpoints while training, resuming from them, and an orderly end on a signal."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ from hvdkit.utils.numbers import plain, seconds_of
 
 
 class CheckpointCallback(keras.callbacks.Callback):
-    """Save and resume the training, and exit cleanly on SIGTERM, on SIGUSR1 or when the time limit is reached.
+    """Save the training, resume it from where it was saved, and end in order on SIGTERM, SIGUSR1 or when time is over.
 
-    It saves weights, optimizer, seeds, metrics and the position in the data (of ``hvd.data.shard``) of every rank. With
-    the same number of ranks, a resumed training is identical bit for bit. The position of this callback in the list
-    makes no difference: it saves after all callbacks have begun the next epoch, and before they end the training. The
-    saved weights are those of the training, not the averages with which ``SwapEMAWeights`` temporarily replaces them.
-    Without sharded data, an interrupted epoch restarts from its beginning. The ``on_epoch_begin`` of a resumed epoch is
-    called again.
+    What is saved: weights, optimizer, seeds, metrics, how far the data are (of ``hvd.data.shard``), of every rank. A
+    training that resumes from it on as many ranks is the same training, to the last bit. Where it stands among the
+    callbacks makes no difference: it saves when all have begun the next epoch, and before they end the training. What
+    it saves are the training's own weights, not the averages that ``SwapEMAWeights`` puts in their place for a time.
+    Without sharded data an epoch that was broken off begins anew. The ``on_epoch_begin`` of an epoch that is resumed
+    is called once more.
 
-    To end early, the ranks agree on a step (they communicate about once a second, but not during a validation), save,
-    and exit with code 75, after which a batch system or ``hvdkit run --max-restarts`` starts the job again.
+    Told to end, the ranks agree on a step (they ask one another about once a second, but not during a validation),
+    save, and exit with code 75, on which a batch system or ``hvdkit run --max-restarts`` starts the job again.
 
     Args:
         directory: the directory, on a file system that all ranks share. No other job can write there at the same time.
         every: steps between two checkpoints; ``"epoch"``; or ``"auto"``, which keeps the overhead below 3 %.
         keep: how many of the newest checkpoints to keep, or
             ``hvd.checkpoint.RetentionPolicy(last=3, every=1000, best=1, monitor="val_loss")``.
-        background: write in a thread, while training continues. A full disk is logged as a warning, and training
-            continues; any other error is raised at the next step.
-        resume: ``"auto"`` resumes from the newest valid checkpoint, if there is one; ``"never"`` starts from the
-            beginning, in a directory without checkpoints.
-        max_time: end after this time since training began: seconds, or ``"3:50:00"``.
-        with_callbacks: the callbacks whose state (the best value, the best weights, how long they have waited) is saved
-            too, for each rank. None means all callbacks that have state: Keras' ``EarlyStopping``,
-            ``ReduceLROnPlateau``, ``ModelCheckpoint`` and ``SwapEMAWeights``, callbacks that are
-            ``hvd.checkpoint.Stateful``, and your own callbacks, with all attributes that can be saved.
+        background: write in a thread, while training continues. A disk that is full is one line in the log, and
+            training continues; another error is raised at the next step.
+        resume: ``"auto"`` resumes from the newest valid checkpoint, if there is one; ``"never"`` begins
+            anew, in a directory without any.
+        max_time: end after so many seconds, or ``"3:50:00"``, since training began.
+        with_callbacks: the callbacks whose own state (the best value so far, the best weights, how long they have
+            waited) is saved too, each rank's. None means all that have any: Keras' ``EarlyStopping``,
+            ``ReduceLROnPlateau``, ``ModelCheckpoint`` and ``SwapEMAWeights``, those that are
+            ``hvd.checkpoint.Stateful``, and those of classes of your own: of these what attributes can be saved.
 
     Raises:
-        CheckpointInUseError: at the start of training, if another job writes to the directory.
-        Preempted: at the step after which the job ends; it is a ``SystemExit``.
+        CheckpointInUseError: when training begins: another job writes there.
+        Preempted: at the step on which it ends; a ``SystemExit``.
 
     Example:
 

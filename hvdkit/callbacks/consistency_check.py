@@ -187,8 +187,8 @@ def refuse_backups(callbacks: list) -> None:
         raise UsageError(
             "keras.callbacks.BackupAndRestore cannot bring several ranks back: it sets the epoch and the weights of "
             "the rank it is on, and knows nothing of the others or of sharded data.",
-            fix="hvd.callbacks.CheckpointCallback(directory) on every rank saves the training of all ranks, and "
-            "resumes it when the same command is started again.",
+            fix="hvd.callbacks.CheckpointCallback(directory) on every rank saves the training of all ranks, and goes "
+            "on from it when the same command is started again.",
         )
 
 

@@ -82,21 +82,21 @@ class GradientNoiseScale(keras.callbacks.Callback):
         states = [reduction_state_of(optimizer) for optimizer in optimizers_of(self.model)]
         why_not = None
         if len(states) != 1 or states[0] is None:
-            why_not = "its model has one hvd.DistributedOptimizer, and no other"
+            why_not = "the model has exactly one optimizer, a hvd.DistributedOptimizer"
         elif states[0].pipeline.options.op.value not in ("average", "sum"):
             why_not = "gradients are averaged or summed"
         elif any(isinstance(layer, SyncBatchNormalization) for layer in flatten_layers(self.model)):
-            why_not = (
-                "a rank's gradient is that of its own samples, which SyncBatchNormalization mixes with the others'"
-            )
+            why_not = "a rank's gradient depends on its own samples alone, which SyncBatchNormalization prevents"
         elif not states[0].is_synchronous:
-            why_not = "gradients are reduced in every step, which local SGD does not"
+            why_not = "gradients are reduced in every step, which local SGD does not do"
         elif self.model.distribute_strategy.num_replicas_in_sync > 1:
             why_not = "each process has one device, without a strategy's replicas"
         elif states[0].pipeline.process_set is not None:
-            why_not = "all ranks share the gradients, and no process set"
+            why_not = "all ranks reduce their gradients together, without a process set"
         if why_not:
-            raise UsageError(f"The gradient noise scale can be told where {why_not}.", fix="leave out the callback.")
+            raise UsageError(
+                f"The gradient noise scale can only be estimated if {why_not}.", fix="remove the callback."
+            )
         return states[0]
 
     def _batch_sizes(self) -> np.ndarray:

@@ -33,10 +33,10 @@ class Restored:
     """The position of a training after ``restore``.
 
     Attributes:
-        step: the number of steps so far, over all epochs.
-        epoch: the epoch with which to resume, counted from 0.
-        metadata: the data that were saved beside the tensors.
-        callbacks: the state of this rank's callbacks, or of rank 0's callbacks if this rank is an additional one.
+        step: how many steps it has made, over all epochs.
+        epoch: the epoch to resume with, 0 first.
+        metadata: what was saved beside the tensors.
+        callbacks: what this rank's callbacks kept, or, where it is a new one, rank 0's.
     """
 
     step: int
@@ -103,7 +103,7 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
     attached = raise_on_any_rank("restore", lambda: _restore_own(training, checkpoint), by="checkpoints")
     _restore_common(training, checkpoint)
     manifest = checkpoint.manifest
-    raise_on_any_rank("restore", lambda: training.load_horovod(attached, manifest.state, where), by="checkpoints")
+    raise_on_any_rank("restore", lambda: training.load(attached, manifest.state, where), by="checkpoints")
     refresh_normalization(model)
     callbacks = raise_on_any_rank("restore", lambda: _objects(callback_state.GROUP, checkpoint), by="checkpoints")
     return Restored(manifest.step, manifest.epoch, dict(manifest.state), callbacks)
@@ -112,7 +112,7 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
 def _choose(store: Store, step: int | None) -> Checkpoint | None:
     if step is not None:
         return state_schema.check_state(store.verify(step))
-    say = lambda number, error: get_logger().warning("The checkpoint of step %d is left out: %s", number, error)
+    say = lambda number, error: get_logger().warning("The checkpoint of step %d is skipped: %s", number, error)
     chosen = store.newest_valid(skipped=say, check=state_schema.check_state)
     if chosen is None and store.steps():
         get_logger().warning(

@@ -133,7 +133,7 @@ class Saver:
                 self._write(step, epoch, parts, names, metadata)
             except CheckpointWriteError as error:  # training is worth more than a checkpoint
                 get_logger().warning("%s Training continues.", error)
-            except BaseException as error:  # noqa: BLE001  raised in the main thread, by check()
+            except BaseException as error:  # noqa: BLE001  raised in the main thread, by raise_background_error()
                 self._error = error
             self.seconds = time.perf_counter() - begin
 

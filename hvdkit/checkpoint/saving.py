@@ -31,14 +31,14 @@ def save(
     """Save a model's training and wait until it is on the disk; collective. For custom training loops.
 
     Args:
-        model: a built and compiled model.
-        directory: the directory of the checkpoints, on a file system that all ranks share.
-        step: the training step, counted over all epochs. If there is a checkpoint of this step, it is replaced
-            atomically. If there are checkpoints of later steps, a warning says that ``restore`` would resume from
-            them.
-        epoch: the epoch with which to resume.
-        metadata: JSON-like data to save with the checkpoint; ``keep.best`` reads ``metadata["metrics"]``.
-        keep: which checkpoints to keep, or how many of the newest; three by default. The new one is always kept.
+        model: built and compiled.
+        directory: of the checkpoints, on a file system that all ranks share.
+        step: the training step, counted over all epochs. A checkpoint that this step has already is replaced; whenever
+            that is broken off, the old one or the new one is there, whole. Of newer ones a warning says that
+            ``restore`` would resume from them.
+        epoch: the epoch to resume with.
+        metadata: JSON-like data to keep beside it; ``metadata["metrics"]`` is what ``keep.best`` looks at.
+        keep: which checkpoints stay, or how many of the newest; three by default. The one that is saved always does.
         facts: deprecated: ``metadata``.
 
     Raises:
@@ -65,7 +65,7 @@ def save(
         if newer:
             get_logger().warning(
                 "Saving step %d in %s, which has newer checkpoints, up to step %d: hvd.checkpoint.restore(model, "
-                "directory) resumes from the newest. Remove them, or use a new directory for a new training.",
+                "directory) resumes from the newest. Remove them, or give another training another directory.",
                 step, directory, newer[0],
             )  # fmt: skip
         raise_on_any_rank("save", lambda: saver.save(model, step, epoch, metadata), by="hvd.checkpoint.save")

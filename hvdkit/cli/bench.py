@@ -20,8 +20,8 @@ Examples:
   hvdkit bench allreduce -np 4                all-reduce alone
   mpirun -np 64 hvdkit bench step --workloads W1      among ranks that a launcher has started, on any hosts
 
-The variants are interleaved in rounds, and ratios compare measurements of the same round, so they are valid even on a
-machine that others use too. A measurement is repeated if other programs took more than a twentieth of the cores.
+Variants are measured interleaved, and ratios are of one round: they hold on a machine that others use too. A
+measurement during which other programs took more than a twentieth of the cores is repeated.
 """
 
 
@@ -39,6 +39,9 @@ def _common_options(command: Any) -> Any:
         click.option(
             "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Measurements of each variant."
         ),
+        click.option(
+            "--engines", default="", metavar="LIST", help="The engines: mpi, gloo, horovod-mpi [default: mpi,gloo]."
+        ),
     ):
         command = option(command)
     return command
@@ -46,9 +49,9 @@ def _common_options(command: Any) -> Any:
 
 def _step_options(command: Any) -> Any:
     for option in (
-        click.option("--plot", type=click.Path(path_type=Path), help="Draw the ratios here (.png, .svg)."),
-        click.option("--json", "save_as", type=click.Path(path_type=Path), help="Write everything here."),
-        click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each rank."),
+        click.option("--plot", type=click.Path(path_type=Path), help="Plot the ratios to this file (.png, .svg)."),
+        click.option("--json", "save_as", type=click.Path(path_type=Path), help="Write all measurements to this file."),
+        click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads per rank."),
         click.option(
             "--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Of one measurement."
         ),
@@ -77,17 +80,17 @@ def command() -> None:
 
     \b
     Workloads: W1  an MLP of 10 M parameters: many bytes
-               W2  a small CNN: much computation
+               W2  a small CNN: much to compute
                W3  242 small tensors
-    "no exchange" stands for ranks that do not communicate, which is the upper bound.
+    "no communication" is what the ranks reach when they do not communicate: an upper bound.
     """
-    # If a batch system ends it, it ends its processes too, as at Ctrl-C; some of them are stopped.
+    # Ended by a batch system, it ends its processes as it does at Ctrl-C; some of them are stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 @command.command()
 @_step_options
-@click.option("--extras", default="", metavar="LIST", help="fp16, xla, bucket=BYTES: each also with these.")
+@click.option("--extras", default="", metavar="LIST", help="Also measure each engine with fp16, xla, bucket=BYTES.")
 def step(
     *, np: int, engines: str, workloads: list[str], extras: str, save_as: Path, plot: Path, **options: Any
 ) -> None:
@@ -98,7 +101,9 @@ def step(
 
     if launch_info().launcher != "none":
         if engines or extras:
-            raise UsageError("--engines and --extras start ranks, and these are launched already.", fix="HVDKIT_ENGINE")
+            raise UsageError(
+                "--engines and --extras start ranks, but a launcher has already started these.", fix="HVDKIT_ENGINE"
+            )
         _among_ranks(workloads, options, save_as=save_as, plot=plot)
         return
     ways = launchable_engines(engines) if np > 1 else {}
@@ -133,7 +138,7 @@ def _among_ranks(workloads: list[str], options: dict[str, Any], **files: Path | 
 @command.command()
 @_step_options
 def scaling(*, np: int, engines: str, workloads: list[str], save_as: Path, plot: Path, **options: Any) -> None:
-    """1 to NP ranks, each beside as many that do not communicate."""
+    """Compare 1 to NP ranks with the same number of ranks that do not communicate."""
     from hvdkit.bench import scaling as scalings
     from hvdkit.bench.engines import launchable_engines
 

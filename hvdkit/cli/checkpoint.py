@@ -48,7 +48,7 @@ def export(directory, path, step, modules):
     checkpoint = store.newest_valid() if step is None else store.verify(step)
     if checkpoint is None:
         raise UsageError(f"{directory} has no valid checkpoint.")
-    sys.path.insert(0, "")  # modules are searched in the current directory
+    sys.path.insert(0, "")  # modules are found in the working directory, too
     write_model(model_of(checkpoint, modules), path)
     click.echo(f"Wrote {path}, of step {checkpoint.manifest.step}.")
 

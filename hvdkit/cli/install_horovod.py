@@ -60,7 +60,7 @@ def command(wanted, unwanted, dry_run, force, verbose, **settings):
     if dry_run and force:
         raise UsageError("--dry-run and --force contradict each other.")
     plan = build_plan.make_build_plan(options)
-    # Ended by a batch system, it takes its compilers along as it does at Ctrl-C.
+    # If a batch system ends it, it ends its compilers too, as at Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     report = Reporter(verbose)
     for name, text in plan.describe().items():

@@ -68,7 +68,7 @@ def command(config: Path, overrides: tuple[str, ...], np_: int | None, max_resta
 
 def _training_module() -> Any:
     """Where training is; importing it imports TensorFlow."""
-    sys.path.insert(0, "")  # `module:function` in the file is searched in the current directory
+    sys.path.insert(0, "")  # `module:function` in the file is found in the working directory, too
     from hvdkit.app import train
 
     return train

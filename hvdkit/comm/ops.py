@@ -1,7 +1,7 @@
 """The collectives users call. NumPy in, NumPy out; TensorFlow in, TensorFlow out, also inside ``tf.function``.
 
 Every rank must call the same collectives in the same order with the same dtypes and shapes. In a single process each
-returns its input.
+returns what it was given.
 """
 
 from __future__ import annotations

@@ -17,18 +17,17 @@ _made: list[ProcessSet] = []
 
 
 class ProcessSet:
-    """A subset of the ranks, for collectives among them only.
+    """Some of the ranks, for collectives among them only.
 
-    It becomes active with ``hvd.init(process_sets=[...])``, or later with ``hvd.add_process_set`` after
-    ``hvd.init(process_sets="dynamic")``. Every rank must create the same sets in the same order, including the sets
-    that it does not belong to.
+    It is registered by ``hvd.init(process_sets=[...])``, or later by ``hvd.add_process_set`` after
+    ``hvd.init(process_sets="dynamic")``. Every rank makes the same sets in the same order, also those it is not in.
 
     Args:
         ranks_or_comm: ranks of the world, in any order, or an ``mpi4py`` communicator (with ``hvd.init(comm=...)``).
 
     Attributes:
         ranks: the ranks, ascending.
-        process_set_id: Horovod's number for it; None until it is active.
+        process_set_id: Horovod's number for it; None until it is registered.
 
     Example:
 
@@ -60,13 +59,13 @@ class ProcessSet:
         self.ranks = sorted(ranks)
 
     def size(self) -> int | None:
-        """The number of ranks in it; None until it is active."""
+        """How many ranks are in it; None until it is registered."""
         return None if self.process_set_id is None else len(self.ranks)
 
     def rank(self) -> int | None:
-        """This process' rank within the set, or -1 if it is not in the set; None until the set is active.
+        """This process' place in it, -1 if it is not in it; None until it is registered.
 
-        Roots of broadcasts are always named by their rank in the world.
+        Roots of broadcasts are still named by their rank in the world.
         """
         if self.process_set_id is None:
             return None
@@ -99,14 +98,14 @@ global_process_set = _GlobalProcessSet()
 
 
 def add_process_set(process_set: ProcessSet | Any) -> ProcessSet:
-    """Activate a process set after ``hvd.init(process_sets="dynamic")``. Every rank must call it, in the same order.
+    """Register a process set after ``hvd.init(process_sets="dynamic")``; called by every rank, in the same order.
 
     Args:
         process_set: a ``ProcessSet``, or its ranks.
 
     Raises:
-        UsageError: a set with these ranks is already active, a rank is not in this world, or ``hvd.init`` was not
-            called with ``process_sets="dynamic"``.
+        UsageError: a set with these ranks is registered already, a rank is not in this world, or ``hvd.init()`` was
+            called without ``process_sets="dynamic"``.
 
     Example:
 
@@ -118,7 +117,7 @@ def add_process_set(process_set: ProcessSet | Any) -> ProcessSet:
     if not isinstance(process_set, ProcessSet):
         process_set = ProcessSet(process_set)
     if process_set.ranks is None:
-        raise UsageError("A process set made from a communicator is activated by hvd.init(process_sets=[...]) only.")
+        raise UsageError("A process set made of a communicator is registered by hvd.init(process_sets=[...]) only.")
     check_ranks(process_set)
     process_set.process_set_id = world.engine().add_process_set(process_set.ranks)
     return process_set

@@ -97,7 +97,7 @@ def _by_class(y: Any, sample_weight: Any, class_weight: dict[int, float]) -> Any
     if sample_weight is None:
         return own
     if keras.tree.is_nested(sample_weight):
-        raise UsageError("`sample_weight` must be one array where there are class weights.", fix="np.array(...) of it.")
+        raise UsageError("`sample_weight` must be one array if there are class weights.", fix="pass np.array(...).")
     weights = np.asarray(sample_weight, np.float32)
     if weights.shape[:1] != own.shape:
         raise UsageError(

@@ -51,7 +51,9 @@ def check_samples(spec: Any) -> None:
     """
     for path, leaf in keras.tree.flatten_with_path(spec):
         if leaf.shape.rank is None:
-            raise UsageError(f"{_component(path)} has an unknown shape.", fix="`.map` it through tf.ensure_shape.")
+            raise UsageError(
+                f"{_component(path)} has a shape of unknown rank.", fix="`.map` it through tf.ensure_shape."
+            )
         if not leaf.shape.rank:
             raise UsageError(
                 f"{_component(path)} has no axis of samples: the elements are taken as batches.",

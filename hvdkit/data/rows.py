@@ -170,7 +170,7 @@ def _floatx(dtype: tf.DType) -> tf.DType:
 def _as_floatx(tensor: Any, what: str) -> Any:
     """A ragged or sparse tensor as Keras takes it."""
     if tensor.shape.rank is None:
-        raise UsageError(f"{what} has an unknown shape.", fix="use tf.ensure_shape.")
+        raise UsageError(f"{what} has a shape of unknown rank.", fix="tf.ensure_shape.")
     wanted = _floatx(tensor.dtype)
     return tensor if tensor.dtype == wanted else tf.cast(tensor, wanted)
 

@@ -47,7 +47,7 @@ class Sharded(DataAdapter):
 
     Attributes:
         epoch: the epoch whose samples come next, counted from 0; ``fit`` sets it.
-        passed: where the epoch begins: at 0, except after a resume in its middle.
+        offset: where it begins: at 0, but after a resume in its middle.
     """
 
     def __init__(self, metadata: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ class Sharded(DataAdapter):
 
     @property
     def num_batches(self) -> int | None:
-        """The number of steps of the current epoch, from where it began; None if it is unknown."""
+        """The steps of the epoch that runs, from where it began; None if their number is unknown."""
         raise NotImplementedError
 
     @property

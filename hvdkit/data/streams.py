@@ -33,11 +33,9 @@ def shard_stream(x: Any, options: dict[str, Any], *, presharded: bool, buffer_si
         buffer_size: of a dataset's shuffle, in elements.
     """
     if isinstance(x, keras.utils.PyDataset):
-        source = raise_on_any_rank("look into its data", lambda: _PyBatches(x, options, presharded), by=SHARD)
+        source = raise_on_any_rank("inspect its data", lambda: _PyBatches(x, options, presharded), by=SHARD)
     else:
-        source = raise_on_any_rank(
-            "look into its data", lambda: _Elements(x, options, presharded, buffer_size), by=SHARD
-        )
+        source = raise_on_any_rank("inspect its data", lambda: _Elements(x, options, presharded, buffer_size), by=SHARD)
     metadata = {**options, "split": presharded, "kind": type(x).__name__, "length": source.length}
     assert_same_on_all_ranks(
         "how they share their data",
@@ -62,16 +60,14 @@ class _Elements:
     def __init__(self, dataset: tf.data.Dataset, options: dict, presharded: bool, buffer_size: int):
         cardinality = int(dataset.cardinality())
         if cardinality == tf.data.INFINITE_CARDINALITY:
-            raise UsageError(
-                "The dataset never ends, so it has no epochs to share out.", fix="leave out its `.repeat()`."
-            )
+            raise UsageError("The dataset never ends, so it has no epochs.", fix="leave out its `.repeat()`.")
         kinds.check_components(dataset.element_spec)
         self._dataset, self._options = dataset, options
         self._buffer = buffer_size if cardinality < 0 else min(buffer_size, max(cardinality, 1))
         if self._buffer > _LARGEST_BUFFER and options["shuffle"]:
             raise UsageError(
-                f"`buffer_size` is {buffer_size}, and the length of the dataset is unknown: TensorFlow allocates "
-                "memory for this many elements before it reads the first one.",
+                f"`buffer_size` is {buffer_size}, and the length of the dataset is unknown: TensorFlow takes memory "
+                "for as many elements before the first one is read.",
                 fix=f"use at most {_LARGEST_BUFFER}, or set the length with tf.data.experimental.assert_cardinality.",
             )
         self._every = 1 if presharded else world.size()

@@ -103,6 +103,6 @@ def launched_by(context: Context) -> Iterator[Finding]:
     """Who started this process, as hvdkit reads it."""
     info = launch_info()
     if info.launcher == "none":
-        yield Finding("launched by", "info", "nothing: a single process")
+        yield Finding("launched by", "info", "no launcher: a single process")
     else:
         yield Finding("launched by", "info", f"{info.launcher}: rank {info.rank} of {info.size}")

@@ -73,7 +73,7 @@ def horovod(context: Context) -> Iterator[Finding]:
             alone = f"hvd.init() in a single process failed: {context.probe.error('world')}"
             yield Finding("horovod", "warn", alone, "try: hvdkit run -np 2 ...; on a cluster, from inside a job")
     if not build.by_hvdkit and not problem:
-        stall = "maybe without hvdkit's edits, without which Gloo waits for ever for a missing rank"
+        stall = "maybe without hvdkit's edits, without which Gloo waits forever for a missing rank"
         yield Finding("horovod's build", "warn", stall, f"{_INSTALL} --force")
 
 

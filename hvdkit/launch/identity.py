@@ -14,7 +14,7 @@ from hvdkit.utils import env, log
 class LaunchInfo:
     """Who launched this process, and its place in the world.
 
-    ``launcher`` is a name in ``LAUNCHERS``, or ``"none"`` for a single process without a launcher.
+    ``launcher`` is a name in ``LAUNCHERS``, or ``"none"`` for a process without a launcher: a single process.
     ``cross_rank`` is the host's index among the hosts that have this ``local_rank``; a launcher that does not say
     leaves it None.
     """

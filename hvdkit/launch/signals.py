@@ -62,7 +62,7 @@ class Signals:
 
     @property
     def before_training(self) -> str:
-        """What is said of such a job."""
+        """The message about such a job."""
         again = ": nothing is lost, and the job should be started again" if self.preempted else ""
         return f"hvdkit: ended by {self.name} before the training began{again} (exit code {self.code_before_training})."
 

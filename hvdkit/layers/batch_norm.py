@@ -1,4 +1,4 @@
-"""Changes all batch norms of an existing model."""
+"""The batch norms of an existing model, all changed at once."""
 
 from __future__ import annotations
 

@@ -24,47 +24,44 @@ _ordinals: dict[int, itertools.count] = collections.defaultdict(itertools.count)
 
 @keras.saving.register_keras_serializable(package="hvdkit")
 class SyncBatchNormalization(BatchNormalization):
-    """``keras.layers.BatchNormalization`` that trains with the statistics of the global batch, over all ranks.
+    """``keras.layers.BatchNormalization`` that trains on the statistics of the global batch: of all ranks together.
 
-    In training, N ranks compute the same as one process with a plain ``BatchNormalization`` and the concatenated
-    batches, in the forward and in the backward pass. All unmasked rows have the same weight, even if the ranks have
-    batches of different sizes. ``moving_mean`` and ``moving_variance`` stay bitwise equal on all ranks. As in any
-    layer, the gradients of ``gamma`` and ``beta`` are those of this rank, and ``hvd.DistributedOptimizer`` reduces
-    them.
+    In training, N ranks do what one process with a plain ``BatchNormalization`` does with their batches put together,
+    forwards and backwards: every row that is not masked weighs the same, also where ranks have batches of different
+    sizes. ``moving_mean`` and ``moving_variance`` stay equal on all ranks, bit for bit. As in any layer, the gradients
+    of ``gamma`` and ``beta`` are this rank's part: ``hvd.DistributedOptimizer`` joins them.
 
     Statistics are computed and sent in float32 (float64 in a float64 layer), also under ``mixed_float16`` and
-    ``mixed_bfloat16``. They are four numbers per channel and rank (a count, a center, and the sums of the distances
-    from it and of their squares), which are combined without the cancellation of ``E[x^2] - E[x]^2``. The forward and
-    the backward pass each make one collective. A fully masked or empty batch is ignored; if all batches are, mean and
-    variance are 0.
+    ``mixed_bfloat16``: four numbers per channel and rank (a count, a centre, the sums of the distances from it and of
+    their squares), which are put together without the cancellation of ``E[x^2] - E[x]^2``. One collective forwards,
+    one backwards. A fully masked or empty batch counts nothing; where all are, mean and variance are 0.
 
-    It behaves exactly as ``keras.layers.BatchNormalization`` in a single process, on a rank outside ``process_set``, at
-    inference (``training=False``), and while it is frozen (``trainable=False``).
+    It is exactly ``keras.layers.BatchNormalization`` in a world of one, on a rank outside ``process_set``, at inference
+    (``training=False``), and while it is frozen (``trainable=False``).
 
-    Every rank must train the same layers in the same order. Second derivatives through the statistics (a gradient
-    penalty) are refused on several ranks.
+    Every rank trains the same layers in the same order. Second derivatives through the statistics (a gradient penalty)
+    are refused on several ranks.
 
-    It is saved as ``hvdkit>SyncBatchNormalization``, and its process set as the list of its ranks. ``hvd.load_model``
-    finds the class; Keras' own function finds it after the program has accessed ``hvd.SyncBatchNormalization``. The
-    saved ranks are used only when the layer trains on several ranks again, with the active set that has these ranks.
+    It is saved as ``hvdkit>SyncBatchNormalization``, its process set as the list of its ranks. ``hvd.load_model`` finds
+    the class, Keras' own function once ``hvd.SyncBatchNormalization`` was named in the program. The saved ranks matter
+    only when it trains on several ranks again; then the registered set with these ranks is used.
 
     Args:
-        fused: Horovod's switch; no fused kernel synchronizes, so it must be False.
-        process_set: the ranks whose batches are combined: a ``hvd.ProcessSet`` that is active when the layer first
-            trains, or its ranks. None means all ranks.
+        fused: Horovod's switch; there is no fused kernel that synchronizes, so it must be False.
+        process_set: the ranks whose batches belong together: a ``hvd.ProcessSet``, alive when the layer first trains,
+            or its ranks. Default None: all ranks.
         kwargs: the arguments of ``keras.layers.BatchNormalization``, all by keyword: ``axis=-1``, ``momentum=0.99``,
             ``epsilon=1e-3``, ``center=True``, ``scale=True``, initializers, regularizers, constraints, ``name``,
-            ``dtype``, ...; except ``synchronized=True``, which is for ``tf.distribute``, and ``renorm=True``.
+            ``dtype``, ... But for ``synchronized=True``, which is for ``tf.distribute``, and for ``renorm=True``.
 
     Call arguments:
-        inputs: a tensor of any shape, with the channels on ``axis``; all ranks have the same number of channels.
-        training: a Python bool; True normalizes with the statistics of the global batch and updates the moving
-            statistics.
-        mask: a bool tensor of shape ``inputs.shape[:-1]``; positions with False are excluded from the statistics.
+        inputs: a tensor of any shape, with the channels on ``axis``; the number of channels is that of all ranks.
+        training: Python bool; True normalizes with the statistics of the global batch and updates the moving ones.
+        mask: a tensor of bools of shape ``inputs.shape[:-1]``: False leaves a place out of the statistics.
 
     Raises:
-        UsageError: ``fused``, ``synchronized`` or ``renorm`` is set, or ``process_set`` is not a process set; or, when
-            it trains, there is no active process set with these ranks.
+        UsageError: ``fused``, ``synchronized`` or ``renorm`` is set, or ``process_set`` is no process set; when it
+            trains, that there is no registered process set with these ranks.
         NotInitializedError: it trains before ``hvd.init()``.
 
     Example:
@@ -76,9 +73,10 @@ class SyncBatchNormalization(BatchNormalization):
     >>> np.round(y, 3).tolist()
     [[-1.0], [1.0]]
 
-    References: Ioffe and Szegedy, *Batch Normalization* (2015), https://arxiv.org/abs/1502.03167. Chan, Golub and
-    LeVeque, *Updating Formulae and a Pairwise Algorithm for Computing Sample Variances* (1979), for the combination of
-    partial statistics.
+    Reference: Ioffe and Szegedy, *Batch Normalization* (2015), https://arxiv.org/abs/1502.03167. The combination
+    of partial statistics: Chan, Golub and LeVeque, *Updating Formulae and a Pairwise Algorithm for Computing Sample
+        Variances*
+    (1979).
     """
 
     def __init__(
@@ -147,7 +145,7 @@ def _ranks_of(process_set: ProcessSet | Iterable[int] | None) -> tuple[int, ...]
         process_set = ProcessSet(process_set)
     if process_set.ranks is None:
         raise UsageError(
-            "A process set made from a communicator has no ranks before it is active.",
+            "A process set made of a communicator has no ranks before it is registered.",
             fix="call hvd.init(process_sets=[...]) before creating the layer.",
         )
     return tuple(process_set.ranks)

@@ -46,15 +46,14 @@ def DistributedOptimizer(  # noqa: PLR0917  Horovod's arguments in Horovod's ord
 ) -> Any:
     """Make a Keras optimizer reduce its gradients over all ranks before it clips and applies them.
 
-    N ranks with batch b then train as one process with batch N*b: ``clipnorm``, ``global_clipnorm`` and ``clipvalue``
-    apply to the mean gradient, and ``gradient_accumulation_steps=k`` reduces once per k steps. A ``LossScaleOptimizer``
-    skips a step on every rank or on none, whether it is outside or inside, or was added by ``compile`` under
-    ``mixed_float16``.
+    With N ranks of batch b it then does what one process does with batch N*b: ``clipnorm``, ``global_clipnorm`` and
+    ``clipvalue`` see the mean gradient; ``gradient_accumulation_steps=k`` reduces once per k steps; a
+    ``LossScaleOptimizer``, outside or inside, or put around it by ``compile`` under ``mixed_float16``, skips a step on
+    every rank or on none.
 
-    The optimizer itself is modified and returned. Its slots, ``iterations`` and learning rate are kept, ``isinstance``
-    still works, and a model saved with it opens in plain Keras as a model with the plain optimizer. In a single process
-    it behaves like the plain optimizer. ``register_local_var(variable)`` excludes a variable's gradient from the
-    reduction.
+    The optimizer itself is changed and returned: its slots, ``iterations`` and learning rate stay, ``isinstance`` still
+    holds, and a model saved with it opens in plain Keras as a model with the plain optimizer. In a single process it
+    behaves like the plain optimizer. ``register_local_var(variable)`` keeps a variable's gradient this rank's own.
 
     Args:
         optimizer: a ``keras.optimizers.Optimizer``, or a name such as ``"adam"``.

@@ -33,7 +33,7 @@ class LARS(DecayInStep, keras.optimizers.Optimizer):
         learning_rate: a number or a schedule. Because the ratio makes steps short, it is about 10 to 100 times that of
             SGD.
         momentum: between 0 and 1.
-        trust_coefficient: the fraction of its norm by which a weight may change at ``learning_rate=1``.
+        trust_coefficient: by how much of its own norm a weight may change at ``learning_rate=1``.
         epsilon: keeps the ratio finite.
         weight_decay: the weight decay of all weights that are not excluded.
         nesterov: look ahead: the step is ``momentum * velocity`` (with the new velocity) plus the scaled gradient.

@@ -38,10 +38,10 @@ def load_model(
             function that takes the optimizer's configuration as keywords and returns the optimizer, distributed or not.
         compression: as for ``hvd.DistributedOptimizer``.
         legacy_opts: Horovod's switch for optimizers of Keras 2; must be False.
-        kwargs: further arguments of ``hvd.DistributedOptimizer`` (``op``, ``process_set``, ...), which are not saved in
-            the file; all others are passed to Keras (``compile``, ``safe_mode``). A model that was trained with
-            ``backward_passes_per_step=k`` is saved as a model that accumulates k steps. If you pass the argument again,
-            the gradients are summed as before; otherwise their mean is used, as in Keras.
+        kwargs: further arguments of ``hvd.DistributedOptimizer`` (``op``, ``process_set``, ...), which no file holds;
+            the others are passed to Keras: ``compile``, ``safe_mode``. A model that was trained with
+            ``backward_passes_per_step=k`` is saved as one that accumulates k steps: say it again, and the gradients are
+            summed as before; leave it out, and their mean is used, as Keras does.
 
     Raises:
         UsageError: ``legacy_opts`` is set, or a custom optimizer is not a class.

@@ -1,4 +1,4 @@
-"""Objects that define what a checkpoint saves of them."""
+"""The protocol of objects whose state a checkpoint keeps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hvdkit.errors import UsageError
 
 
 class Kind(enum.StrEnum):
-    """How a value of each rank is restored on a different number of ranks."""
+    """What becomes of a value that each rank has, if the training resumes on another number of ranks."""
 
     COMMON = "common"
     """The value is the same on all ranks: rank 0's value is saved, and all ranks get it."""

@@ -123,7 +123,7 @@ def test_dynamic_sets():
         assert "cannot be created" in value["twice"]
         assert "not in this world of 3" in value["beyond"]
         assert value["removed"] == [True, False]
-        assert "is not active" in value["gone"] or rank == 2
+        assert "is not registered" in value["gone"] or rank == 2
         assert value["global"] is False
 
 

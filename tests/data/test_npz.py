@@ -115,5 +115,5 @@ def test_a_flipped_bit_in_the_header_of_a_long_array(tmp_path):
     path = tmp_path / "some.npz"
     np.savez(path, x=np.ones(4000))
     path.write_bytes(path.read_bytes().replace(b"(4000,)", b"(0000,)"))
-    with pytest.raises(UsageError, match=r"some.npz.*x does not have as many bytes as its shape \(0,\) needs"):
+    with pytest.raises(UsageError, match=r"some.npz.*x does not have the number of bytes that its shape \(0,\) needs"):
         files.open_files(str(path), None)

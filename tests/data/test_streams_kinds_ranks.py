@@ -85,7 +85,7 @@ REFUSED = {
     "array": "The data's element is a TensorArray",
     "none": "Component [1] of the data is a NoneTensor",
     "quantized": "The data's element is a tensor of qint8",
-    "unknown shape": "The data's element has an unknown shape",
+    "unknown shape": "The data's element has a shape of unknown rank",
     "no batches": "The data's element has no axis of samples",
     "objects": "Component [0] of the data is an array of object",
     "dates": "Component [0] of the data is an array of datetime64[s]",

@@ -100,7 +100,7 @@ def test_process_sets():
             slopes.append(_alone(np.concatenate([rows[r] for r in among]))[1][start : start + len(rows[rank])])
         np.testing.assert_allclose(value["dx"], sum(slopes), atol=1e-4)
         assert value["reduced"] == 6.0
-    assert "process set with the ranks [0, 1] is active" in ranks[0]["not alive"]
+    assert "process set with the ranks [0, 1] is registered" in ranks[0]["not alive"]
 
 
 def _alone(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -168,6 +168,6 @@ def test_what_is_not_compiled_says_why():
     assert said.count("jit_compile: XLA compiles the train step but for the reduction") == sum(
         map(bool, CASES.values())
     )
-    assert "off for the train step: its forward or backward pass has operations that XLA has not (PyFunc" in said
+    assert "off for the train step: its forward or backward pass has operations that XLA lacks (PyFunc" in said
     assert "off for the train step: OwnStep has a custom train_step" in said
     assert "off for the train step: Tape has a custom train_step" in said

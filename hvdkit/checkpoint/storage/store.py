@@ -101,7 +101,7 @@ class Store:
         return self.writer(step, run_id)
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, newest first; whether they are whole is another question."""
+        """The steps that have a checkpoint, newest first; their validity is not checked."""
         steps = {step_of(name) for name in self._names()} | self._set_aside_for_new().keys()
         return sorted(steps - {None}, reverse=True)
 
@@ -122,7 +122,7 @@ class Store:
         """Open a step's checkpoint, and check every byte of it.
 
         Raises:
-            DamagedCheckpointError: it does not exist, or is damaged; the message names the file.
+            DamagedCheckpointError: it is not there, or not what was written; the message names the file.
         """
         return self.open(step).verify()
 
