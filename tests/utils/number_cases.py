@@ -27,7 +27,7 @@ X = np.arange(8, dtype="float32")[:, None]
 
 
 def _local_sgd(state: Any) -> str:
-    return repr([state.k, state.start, state.outer_lr, state.outer_momentum])
+    return repr([state.sync_period, state.start_step, state.outer_lr, state.outer_momentum])
 
 
 def _sgd(**how: Any) -> Any:
