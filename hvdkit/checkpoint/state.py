@@ -162,9 +162,9 @@ class TrainingState:
         _warned.add(model)
         names = ", ".join(sorted(f"{type(o).__name__} ({o.name})" for o in unreachable))
         get_logger().warning(
-            "The checkpoint holds no state of %s that trains %s: the model does not hold it, and what only a local "
-            "variable or a function holds cannot be found. Hold it as an attribute of the model, or in a list or a "
-            "dictionary that is one: model.my_optimizer = optimizer.",
+            "The checkpoint contains no state of %s that trains %s, because the model does not hold it: what only a "
+            "local variable or a function holds cannot be found. Make it an attribute of the model, or put it in a "
+            "list or a dictionary that is one: model.my_optimizer = optimizer.",
             f"the optimizer {names}" if unreachable else "an optimizer", model.name,
         )  # fmt: skip
 

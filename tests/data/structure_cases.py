@@ -193,7 +193,7 @@ def classes() -> dict:
     def weights(class_weight: Any, y: Any = y) -> Any:
         try:
             data = hvd.data.shard(np.zeros(len(y)), y, class_weight=class_weight, **own)
-            return sorted({w for (*_, weight), weight in data.batches(0) if weight for w in weight.numpy().tolist()})
+            return sorted({w for (*_, each), weight in data.batches(0) if weight for w in each.numpy().tolist()})
         except (hvd.errors.UsageError, hvd.errors.CommunicationError) as error:
             return f"{type(error).__name__} {error}"
 

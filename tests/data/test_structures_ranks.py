@@ -62,4 +62,4 @@ def test_files_that_one_rank_cannot_train_on_are_an_error_on_all(on_ranks, engin
     for rank in on_ranks(engine, ranks):
         assert "do not agree on what their files hold" in rank["damaged"]["own files"]
         assert "record-0.tfrecord" in rank["damaged"]["damaged on rank 0"]
-        assert "of record 1, at byte 17, the length" in rank["damaged"]["damaged on rank 0"]
+        assert "in record 1, at byte 17, the length" in rank["damaged"]["damaged on rank 0"]
