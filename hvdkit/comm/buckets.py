@@ -68,28 +68,28 @@ class Packed:
         return [out[i] for i in range(len(self._originals))]
 
 
-def pack(
-    tensors: list, names: list[str] | None, bucket_bytes: int, alone_from: int, reusable: list[bool] | None = None
-) -> Packed:
-    """Pack dense ``tf.Tensor`` into buckets; ``bucket_bytes`` and ``alone_from`` as for ``partition``.
+def pack(tensors: list, names: list[str] | None, bucket_bytes: int, alone_from: int) -> Packed:
+    """Pack dense ``tf.Tensor`` into buckets; ``bucket_bytes`` and ``alone_from`` as for ``partition``."""
+    places = partition([(t.dtype.name, _bytes(t)) for t in tensors], bucket_bytes, alone_from)
+    packed = [_flat([tensors[i] for i in bucket]) if len(bucket) > 1 else tensors[bucket[0]] for bucket in places]
+    suffixes = [".bucket" if len(bucket) > 1 else "" for bucket in places]
+    packed_names = (
+        [names[bucket[0]] + suffix for bucket, suffix in zip(places, suffixes, strict=True)] if names else None
+    )
+    return Packed(packed, packed_names, [len(bucket) > 1 for bucket in places], tensors, places)
 
-    ``reusable`` says which of the tensors nothing else reads; None means none of them.
+
+def _flat(parts: list) -> Any:
+    """One tensor of the values of several, which nothing else reads and each step makes anew.
+
+    TensorFlow computes what is made of constants only once, and would give all steps the buffer that a transport has
+    overwritten. So an empty tensor is among the parts, whose operation is never computed in advance.
     """
     import tensorflow as tf
 
-    places = partition([(t.dtype.name, _bytes(t)) for t in tensors], bucket_bytes, alone_from)
-    packed, packed_names = [], []
-    for bucket in places:
-        parts = [tensors[i] for i in bucket]
-        if len(bucket) == 1:
-            packed += parts
-        else:
-            # A reshape costs as much as a small copy: most small tensors are flat as they are.
-            packed.append(tf.concat([part if part.shape.rank == 1 else tf.reshape(part, [-1]) for part in parts], 0))
-        if names:
-            packed_names.append(names[bucket[0]] + (".bucket" if len(bucket) > 1 else ""))
-    owned = [len(bucket) > 1 or bool(reusable and reusable[bucket[0]]) for bucket in places]
-    return Packed(packed, packed_names or None, owned, tensors, places)
+    # A reshape costs as much as a small copy: most small tensors are flat as they are.
+    flat = [part if part.shape.rank == 1 else tf.reshape(part, [-1]) for part in parts]
+    return tf.concat([*flat, tf.raw_ops.Empty(shape=[0], dtype=parts[0].dtype)], 0)
 
 
 def _bytes(tensor: Any) -> int | None:

@@ -84,12 +84,14 @@ class Engine(abc.ABC):
         supports_numpy: whether the collectives also take and return NumPy arrays.
         alone_from: bytes from which a tensor gains nothing from being copied into a bucket with others.
         failure: what broke a collective off, where the engine knows it better than TensorFlow's error.
+        is_subgroup: whether this is the engine of a process set.
     """
 
     name: str
     supports_numpy = False
     alone_from = 2**16
     failure: Exception | None = None
+    is_subgroup = False
     rank: int
     size: int
     local_rank: int
@@ -106,7 +108,6 @@ class Engine(abc.ABC):
         """
         return None
 
-    @abc.abstractmethod
     def allreduce(
         self,
         tensors: list,
@@ -120,7 +121,23 @@ class Engine(abc.ABC):
         """Reduce each tensor over the ranks; same shapes and dtypes come back.
 
         ``reusable`` says which tensors nothing else reads: they may be overwritten.
+
+        Raises:
+            TypeError: a dtype that no engine reduces.
+            UsageError: an operation that these ranks cannot do.
         """
+        self.check_reduction(tensors, op, names)
+        names, reusable = names or [None] * len(tensors), reusable or [False] * len(tensors)
+        return [
+            self.reduce_tensor(tensor, op, name, (prescale, postscale), reusable=may_overwrite)
+            for tensor, name, may_overwrite in zip(tensors, names, reusable, strict=True)
+        ]
+
+    @abc.abstractmethod
+    def reduce_tensor(
+        self, tensor: Any, op: ReduceOp, name: str | None, scales: tuple[float, float], *, reusable: bool
+    ) -> Any:
+        """Reduce one tensor; ``scales`` multiply it before and after."""
 
     @abc.abstractmethod
     def allgather(self, tensor: Any, name: str | None) -> Any:
@@ -145,6 +162,16 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def shutdown(self) -> None:
         """Leave the world."""
+
+    def check_reduction(self, tensors: list, op: ReduceOp, names: list[str] | None) -> None:
+        """Refuse what cannot be reduced, before anything is sent."""
+        check_reducible(tensors, names)
+        if op is not ReduceOp.ADASUM:
+            return
+        if self.is_subgroup:
+            raise UsageError("Adasum works among all ranks, not in a process set.", fix="op=hvd.Average.")
+        if self.size & (self.size - 1):
+            raise UsageError(f"Adasum needs a power of two of ranks. There are {self.size}.", fix="op=hvd.Average.")
 
     def grouped_allreduce(
         self, tensors: list, op: ReduceOp, names: list[str] | None, prescale: float = 1.0, postscale: float = 1.0

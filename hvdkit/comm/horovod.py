@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hvdkit.comm import bitcast
-from hvdkit.comm.engine import Engine, ReduceOp, check_reducible
+from hvdkit.comm.engine import Engine, ReduceOp
 from hvdkit.comm.gradients import gradient_at_root, gradient_of_own_rows, gradient_of_scattered
 from hvdkit.comm.mean import sum_of_divided
 from hvdkit.comm.values import own_rows
@@ -90,40 +90,27 @@ class HorovodEngine(Engine):
         self._ops = {op: getattr(hvd, op.name.title()) for op in ReduceOp}
         self._set = hvd.global_process_set
 
-    def allreduce(
-        self,
-        tensors: list,
-        op: ReduceOp,
-        names: list[str] | None,
-        prescale: float = 1.0,
-        postscale: float = 1.0,
-        *,
-        reusable: list[bool] | None = None,
-    ) -> list:
-        self._check(tensors, op, names)
-        reduced = []
-        for i, tensor in enumerate(tensors):
-            wire_op, divisor = sum_of_divided(op, tensor.dtype.name, self.size)
-            reduced.append(
-                self._hvd.mpi_ops._allreduce(
-                    tensor,
-                    name=_op_name(names[i]) if names else None,
-                    op=self._ops[wire_op],
-                    prescale_factor=prescale / divisor,
-                    postscale_factor=postscale,
-                    # Ranks recognise a collective by its name. The scope in front of it counts how many functions a
-                    # process has traced, which may differ between ranks; the name alone is the same everywhere.
-                    ignore_name_scope=bool(names),
-                    process_set=self._set,
-                )
-            )
-        return reduced
+    def reduce_tensor(
+        self, tensor: Any, op: ReduceOp, name: str | None, scales: tuple[float, float], *, reusable: bool
+    ) -> Any:
+        wire_op, divisor = sum_of_divided(op, tensor.dtype.name, self.size)
+        return self._hvd.mpi_ops._allreduce(
+            tensor,
+            name=name and _op_name(name),
+            op=self._ops[wire_op],
+            prescale_factor=scales[0] / divisor,
+            postscale_factor=scales[1],
+            # Ranks recognise a collective by its name. The scope in front of it counts how many functions a process
+            # has traced, which may differ between ranks; the name alone is the same everywhere.
+            ignore_name_scope=bool(name),
+            process_set=self._set,
+        )
 
     def grouped_allreduce(
         self, tensors: list, op: ReduceOp, names: list[str] | None, prescale: float = 1.0, postscale: float = 1.0
     ) -> list:
         """One grouped operation per dtype, as Horovod's takes one dtype only."""
-        self._check(tensors, op, names)
+        self.check_reduction(tensors, op, names)
         reduced: dict[int, Any] = {}
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
             group = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
@@ -140,16 +127,10 @@ class HorovodEngine(Engine):
             reduced |= dict(zip(group, received, strict=True))
         return [reduced[i] for i in range(len(tensors))]
 
-    def _check(self, tensors: list, op: ReduceOp, names: list[str] | None) -> None:
-        """What Horovod's Adasum cannot do, it says from its background thread, or not at all."""
-        check_reducible(tensors, names)
-        if op is not ReduceOp.ADASUM:
-            return
-        if self._set is not self._hvd.global_process_set:
-            raise UsageError("Adasum works among all ranks, not in a process set.", fix="op=hvd.Average.")
-        if self.size & (self.size - 1):
-            raise UsageError(f"Adasum needs a power of two of ranks. There are {self.size}.", fix="op=hvd.Average.")
-        if not (self._hvd.mpi_enabled() or self._hvd.nccl_built()):
+    def check_reduction(self, tensors: list, op: ReduceOp, names: list[str] | None) -> None:
+        super().check_reduction(tensors, op, names)
+        # What Horovod's Adasum cannot do, it says from its background thread, or not at all.
+        if op is ReduceOp.ADASUM and not (self._hvd.mpi_enabled() or self._hvd.nccl_built()):
             raise UsageError(
                 "Horovod has Adasum over MPI only, and this world talks over Gloo.",
                 fix="launch with mpirun (`hvdkit install-horovod --with mpi`), or op=hvd.Average.",
@@ -158,7 +139,7 @@ class HorovodEngine(Engine):
     def subgroup(self, process_set_id: int, ranks: list[int]) -> HorovodEngine:
         part = copy.copy(self)
         part.rank, part.size = ranks.index(self.rank), len(ranks)
-        part._set = self._native(process_set_id, ranks)
+        part._set, part.is_subgroup = self._native(process_set_id, ranks), True
         return part
 
     def add_process_set(self, ranks: list[int]) -> int:

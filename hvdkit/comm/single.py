@@ -30,17 +30,13 @@ class SingleEngine(Engine):
                 raise UsageError(f"{process_set} has ranks that do not exist in a single process.")
             process_set.ranks, process_set.process_set_id = [0], self.add_process_set([0])
 
-    def allreduce(
-        self,
-        tensors: list,
-        op: ReduceOp,
-        names: list[str] | None,
-        prescale: float = 1.0,
-        postscale: float = 1.0,
-        *,
-        reusable: list[bool] | None = None,
-    ) -> list:
-        return [scaled(scaled(t, prescale), postscale) for t in tensors]
+    def check_reduction(self, tensors: list, op: ReduceOp, names: list[str] | None) -> None:
+        """Anything can stay what it is."""
+
+    def reduce_tensor(
+        self, tensor: Any, op: ReduceOp, name: str | None, scales: tuple[float, float], *, reusable: bool
+    ) -> Any:
+        return scaled(scaled(tensor, scales[0]), scales[1])
 
     def allgather(self, tensor: Any, name: str | None) -> Any:
         return tensor

@@ -28,29 +28,19 @@ class Transport:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def allreduce(
-        self,
-        tensors: list,
-        op: ReduceOp,
-        names: list[str] | None,
-        prescale: float = 1.0,
-        postscale: float = 1.0,
-        *,
-        reusable: list[bool] | None = None,
-    ) -> list:
-        """``Engine.allreduce``, in buckets."""
+    def allreduce(self, tensors: list, op: ReduceOp, names: list[str] | None, *scales: float) -> list:
+        """``Engine.allreduce``, in buckets; ``scales`` are its ``prescale`` and ``postscale``."""
         if self._grouped:
-            return self._engine.grouped_allreduce(tensors, op, names, prescale, postscale)
-        packed = self.pack(tensors, names, op, reusable)
-        reduced = self._engine.allreduce(
-            packed.tensors, op, packed.names, prescale, postscale, reusable=packed.reusable
+            return self._engine.grouped_allreduce(tensors, op, names, *scales)
+        packed = self.pack(tensors, names, op)
+        return packed.unpack(
+            self._engine.allreduce(packed.tensors, op, packed.names, *scales, reusable=packed.reusable)
         )
-        return packed.unpack(reduced)
 
-    def pack(self, tensors: list, names: list[str] | None, op: ReduceOp, reusable: list[bool] | None = None) -> Packed:
+    def pack(self, tensors: list, names: list[str] | None, op: ReduceOp) -> Packed:
         """Tensors as they travel; each alone for Adasum, which looks at each by itself."""
         bucket_bytes, alone_from = (0, 0) if self._grouped or op is ReduceOp.ADASUM else self._limits
-        return pack(tensors, names, bucket_bytes, alone_from, reusable)
+        return pack(tensors, names, bucket_bytes, alone_from)
 
     def reduce_by(self, reducer: Any, tensors: list, names: list[str], op: ReduceOp) -> list:
         """Let a reducer reduce tensors, or the flat buckets they travel in where it wants those (``flat``)."""

@@ -9,7 +9,7 @@ _HOME = {
     "LocalSGD": "hvdkit.optim.local_sgd.optimizer:LocalSGD",
     "exclude_bias_and_norm": "hvdkit.optim.exclusion:exclude_bias_and_norm",
     "is_bias_or_norm": "hvdkit.optim.exclusion:is_bias_or_norm",
-    "synchronize": "hvdkit.optim.local_sgd.optimizer:synchronize",
+    "synchronize": "hvdkit.optim.reduction_state:synchronize",
 }
 
 __all__ = list(_HOME)

@@ -71,6 +71,9 @@ class ReductionState:
         """How many updates the ranks have made apart; 0 where their weights are equal."""
         return 0
 
+    def synchronize(self) -> None:
+        """Make the ranks' weights equal, if they drifted apart; collective."""
+
     def per_rank_variables(self) -> list:
         """The weights that ranks have each their own while ``steps_since_sync`` is not 0."""
         return []
@@ -79,3 +82,23 @@ class ReductionState:
 def reduction_states(model: Any) -> list[ReductionState]:
     """Those of a model's distributed optimizers."""
     return [state for state in map(reduction_state_of, optimizers_of(model)) if state is not None]
+
+
+def synchronize(model: keras.Model) -> None:
+    """Average the weights of ``LocalSGD`` now; collective. For custom training loops, before a test or a save.
+
+    ``fit`` does this at the end of each epoch.
+
+    Args:
+        model: a model with optimizers of ``hvd.optim.LocalSGD``; other optimizers are ignored.
+
+    Example:
+
+    >>> import hvdkit as hvd
+    >>> hvd.init()
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile(hvd.optim.LocalSGD(keras.optimizers.SGD(0.1)), "mse")
+    >>> hvd.optim.synchronize(model)
+    """
+    for state in reduction_states(model):
+        state.synchronize()

@@ -73,11 +73,11 @@ def around_fit(original, *, consistency_check: bool):
         with fit_callbacks.borrowed(bound.arguments):
             fit_callbacks.lead(self, bound.arguments)
             if on_all_ranks():
-                return together(self, bound)
+                return fit_on_all_ranks(self, bound)
             with feeding(self, bound.arguments):
                 return original(*bound.args, **bound.kwargs)
 
-    def together(model, bound):
+    def fit_on_all_ranks(model, bound):
         trained.add(model)
         _set_verbosity(bound.arguments)
         checks = _ensure_callback(model, bound.arguments, ConsistencyCheck, make=consistency_check)
@@ -86,7 +86,10 @@ def around_fit(original, *, consistency_check: bool):
         else:
             checks.watch(fit_callbacks.callbacks_of_fit(bound.arguments), bound.arguments["initial_epoch"])
         seeds.separate([g for g in reachable_objects(model) if isinstance(g, keras.random.SeedGenerator)], world.rank())
-        for kind in {state.fit_callback for state in reduction_states(model)} - {None}:
+        kinds = dict.fromkeys(
+            state.fit_callback for state in reduction_states(model)
+        )  # in an order that all ranks have
+        for kind in filter(None, kinds):
             _ensure_callback(model, bound.arguments, kind, make=True, first=True)
         world.engine().failure = None
         try:

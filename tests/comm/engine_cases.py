@@ -12,6 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 import hvdkit as hvd
+from hvdkit.grads.options import check_reduce_options
+from hvdkit.grads.pipeline import GradientPipeline
 
 Point = collections.namedtuple("Point", ["x", "y"])
 ROWS = 12
@@ -181,6 +183,27 @@ def bfloat16_gradients() -> list:
     return out
 
 
+def constants() -> list[list[float]]:
+    """What is a constant of the graph, made in advance and read again in each step, three times."""
+    pipelines = [
+        GradientPipeline(check_reduce_options(op="sum", compression=compression), f"constants {compression}")
+        for compression in ("none", "fp16")
+    ]
+    variables = [tf.Variable([0.0, 0.0]), tf.Variable([0.0])]
+
+    @tf.function
+    def step():
+        moved = [
+            [hvd.allreduce(tf.constant([1, 2], dtype), op=hvd.Sum)] for dtype in (tf.float16, tf.float32, tf.int32)
+        ]
+        moved.append(hvd.grouped_allreduce([tf.constant([1.0, 2.0]), tf.constant([5.0])], op=hvd.Sum))
+        for pipeline in pipelines:  # a loss that is a sum has constants for gradients
+            moved.append(pipeline([tf.ones([2]), 2 * tf.ones([1])], variables))
+        return [tf.cast(tf.concat(each, 0), tf.float32) for each in moved]
+
+    return [[float(value) for each in step() for value in each] for _ in range(3)]
+
+
 def _message(call: Callable) -> str:
     try:
         call()
@@ -198,4 +221,5 @@ def all_cases(steps: int) -> dict[str, Any]:
         "objects": objects(),
         "a class": a_class_of_one_rank(),
         "bfloat16": bfloat16_gradients(),
+        "constants": constants(),
     }

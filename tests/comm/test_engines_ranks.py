@@ -36,6 +36,14 @@ def test_a_gradient_taken_outside_of_the_function_is_the_one_taken_inside(engine
 
 
 @EVERY
+def test_a_constant_stays_what_it_is(engine, ranks):
+    """TensorFlow makes it once; what is reduced in its place would be reduced again in the next step."""
+    one_step = [ranks * value for value in (1, 2, 1, 2, 1, 2, 1, 2, 5, 1, 1, 2, 1, 1, 2)]
+    for out in _values(engine, ranks):
+        assert out["constants"] == [one_step] * 3
+
+
+@EVERY
 def test_reducescatter(engine, ranks):
     everyones = [out["reducescatter"] for out in _values(engine, ranks)]
     rows = [len(part) for part in np.array_split(np.arange(2 * ranks + 1), ranks)]

@@ -21,8 +21,7 @@ class Recording:
 
     def reduce(self, gradients, names, op, engine):
         self.seen = {name: g.shape.as_list() for name, g in zip(names, gradients, strict=True)}
-        copies = [tf.identity(g) for g in gradients]
-        return [2 * g for g in engine.allreduce(copies, op, names, reusable=[True] * len(copies))]
+        return [2 * g for g in engine.allreduce(gradients, op, names)]
 
 
 def _reduced(reducer, op=ReduceOp.AVERAGE, **limits) -> None:

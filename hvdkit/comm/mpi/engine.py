@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hvdkit.comm import bitcast
-from hvdkit.comm.engine import Engine, ReduceOp, check_reducible, name_of
+from hvdkit.comm.engine import Engine, ReduceOp, name_of
 from hvdkit.comm.gradients import gradient_at_root, gradient_of_own_rows, gradient_of_scattered
 from hvdkit.comm.mpi import graph_ops, graph_order
 from hvdkit.comm.mpi.communicator import Communicator
@@ -78,31 +78,11 @@ class MpiEngine(Engine):
         self.local_rank, self.local_size = ranks.local_rank, ranks.local_size
         self.cross_rank, self.cross_size = ranks.cross_rank, ranks.cross_size
 
-    def allreduce(
-        self,
-        tensors: list,
-        op: ReduceOp,
-        names: list[str] | None,
-        prescale: float = 1.0,
-        postscale: float = 1.0,
-        *,
-        reusable: list[bool] | None = None,
-    ) -> list:
-        check_reducible(tensors, names)
-        if op is ReduceOp.ADASUM:
-            self._check_adasum()
-        names, reusable = names or [None] * len(tensors), reusable or [False] * len(tensors)
-        scales = prescale, postscale
-        return [
-            self._allreduce(tensor, op, name, scales, reusable=owned)
-            for tensor, name, owned in zip(tensors, names, reusable, strict=True)
-        ]
-
-    def _allreduce(
-        self, tensor: Any, op: ReduceOp, name: str | None = None, scales: tuple = (1.0, 1.0), *, reusable: bool = False
+    def reduce_tensor(
+        self, tensor: Any, op: ReduceOp, name: str | None, scales: tuple[float, float], *, reusable: bool
     ) -> Any:
         if name_of(tensor.dtype) == "float16":  # summed in float32, which holds what the sum of halves may lose
-            wide = self._allreduce(bitcast.cast(tensor, "float32"), op, name, scales, reusable=True)
+            wide = self.reduce_tensor(bitcast.cast(tensor, "float32"), op, name, scales, reusable=False)
             return bitcast.cast(wide, "float16")
         kind, eager = f"allreduce {op.value}", graph_ops.eager()
 
@@ -113,15 +93,9 @@ class MpiEngine(Engine):
             return [self._comm.allreduce(x, op, *scales, in_place=reusable, what=what)]
 
         def backward(upstream: Any) -> Any:
-            return self._allreduce(upstream, op, None, scales)
+            return self.reduce_tensor(upstream, op, None, scales, reusable=False)
 
         return self._run(kind, collective, [tensor], [tensor], backward)[0]
-
-    def _check_adasum(self) -> None:
-        if self._comm is not self._world._comm:
-            raise UsageError("Adasum works among all ranks, not in a process set.", fix="op=hvd.Average.")
-        if self.size & (self.size - 1):
-            raise UsageError(f"Adasum needs a power of two of ranks. There are {self.size}.", fix="op=hvd.Average.")
 
     def allgather(self, tensor: Any, name: str | None) -> Any:
         tensor = tensor if len(tensor.shape) else tensor[None]
@@ -179,6 +153,7 @@ class MpiEngine(Engine):
             raise UsageError(f"There is no process set {process_set_id}.", fix="hvd.add_process_set(ranks).")
         engine = copy.copy(self)
         engine._adopt(self._world._sets[process_set_id][1])
+        engine.is_subgroup = True
         return engine
 
     def add_process_set(self, ranks: list[int]) -> int:

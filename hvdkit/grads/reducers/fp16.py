@@ -33,6 +33,5 @@ class FP16Compression:
         wire_op, divisor = sum_of_divided(op, "float16", engine.size)
         sent = [g if divisor == 1 else g / tf.cast(divisor, g.dtype) for g in gradients]
         sent = [tf.cast(g, tf.float16) if g.dtype.is_floating else g for g in sent]
-        made_here = [s is not g for s, g in zip(sent, gradients, strict=True)]
-        received = engine.allreduce(sent, wire_op, names, reusable=made_here)
+        received = engine.allreduce(sent, wire_op, names)
         return [tf.cast(r, g.dtype) for r, g in zip(received, gradients, strict=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from hvdkit.optim.reduction_state import reduction_states
+from hvdkit.optim.reduction_state import synchronize
 
 
 class LocalSGDCallback(keras.callbacks.Callback):
@@ -13,18 +13,11 @@ class LocalSGDCallback(keras.callbacks.Callback):
     ``fit`` on several ranks has it before all others where an optimizer of ``hvd.optim.LocalSGD`` trains.
     """
 
-    @staticmethod
-    def synchronize(model: keras.Model) -> None:
-        """Average the weights that have drifted apart; collective."""
-        for state in reduction_states(model):
-            if not state.is_synchronous:
-                state.averaging.synchronize(state.pipeline)
-
     def on_test_begin(self, logs=None):
-        self.synchronize(self.model)
+        synchronize(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
-        self.synchronize(self.model)
+        synchronize(self.model)
 
     def on_train_end(self, logs=None):
-        self.synchronize(self.model)
+        synchronize(self.model)

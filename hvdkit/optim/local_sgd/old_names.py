@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hvdkit.optim.local_sgd.optimizer import LocalSGD, synchronize
+from hvdkit.optim.local_sgd.optimizer import LocalSGD
+from hvdkit.optim.reduction_state import synchronize
 from hvdkit.utils.deprecation import warn_deprecated
 
 

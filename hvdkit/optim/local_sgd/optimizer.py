@@ -92,25 +92,6 @@ def LocalSGD(
     return optimizer
 
 
-def synchronize(model: keras.Model) -> None:
-    """Average the weights of ``LocalSGD`` now; collective. For custom training loops, before a test or a save.
-
-    ``fit`` does this at the end of each epoch.
-
-    Args:
-        model: a model with optimizers of ``hvd.optim.LocalSGD``; other optimizers are ignored.
-
-    Example:
-
-    >>> import hvdkit as hvd
-    >>> hvd.init()
-    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    >>> model.compile(hvd.optim.LocalSGD(keras.optimizers.SGD(0.1)), "mse")
-    >>> hvd.optim.synchronize(model)
-    """
-    LocalSGDCallback.synchronize(model)
-
-
 @dataclass(eq=False)
 class LocalSGDState(ReductionState):
     """What an optimizer of ``LocalSGD`` carries.
@@ -132,6 +113,9 @@ class LocalSGDState(ReductionState):
 
     def steps_since_sync(self) -> int:
         return int(self.averaging.steps_since_sync.numpy())
+
+    def synchronize(self) -> None:
+        self.averaging.synchronize(self.pipeline)
 
     def per_rank_variables(self) -> list:
         return self.averaging.variables
