@@ -88,7 +88,7 @@ class CheckpointCallback(keras.callbacks.Callback):
             raise UsageError(f"`with_callbacks` must be a list of callbacks. Received: {with_callbacks!r}.")
         absolute(directory)
         self.directory, self.every, self.resume = directory, every, resume
-        self._keep, self._background, self._max_time = RetentionPolicy.of(keep), background, seconds_of(max_time)
+        self._keep, self._background, self._max_time = RetentionPolicy.parse(keep), background, seconds_of(max_time)
         self._with_callbacks = None if with_callbacks is None else list(with_callbacks)
         self._others: list = self._with_callbacks or []  # whose state is saved, of the fit that runs
         self._led = False

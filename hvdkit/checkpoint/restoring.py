@@ -84,7 +84,7 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
     step = None if step is None else whole(step, "step", 0)
     store = Store(directory)
     chosen = raise_on_any_rank(
-        "read the checkpoint", lambda: _choose(store, step) if world.rank() == 0 else None, by="checkpoints"
+        "read the checkpoint", lambda: _choose_checkpoint(store, step) if world.rank() == 0 else None, by="checkpoints"
     )
     number = exchange.broadcast_object(None if chosen is None else chosen.manifest.step, name="checkpoints: the step")
     if number is None:
@@ -109,7 +109,7 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
     return Restored(manifest.step, manifest.epoch, dict(manifest.state), callbacks)
 
 
-def _choose(store: Store, step: int | None) -> Checkpoint | None:
+def _choose_checkpoint(store: Store, step: int | None) -> Checkpoint | None:
     if step is not None:
         return state_schema.check_state(store.verify(step))
     say = lambda number, error: get_logger().warning("The checkpoint of step %d is skipped: %s", number, error)

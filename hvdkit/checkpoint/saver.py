@@ -61,7 +61,7 @@ class Saver:
             earlier.wait()
             earlier.release()
         self._lock = DirectoryLock(directory)
-        self._keep, self._background = RetentionPolicy.of(keep), background
+        self._keep, self._background = RetentionPolicy.parse(keep), background
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._stopped = threading.Event()

@@ -57,7 +57,7 @@ def save(
     if facts is not None:
         warn_deprecated("hvd.checkpoint.save(facts=...)", "metadata=")
         metadata = facts
-    metadata, keep = check_metadata(metadata), RetentionPolicy.of(keep)
+    metadata, keep = check_metadata(metadata), RetentionPolicy.parse(keep)
     build_optimizer(model)
     saver = Saver(directory, keep, background=False)
     try:

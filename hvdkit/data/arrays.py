@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from hvdkit.data import rows
 from hvdkit.data.classes import sample_weights
-from hvdkit.data.plan import permutation
+from hvdkit.data.epoch_plan import permutation
 from hvdkit.errors import UsageError
 
 _NAMES = ("x", "y", "sample_weight")

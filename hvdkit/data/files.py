@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from hvdkit.comm import world
 from hvdkit.comm.consistency import assert_same_on_all_ranks, raise_on_any_rank
+from hvdkit.data.epoch_plan import balanced, permutation
 from hvdkit.data.npz import Npz
-from hvdkit.data.plan import balanced, permutation
 from hvdkit.data.records import TFRecord
 from hvdkit.errors import UsageError
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from hvdkit.comm import world
-from hvdkit.data.plan import Plan
+from hvdkit.data.epoch_plan import EpochPlan
 from hvdkit.errors import UsageError
 from hvdkit.keras_internals.data import DataAdapter
 from hvdkit.utils.deprecation import warn_deprecated
@@ -183,7 +183,7 @@ class MapStyleData(Sharded):
     def __init__(
         self,
         source: Source,
-        plan: Callable[[list[int], int], Plan],
+        plan: Callable[[list[int], int], EpochPlan],
         sizes: list[int],
         order: Callable[[int], np.ndarray],
         metadata: dict[str, Any],
@@ -244,7 +244,7 @@ class MapStyleData(Sharded):
         """Whether every rank has as many samples as the others in every step."""
         return bool((self._whole.weights() == 1).all())
 
-    def rows(self, epoch: int, plan: Plan | None = None) -> list[np.ndarray]:
+    def rows(self, epoch: int, plan: EpochPlan | None = None) -> list[np.ndarray]:
         """The numbers of this rank's samples, step by step: of a whole epoch, or by a plan of a part of it."""
         order, rank, plan = self._order(whole(epoch, "epoch", 0)), world.rank(), plan or self._whole
         return [order[b : b + c] for b, c in zip(plan.begins[:, rank], plan.counts[:, rank], strict=True)]

@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from hvdkit.comm import exchange, world
 from hvdkit.comm.consistency import assert_same_on_all_ranks, raise_on_any_rank
-from hvdkit.data import classes, files, streams
-from hvdkit.data import plan as plans
+from hvdkit.data import classes, epoch_plan, files, streams
 from hvdkit.data.arrays import Arrays
 from hvdkit.data.sharded import MapStyleData, Sharded
 from hvdkit.errors import UsageError
@@ -141,7 +140,7 @@ def _shard_global(source: Arrays, options: dict, per_rank_batch: str) -> MapStyl
     )
     _need_samples(source.samples)
     order = source.order(shuffle=options["shuffle"], seeds=(options["seed"],))
-    plan = lambda sizes, offset: plans.global_plan(
+    plan = lambda sizes, offset: epoch_plan.global_plan(
         source.samples, sizes, drop=options["uneven"] == "drop", offset=offset
     )
     made = MapStyleData(source, plan, [options["batch size"]] * world.size(), order, metadata)
@@ -160,7 +159,9 @@ def _shard_presharded(source: Any, options: dict) -> MapStyleData:
     per_rank = [part["samples"] for part in metadata["parts"]]
     _need_samples(sum(per_rank))
     order = source.order(shuffle=options["shuffle"], seeds=(options["seed"], world.rank()))
-    plan = lambda sizes, offset: plans.per_rank_plan(per_rank, sizes, drop=options["uneven"] == "drop", offset=offset)
+    plan = lambda sizes, offset: epoch_plan.per_rank_plan(
+        per_rank, sizes, drop=options["uneven"] == "drop", offset=offset
+    )
     made = MapStyleData(source, plan, [options["batch size"]] * world.size(), order, metadata)
     _need_steps(made, min(per_rank), options)
     return made

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from hvdkit.comm import exchange, ops, world
-from hvdkit.data.plan import proportional
+from hvdkit.data.epoch_plan import proportional
 from hvdkit.data.sharded import MapStyleData
 from hvdkit.utils.log import get_logger
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 from hvdkit.comm import world
 from hvdkit.comm.consistency import assert_same_on_all_ranks, raise_on_any_rank
 from hvdkit.data import kinds
-from hvdkit.data.plan import permutation
+from hvdkit.data.epoch_plan import permutation
 from hvdkit.data.reading import LOOK_AHEAD, SHARD, Reading
 from hvdkit.data.sharded import DATA, WEIGHT_OR_ZERO, Sharded
 from hvdkit.errors import UsageError

@@ -32,7 +32,7 @@ from hvdkit.trainer import fit_callbacks
 from hvdkit.trainer.feed import feeding
 from hvdkit.utils import numbers
 
-trained: weakref.WeakSet = weakref.WeakSet()  # the models that were trained on the ranks of this world
+trained_models: weakref.WeakSet = weakref.WeakSet()  # the models that were trained on the ranks of this world
 _local = False
 
 
@@ -70,15 +70,15 @@ def around_fit(original, *, consistency_check: bool):
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         numbers.convert_fit_numbers(bound.arguments)
-        with fit_callbacks.borrowed(bound.arguments):
-            fit_callbacks.lead(self, bound.arguments)
+        with fit_callbacks.user_list_unchanged(bound.arguments):
+            fit_callbacks.insert_leaders(self, bound.arguments)
             if on_all_ranks():
                 return fit_on_all_ranks(self, bound)
             with feeding(self, bound.arguments):
                 return original(*bound.args, **bound.kwargs)
 
     def fit_on_all_ranks(model, bound):
-        trained.add(model)
+        trained_models.add(model)
         _set_verbosity(bound.arguments)
         checks = _ensure_callback(model, bound.arguments, ConsistencyCheck, make=consistency_check)
         if checks is None:
@@ -123,7 +123,7 @@ def around_evaluate(original):
             _set_verbosity(bound.arguments)
         if not isinstance(bound.arguments["x"], Sharded):
             return original(*bound.args, **bound.kwargs)
-        with fit_callbacks.borrowed(bound.arguments), feeding(self, bound.arguments):
+        with fit_callbacks.user_list_unchanged(bound.arguments), feeding(self, bound.arguments):
             if not on_all_ranks():
                 return original(*bound.args, **bound.kwargs)
             wants_dict, bound.arguments["return_dict"] = bound.arguments["return_dict"], True

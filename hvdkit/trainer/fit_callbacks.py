@@ -31,7 +31,7 @@ def add_callback(
 
 
 @contextlib.contextmanager
-def borrowed(arguments: dict[str, Any]) -> Iterator[None]:
+def user_list_unchanged(arguments: dict[str, Any]) -> Iterator[None]:
     """Inside, callbacks may be added; the user's own list, which may be given to another ``fit``, stays as it was."""
     callbacks = arguments.get("callbacks")
     if isinstance(callbacks, list):
@@ -44,7 +44,7 @@ def borrowed(arguments: dict[str, Any]) -> Iterator[None]:
             callbacks.callbacks[:] = before
 
 
-def lead(model: keras.Model, arguments: dict[str, Any]) -> None:
+def insert_leaders(model: keras.Model, arguments: dict[str, Any]) -> None:
     """Put first what has to come before all callbacks, wherever the callback that needs it stands.
 
     A callback says so by a method ``leader``: it is given all callbacks of this ``fit``, and returns a callback.

@@ -55,6 +55,6 @@ def remove_patches() -> None:
     """Restore what Keras and TensorFlow had."""
     _patches.restore()
     weighted_tape.forget()
-    for model in fit.trained:  # a compiled function would continue to call collectives of a world that is over
+    for model in fit.trained_models:  # a compiled function would continue to call collectives of a world that is over
         model.train_function = None
-    fit.trained.clear()
+    fit.trained_models.clear()

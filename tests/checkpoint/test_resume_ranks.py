@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hvdkit.checkpoint.storage.store import Store
-from hvdkit.data.plan import global_plan
+from hvdkit.data.epoch_plan import global_plan
 from hvdkit.errors import REQUEUE_EXIT_CODE
 from tests.chaos.common import count
 from tests.chaos.job import DEFAULTS

@@ -198,7 +198,7 @@ def reading(path: Path) -> Iterator[tuple[int, os.stat_result]]:
         os.close(descriptor)
 
 
-def read(descriptor: int, size: int) -> bytes:
+def read_bytes(descriptor: int, size: int) -> bytes:
     """At most ``size`` bytes; fewer only where the file ends."""
     pieces = []
     while size > 0 and (piece := os.read(descriptor, min(size, CHUNK))):

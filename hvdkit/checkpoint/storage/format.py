@@ -300,4 +300,4 @@ def read_limited(path: Path, limit: int) -> bytes:
     with damage(path), disk.reading(path) as (descriptor, facts):
         if facts.st_size > limit:
             raise DamagedCheckpointError(path, f"it is longer than {limit} bytes")
-        return disk.read(descriptor, limit + 1)
+        return disk.read_bytes(descriptor, limit + 1)

@@ -174,7 +174,7 @@ class DirectoryLock:
         """Who wrote the file; an empty dictionary if that makes no sense, None if there is no file."""
         try:
             with disk.reading(self._file) as (descriptor, _):
-                owner = json.loads(disk.read(descriptor, 2**16))
+                owner = json.loads(disk.read_bytes(descriptor, 2**16))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError):

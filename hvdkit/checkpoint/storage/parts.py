@@ -176,10 +176,10 @@ def read_header(path: Path, size: int) -> dict[str, Tensor]:
     with damage(path), disk.reading(path) as (descriptor, facts):
         if facts.st_size != size:
             raise DamagedCheckpointError(path, f"it has {facts.st_size} bytes, but the manifest says {size}")
-        length = int.from_bytes(disk.read(descriptor, 8), "little")
+        length = int.from_bytes(disk.read_bytes(descriptor, 8), "little")
         if size < 8 or length > min(MAX_HEADER, size - 8):
             raise DamagedCheckpointError(path, f"its header claims {length} bytes")
-        text = disk.read(descriptor, length)
+        text = disk.read_bytes(descriptor, length)
     entries = parse_json(text, path, object_pairs_hook=_once)
     if not isinstance(entries, dict):
         raise DamagedCheckpointError(path, "its header is not an object")

@@ -52,7 +52,7 @@ class RetentionPolicy:
             raise UsageError("To keep the best checkpoints, name the metric they are judged by.", fix="monitor='loss'")
 
     @classmethod
-    def of(cls, keep: Any) -> RetentionPolicy:
+    def parse(cls, keep: Any) -> RetentionPolicy:
         """A policy from the number of newest checkpoints to keep, or from a policy; None is the default.
 
         Raises:
@@ -60,7 +60,7 @@ class RetentionPolicy:
 
         Example:
 
-        >>> RetentionPolicy.of(5).last, RetentionPolicy.of(None).last
+        >>> RetentionPolicy.parse(5).last, RetentionPolicy.parse(None).last
         (5, 3)
         """
         if keep is None or isinstance(keep, cls):

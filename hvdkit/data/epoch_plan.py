@@ -8,7 +8,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Plan:
+class EpochPlan:
     """One epoch's steps.
 
     Attributes:
@@ -39,7 +39,7 @@ class Plan:
         return self.counts * self.counts.shape[1] / self.counts.sum(axis=1, keepdims=True)
 
 
-def global_plan(samples: int, sizes: list[int], *, drop: bool, offset: int = 0) -> Plan:
+def global_plan(samples: int, sizes: list[int], *, drop: bool, offset: int = 0) -> EpochPlan:
     """Samples that all ranks have, shared out: step s is the s-th global batch, cut up between the ranks.
 
     Args:
@@ -65,16 +65,16 @@ def global_plan(samples: int, sizes: list[int], *, drop: bool, offset: int = 0) 
     return plan
 
 
-def _cut(totals: np.ndarray, sizes: list[int], offset: int) -> Plan:
+def _cut(totals: np.ndarray, sizes: list[int], offset: int) -> EpochPlan:
     """So many samples of all ranks in each step, cut up between ranks with these batch sizes."""
     edges = np.concatenate([[0], np.cumsum(np.asarray(sizes, np.int64))])
     # In whole numbers, rounded up, so that of two samples for three ranks the first ranks get one each.
     bounds = -(-edges[None, :] * totals[:, None] // edges[-1])
     begins = bounds[:, :-1] + np.arange(len(totals), dtype=np.int64)[:, None] * edges[-1]
-    return Plan(np.diff(bounds, axis=1), offset + begins)
+    return EpochPlan(np.diff(bounds, axis=1), offset + begins)
 
 
-def per_rank_plan(samples: list[int], sizes: list[int], *, drop: bool, offset: int = 0) -> Plan:
+def per_rank_plan(samples: list[int], sizes: list[int], *, drop: bool, offset: int = 0) -> EpochPlan:
     """Samples that each rank has for itself: every rank makes as many steps as the one that needs most.
 
     ``offset`` is the number of steps of the epoch that have been made already.
@@ -88,7 +88,7 @@ def per_rank_plan(samples: list[int], sizes: list[int], *, drop: bool, offset: i
     steps = int((n // b).min() if drop else (-(-n // b)).max())
     begins = np.arange(steps, dtype=np.int64)[:, None] * b[None, :]
     counts = np.clip(n[None, :] - begins, 0, b[None, :])
-    return Plan(counts[offset:], np.minimum(begins, n[None, :])[offset:])
+    return EpochPlan(counts[offset:], np.minimum(begins, n[None, :])[offset:])
 
 
 def permutation(samples: int, *seeds: int) -> np.ndarray:

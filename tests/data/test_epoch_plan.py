@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import hvdkit as hvd
-from hvdkit.data.plan import global_plan, per_rank_plan
+from hvdkit.data.epoch_plan import global_plan, per_rank_plan
 from hvdkit.errors import UsageError
 
 SIZES = [[4], [4, 4], [4, 4, 4], [1, 1, 1], [7, 1], [3, 5, 2]]
