@@ -47,11 +47,7 @@ def scaled(value: Any, factor: float) -> Any:
     if factor == 1.0:
         return value
     name = value.dtype.name
-    wide = (
-        "float64"
-        if name.startswith(("int", "uint", "bool"))
-        else {"float16": "float32", "bfloat16": "float32"}.get(name, name)
-    )
+    wide = "float64" if name.startswith(("int", "uint", "bool")) else _HALVES.get(name, name)
     if isinstance(value, np.ndarray):
         return (value.astype(wide) * np.dtype(wide).type(factor)).astype(value.dtype)
     import tensorflow as tf

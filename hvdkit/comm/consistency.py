@@ -86,11 +86,6 @@ def _differing(values: list) -> list:
     return values
 
 
-def weights_digest(variables: list) -> str:
-    """The sha256 of variables' bytes, as 64 hexadecimal digits: dtype, shape and value of each, in order."""
-    return _combine([variable_digest(variable) for variable in variables])
-
-
 def variable_digest(variable: Any) -> str:
     """The sha256 of one variable: its dtype, shape and bytes. Names are left out: they may differ between ranks."""
     value = np.ascontiguousarray(variable.numpy() if hasattr(variable, "numpy") else variable)

@@ -1,4 +1,4 @@
-"""A single process: every collective is the identity. Needs neither Horovod nor TensorFlow."""
+"""A single process: every collective is the identity. Needs neither Horovod nor an MPI."""
 
 from __future__ import annotations
 

@@ -56,6 +56,11 @@ def _check_size(info: LaunchInfo, engine: Engine, expected: int) -> None:
     if engine.size == expected:
         return
     engine.shutdown()
+    if engine.name == SingleEngine.name:
+        raise LaunchError(
+            f"hvd.init(comm=...) names {expected} ranks, but no launcher that hvdkit knows has started this process.",
+            fix="start the ranks with `hvdkit run`, horovodrun, mpirun or srun.",
+        )
     entered = engine_info(engine.name)
     raise LaunchError(
         f"{info.launcher} started {info.size} ranks, but {entered.library} came up with a world of {engine.size}.",

@@ -39,8 +39,8 @@ def call_index(counter: str = "tape") -> str:
     Without a graph they come one after the other, and may have the same name.
 
     Args:
-        whose: what is counted. Only what all ranks do alike may be counted together: a rank outside a process set does
-            without its collectives.
+        counter: what is counted. Only what all ranks do alike may be counted together: a rank outside a process set
+            does without its collectives.
     """
     if tf.executing_eagerly():
         return ""

@@ -28,13 +28,22 @@ class Transport:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def allreduce(self, tensors: list, op: ReduceOp, names: list[str] | None, *scales: float) -> list:
-        """``Engine.allreduce``, in buckets; ``scales`` are its ``prescale`` and ``postscale``."""
+    def allreduce(
+        self,
+        tensors: list,
+        op: ReduceOp,
+        names: list[str] | None,
+        prescale: float = 1.0,
+        postscale: float = 1.0,
+        *,
+        reusable: list[bool] | None = None,
+    ) -> list:
+        """``Engine.allreduce``, in buckets, which are overwritten; ``reusable`` changes nothing."""
         if self._grouped:
-            return self._engine.grouped_allreduce(tensors, op, names, *scales)
+            return self._engine.grouped_allreduce(tensors, op, names, prescale, postscale)
         packed = self.pack(tensors, names, op)
         return packed.unpack(
-            self._engine.allreduce(packed.tensors, op, packed.names, *scales, reusable=packed.reusable)
+            self._engine.allreduce(packed.tensors, op, packed.names, prescale, postscale, reusable=packed.reusable)
         )
 
     def pack(self, tensors: list, names: list[str] | None, op: ReduceOp) -> Packed:

@@ -46,7 +46,7 @@ _FUNCTIONS = "tensorflow.python.eager.polymorphic_function.atomic_function"
 
 _REDUCTION = "hvd.DistributedOptimizer, which reduces before Keras clips"
 _REPLICAS = "hvd.DistributedOptimizer on the replicas of a strategy"
-_SLOTS = "checkpoints and hvd.broadcast_optimizer_state, which find an optimizer's slots"
+_SLOTS = "checkpoints and BroadcastGlobalVariablesCallback, which find an optimizer's slots"
 _PASSES = "backward_passes_per_step, and checkpoints in the middle of accumulated steps"
 _COMPAT = "python -m hvdkit.compat"
 _SHARDED = "hvd.data.shard"

@@ -38,6 +38,18 @@ def test_by_default_a_reducer_sees_gradients(limits):
     assert reducer.seen == {name: list(shape) for name, shape in SHAPES.items()}
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_reducer_calls_the_engine_as_engines_are_called(flat):
+    class Scaling:
+        def reduce(self, gradients, names, op, engine):
+            scales = {"prescale": 4.0, "postscale": 0.5}
+            return engine.allreduce(gradients, op, names, **scales, reusable=[False] * len(gradients))
+
+    reducer = Scaling()
+    reducer.flat = flat
+    _reduced(reducer)
+
+
 def test_a_flat_reducer_sees_buckets():
     reducer = Recording(flat=True)
     _reduced(reducer, bucket_bytes=100)

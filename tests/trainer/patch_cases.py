@@ -51,21 +51,39 @@ def train(scaled: bool = False) -> None:
     model.predict(x, verbose=0)
 
 
+def plain_model() -> keras.Model:
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return model
+
+
 def lifetimes() -> dict[str, list[str]]:
-    """What is changed after ``init``, by what is made afterwards, and after ``shutdown``; twice."""
+    """What is changed after ``init``, by what is made afterwards, and after ``shutdown``; twice.
+
+    Models without a distributed optimizer, which were trained before ``shutdown``, are trained on after it.
+    """
+    x = np.ones((10, 3), np.float32)
+    weights = np.ones(10)  # another signature: the step is traced again
     hvd.init()  # what is imported lazily is there
     train()
     train(scaled=True)
     hvd.shutdown()
     out: dict[str, list[str]] = {}
+    alone, by_batch = plain_model(), plain_model()
     before = attributes()
     for time in ("first", "second"):
         hvd.init()
         begun = attributes()
         out[f"{time} init"] = changed(before, begun)
         train(scaled=time == "first")
+        with hvd.local_training():
+            alone.fit(x, x.sum(1), verbose=0)
+        by_batch.train_on_batch(x, x.sum(1))
         out[f"{time} training"] = changed(begun, attributes())
         hvd.shutdown()
         out[f"{time} shutdown"] = changed(before, attributes())
+        for model in (alone, by_batch):
+            model.fit(x, x.sum(1), sample_weight=weights, verbose=0)
+            model.evaluate(x, x.sum(1), verbose=0)
     hvd.init()  # who takes the result asks for the rank
     return out

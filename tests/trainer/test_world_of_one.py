@@ -54,6 +54,13 @@ def test_every_collective_gives_back_what_it_was_given():
     hvd.barrier()
 
 
+def test_a_world_that_nobody_started_is_refused():
+    hvd.shutdown()
+    with pytest.raises(hvd.errors.LaunchError, match=r"names 2 ranks, but no launcher"):
+        hvd.init(comm=[0, 1])
+    hvd.init()
+
+
 def test_init_twice_and_shutdown():
     hvd.init()
     hvd.init()
