@@ -138,7 +138,7 @@ def make_plan(request: Request, system: SystemInfo) -> LaunchPlan:
         if name != "auto":
             registry.check(name)
     env = _additions(settled, system)
-    if request.engine not in (None, "auto"):
+    if request.engine is not None:
         env[ENGINE] = request.engine
     name, why = _choose_launcher(settled, system)
     choice = usable(_engines(settled), launcher(name).rendezvous, system.engines)

@@ -50,6 +50,7 @@ def request(**options) -> Request:
 def test_auto(there, asked, launcher, engine, why):
     plan = make_plan(request(engine=asked), found(**there))
     assert (plan.launcher, plan.engine) == (launcher, engine)
+    assert plan.env.get("HVDKIT_ENGINE") == asked, "what was asked for goes before what the ranks' environment says"
     assert why in plan.why
     assert plan.argv[-len(WORKER) :] == WORKER
 
