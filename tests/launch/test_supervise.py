@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -202,6 +203,10 @@ def test_a_rank_that_left_too_early_is_named(said):
     lost = record(0, 2.0, tail=said)
     text = records.explain_failure(lost, {1: record(1, 1.0, code=0), 0: lost}, 2)
     assert "Rank 1 ended with exit code 0 before that" in text
+    waits = record(1, 1.0, code=143, signal=15, ordered=15)
+    assert "before that" not in records.explain_failure(lost, {1: waits, 0: lost}, 2)
+    text = records.explain_failure(lost, {1: replace(waits, left=True), 0: lost}, 2)
+    assert "Rank 1 came to its end before that and left the others waiting." in text
 
 
 def test_lines_keep_every_byte():
