@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from hvdkit.launch.env_allowlist import may_be_seen
+from tests.horovod_build.environments import REPOSITORY
 
 S = f"s3cret-{uuid.uuid4().hex}"
 # As people have them: no pattern of names or values would find them all.
@@ -58,6 +59,10 @@ time.sleep(1)
 """
 
 
+# Those that the README lists, and what one of them was called before.
+VARIABLES = [*re.findall(r"^\| `(HVDKIT_\w+)`", (REPOSITORY / "README.md").read_text(), re.MULTILINE), "HVDKIT_PROOF"]
+
+
 def command_lines() -> str:
     lines = []
     for process in psutil.process_iter():
@@ -102,7 +107,11 @@ def test_no_shape_may_be_seen(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "SSH_AUTH_SOCK", "HOROVOD_CYCLE_TIME", "HVDKIT_RUN_DIR"]
+    "name",
+    [
+        *("PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "SSH_AUTH_SOCK", "HOROVOD_CYCLE_TIME", "HVDKIT_RUN_DIR"),
+        *VARIABLES,
+    ],
 )
 def test_what_a_launcher_needs_may_be_seen(name):
     assert may_be_seen(name, "/usr/bin")
