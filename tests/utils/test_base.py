@@ -15,6 +15,7 @@ from hvdkit.launch.identity import launch_info
 from hvdkit.random import seeds
 from hvdkit.strategies import devices
 from hvdkit.utils import env
+from hvdkit.utils.mpi import parse_version
 from hvdkit.utils.registry import Registry
 
 HOROVOD = {"RANK": "3", "SIZE": "4", "LOCAL_RANK": "1", "LOCAL_SIZE": "2", "CROSS_RANK": "1", "CROSS_SIZE": "2"}
@@ -134,6 +135,29 @@ def test_pinning_is_real_on_cpu_devices():
 def test_what_a_broken_collective_says(text, is_one):
     found = peer_lost().search(text)
     assert (found is None) if is_one is None else found.group(0).startswith(is_one)
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        # mpirun --version
+        ("mpirun (Open MPI) 5.0.11\n", ("openmpi", "5.0.11")),
+        ("Intel(R) MPI Library for Linux* OS, Version 2021.9 Build 20230307 (id: d82b3071db)", ("intelmpi", "2021.9")),
+        ("HYDRA build details:\n    Version:                                 4.2.1", ("mpich", "4.2.1")),
+        # MPI_Get_library_version
+        ("Open MPI v5.0.11, package: Open MPI root@host Distribution, ident: 5.0.11", ("openmpi", "5.0.11")),
+        ("Intel(R) MPI Library 2021.9 for Linux* OS\n", ("intelmpi", "2021.9")),
+        ("MPICH Version:      4.2.1\nMPICH Release date: Wed Apr 17 15:30:02 CDT 2024", ("mpich", "4.2.1")),
+        (
+            "MVAPICH2 Version      :\t2.3.7\nMVAPICH2 Release date : Wed March 02 2022",
+            ("mvapich", "2.3.7"),
+        ),
+        ("MVAPICH Version:      3.0\n", ("mvapich", "3.0")),
+        ("command not found", ("unknown", "")),
+    ],
+)
+def test_which_mpi_it_is(text, want):
+    assert parse_version(text) == want
 
 
 def test_the_single_engine_is_an_engine():
