@@ -14,7 +14,7 @@ from hvdkit.errors import ConfigError, HvdkitError, LaunchError, UsageError
 from hvdkit.launch.identity import launch_info
 from hvdkit.random import seeds
 from hvdkit.strategies import devices
-from hvdkit.utils import env
+from hvdkit.utils import env, programs
 from hvdkit.utils.mpi import parse_version
 from hvdkit.utils.registry import Registry
 
@@ -135,6 +135,26 @@ def test_pinning_is_real_on_cpu_devices():
 def test_what_a_broken_collective_says(text, is_one):
     found = peer_lost().search(text)
     assert (found is None) if is_one is None else found.group(0).startswith(is_one)
+
+
+@pytest.mark.parametrize(
+    ("kind", "first"), [("environment", "own"), ("conda", "own"), ("system", "path"), ("system without", "own")]
+)
+def test_whose_program_goes_first(monkeypatch, tmp_path, kind, first):
+    """An environment's own, which need not be activated; beside the system's Python is what a loaded module replaces."""
+    for folder in ("own", "path"):
+        program = tmp_path / folder / "mpicxx"
+        program.parent.mkdir()
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    if kind == "conda":
+        (tmp_path / "conda-meta").mkdir()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path / "usr" if kind == "environment" else tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "own" / "python"))
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path / "own"))
+    monkeypatch.setenv("PATH", str(tmp_path / ("empty" if kind == "system without" else "path")))
+    assert programs.find("mpicxx") == str(tmp_path / first / "mpicxx")
 
 
 @pytest.mark.parametrize(
