@@ -141,7 +141,7 @@ def test_what_a_broken_collective_says(text, is_one):
     ("kind", "first"), [("environment", "own"), ("conda", "own"), ("system", "path"), ("system without", "own")]
 )
 def test_whose_program_goes_first(monkeypatch, tmp_path, kind, first):
-    """An environment's own, which need not be activated; beside the system's Python is what a loaded module replaces."""
+    """An environment's own, which need not be activated; a loaded module goes before what the system has."""
     for folder in ("own", "path"):
         program = tmp_path / folder / "mpicxx"
         program.parent.mkdir()
