@@ -62,6 +62,10 @@ class CommunicationError(HvdkitError, RuntimeError):
     """The ranks did not communicate, disagree, or drifted apart."""
 
 
+#: How the error of a rank begins that has merely lost another one: by it, who failed first is told from who noticed.
+COLLECTIVE_INTERRUPTED = "A collective was interrupted: another rank ended"
+
+
 def broken_off(said: str, rank: int) -> CommunicationError:
     """The error of a rank whose peers are gone or did not come.
 
@@ -70,7 +74,7 @@ def broken_off(said: str, rank: int) -> CommunicationError:
         rank: the rank that notices it.
     """
     return CommunicationError(
-        f"A collective was interrupted: another rank ended or did not arrive in time ({said}).",
+        f"{COLLECTIVE_INTERRUPTED} or did not arrive in time ({said}).",
         fix="look for the rank whose own traceback comes first. If every rank shows only this, none failed: one "
         "of them made fewer steps than the others, stopped by itself, or called fit or a collective alone. A model "
         "that one rank trains alone belongs in `with hvd.local_training():`.",

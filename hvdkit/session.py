@@ -83,11 +83,12 @@ def init(
 
 
 def _wants_consistency_check() -> bool:
-    """What the variable says, by its name of today or the one it had before."""
-    if env.text("PROOF", ""):
-        warn_deprecated("HVDKIT_PROOF", "HVDKIT_CONSISTENCY_CHECK")
-        return env.flag("PROOF", True)
-    return env.flag("CONSISTENCY_CHECK", True)
+    """What the variable says, or else the one whose name it had before."""
+    old, new = "PROOF", "CONSISTENCY_CHECK"
+    if env.text(old, ""):
+        # Of whoever called init, whose decorator is a frame of its own.
+        warn_deprecated(f"{env.PREFIX}{old}", f"{env.PREFIX}{new}", stacklevel=5)
+    return env.flag(new if env.text(new, "") else old, True)
 
 
 def shutdown() -> None:

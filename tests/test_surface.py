@@ -147,7 +147,20 @@ def test_old_names_work_and_say_what_they_are_called_now(monkeypatch):
     with pytest.warns(DeprecationWarning, match="use `consistency_check`"):
         hvdkit.init(proof=False)
     hvdkit.shutdown()
+
+
+@pytest.mark.parametrize(("now", "checks"), [(None, False), ("", False), ("1", True)])
+def test_an_old_variable_works_where_the_new_one_is_not_set(monkeypatch, now, checks):
+    from hvdkit.trainer import patches
+
+    got = []
+    monkeypatch.setattr(patches, "install_patches", lambda **how: got.append(how["consistency_check"]))
     monkeypatch.setenv("HVDKIT_PROOF", "0")
-    with pytest.warns(DeprecationWarning, match="HVDKIT_CONSISTENCY_CHECK"):
+    if now is not None:
+        monkeypatch.setenv("HVDKIT_CONSISTENCY_CHECK", now)
+    hvdkit.shutdown()
+    with pytest.warns(DeprecationWarning, match="HVDKIT_PROOF.*HVDKIT_CONSISTENCY_CHECK") as caught:
         hvdkit.init()
     hvdkit.shutdown()
+    assert got == [checks]
+    assert caught[0].filename == __file__, "the warning names the line that can be changed"

@@ -41,7 +41,9 @@ signal to hvdkit run. HVDKIT_RESTART tells the ranks how often; a script resumes
 @click.option("--hostfile", metavar="FILE", help="A file with one line per host, like 'host slots=2'.")
 @click.option("--launcher", default="auto", show_default=True, metavar="NAME", help=f"auto, {', '.join(starters())}.")
 @click.option(
-    "--engine", metavar="NAME", help=f"What moves the bytes: auto, {', '.join(ENGINES.names())} [default: auto]."
+    "--engine",
+    metavar="NAME",
+    help=f"What moves the bytes: auto, {', '.join(ENGINES.names())} [default: HVDKIT_ENGINE, or auto].",
 )
 @click.option("--network-interfaces", "interfaces", metavar="IF,...", help="The network interfaces to use, e.g. eth0.")
 @click.option(

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from hvdkit import engines
+from hvdkit.doctor import two_ranks
 from hvdkit.doctor.finding import Finding
 from hvdkit.doctor.probe import Probe
 from hvdkit.launch import discovery
@@ -49,8 +50,7 @@ class Context:
     @cached_property
     def mpi4py(self) -> Probe:
         """What mpi4py says in one of two ranks, if there is an mpirun that can start them; in one process else."""
-        ranks = ("hvdkit", "run", "-np", "2", "--launcher", "mpirun", "--engine", "mpi", "-m")
-        return Probe.run("-m", *(ranks if "mpirun" in self.tools else ()), "hvdkit.doctor.two_ranks")
+        return Probe.run(*two_ranks.words(by_mpirun="mpirun" in self.tools))
 
     @cached_property
     def tools(self) -> dict[str, Tool]:

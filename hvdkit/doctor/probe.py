@@ -15,6 +15,7 @@ from hvdkit.horovod_build.verify import environment_without_launcher, last_line
 from hvdkit.utils import programs
 
 SECONDS = 120.0
+_NO_ANSWER = "no answer"
 
 _SCRIPT = """\
 import json
@@ -54,13 +55,23 @@ for ask in (tensorflow, keras, internals, gpus, horovod, world):
 
 @dataclass(frozen=True)
 class Probe:
-    """The stages' answers by name: ``{"tensorflow": {"version": ...}, "keras": {"error": ...}, ...}``."""
+    """What the stages answered, and how it ended where not all of them did.
+
+    Args:
+        answers: by the stage's name: ``{"tensorflow": {"version": ...}, "keras": {"error": ...}, ...}``.
+        end: how the process ended that did not come to the rest.
+    """
 
     answers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    end: str = _NO_ANSWER
+
+    def reached(self, stage: str) -> bool:
+        """Whether a stage began: of one that did not nothing is known, least of all that it failed."""
+        return stage in self.answers
 
     def error(self, stage: str) -> str | None:
-        """Why a stage failed, or None."""
-        return self.answers.get(stage, {"error": "it was not reached"}).get("error")
+        """Why a stage failed or was not reached, or None."""
+        return self.answers.get(stage, {"error": f"it was not reached: {self.end}"}).get("error")
 
     def get(self, stage: str, name: str, default: Any = None) -> Any:
         """One answer."""
@@ -75,16 +86,16 @@ class Probe:
             seconds: when to give up.
         """
         argv = [sys.executable, *(words or ("-c", _SCRIPT))]
-        output, end = programs.listen(argv, environ=environment_without_launcher(), seconds=seconds), ""
+        output, end = programs.listen(argv, environ=environment_without_launcher(), seconds=seconds), _NO_ANSWER
         if output.code is None:
             end = f"it hung: no answer within {seconds:.0f} s"
         elif output.code:
             code = f"signal {-output.code}" if output.code < 0 else f"code {output.code}"
             end = f"the process ended with {code}: {last_line(output.err)}"
-        return cls(parse(output.out, end))
+        return cls(parse(output.out, end), end)
 
 
-def parse(text: str, end: str = "") -> dict[str, Mapping[str, Any]]:
+def parse(text: str, end: str = _NO_ANSWER) -> dict[str, Mapping[str, Any]]:
     """The answers in the subprocess's output; a stage that began and did not answer gets ``end`` as its error.
 
     >>> parse('hvdkit:{"begin": "gpus"}', "it hung")
@@ -95,5 +106,5 @@ def parse(text: str, end: str = "") -> dict[str, Mapping[str, Any]]:
         if line.startswith("hvdkit:"):
             answer = json.loads(line.removeprefix("hvdkit:"))
             begun = answer.pop("begin", None)
-            answers |= {begun: {"error": end or "no answer"}} if begun else answer
+            answers |= {begun: {"error": end}} if begun else answer
     return answers

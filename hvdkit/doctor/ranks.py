@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from hvdkit.doctor import two_ranks
 from hvdkit.doctor.finding import Finding
 from hvdkit.engines import ENGINES, info, refusal
 from hvdkit.horovod_build import stamp
@@ -61,6 +62,11 @@ def horovod(context: Context) -> Iterator[Finding]:
     elif context.probe.error("tensorflow"):
         waits = f"{build.horovod}, {builder}; not tried, since TensorFlow does not load"
         yield Finding("horovod", "warn", waits, "fix TensorFlow first")
+    elif not context.probe.reached("horovod"):
+        before = f"it could not be tried, since what is tried before it went wrong: {context.probe.end}"
+        yield Finding(
+            "horovod", "warn", f"{build.horovod}, {builder}; {before}", "mend first what the other findings name"
+        )
     elif error:
         broken = f"{build.horovod} is installed, but does not load: {error}"
         yield Finding("horovod", "fail", broken, f"{_INSTALL} --force")
@@ -118,6 +124,12 @@ def mpi4py(context: Context) -> Iterator[Finding]:
         return
     others = any(name != "mpi" for name in context.usable_engines)
     error, bad = context.mpi4py.error("mpi4py"), "warn" if others else "fail"
+    if not context.mpi4py.reached("mpi4py"):
+        what = "two ranks" if mpirun else "a process"
+        untried = f"{number}; {what} could not be started to try it: {context.mpi4py.end}"
+        words = " ".join(["python", *two_ranks.words(by_mpirun=bool(mpirun))])
+        yield Finding("mpi4py", bad, untried, f"see it fail: {words}")
+        return
     if error:
         yield Finding(
             "mpi4py", bad, f"{number} does not load: {error}", f"load the MPI it was built for, or: {install}"

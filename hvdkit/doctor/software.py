@@ -40,7 +40,10 @@ def tensorflow(context: Context) -> Iterator[Finding]:
     what = f"{package.version}, {'CUDA ' + package.cuda if package.cuda else 'CPU'} build ({package.distribution})"
     error = context.probe.error("tensorflow")
     minor = Version(package.minor)
-    if error:
+    if not context.probe.reached("tensorflow"):
+        untried = f"{what}; a process could not be started to try it: {context.probe.end}"
+        yield Finding("tensorflow", "fail", untried, "see it fail: python -c 'import tensorflow'")
+    elif error:
         again = f"pip install --force-reinstall {package.distribution}=={package.version}"
         yield Finding("tensorflow", "fail", f"{what}; it does not load: {error}", again)
     elif TENSORFLOW.is_older(minor):

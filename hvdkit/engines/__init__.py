@@ -42,9 +42,9 @@ class EngineInfo:
     graph_name: ClassVar[str] = ""
     """How the names of those operations begin, where it has not."""
     peer_lost: ClassVar[tuple[str, ...]] = ()
-    """What it says in a rank whose peers are gone."""
+    """What it says in a rank whose peers are gone, as regular expressions."""
     peer_lost_error: ClassVar[str] = ""
-    """The exception that it raises there, where it has one of its own."""
+    """What its own exception there says, or is called, where it has one: plain words."""
     alone_fix: ClassVar[str] = "`hvdkit doctor` says what does not fit."
     """What to do where each rank finds itself alone."""
 
@@ -153,7 +153,7 @@ def peer_lost() -> re.Pattern:
     >>> peer_lost().search("Unknown: Horovod has been shut down. Bye.\\nmore").group()
     'Horovod has been shut down. Bye.'
     """
-    texts = (re.escape(words) for name in ENGINES.names() for words in info(name).peer_lost)
+    texts = (words for name in ENGINES.names() for words in info(name).peer_lost)
     return re.compile(f"(?:{'|'.join(texts)})[^\n]*")
 
 

@@ -28,11 +28,12 @@ class Horovod(EngineInfo):
     install = _INSTALL
     ways: ClassVar = {"gloo": "gloo", "mpi": "horovod-mpi"}
     graph_operation = "Horovod"
+    # The last three are Gloo's, as it words them: a lock, a database or an HTTP library says much the same of its own.
     peer_lost = (
-        "Horovod has been shut down",
-        "Connection closed by peer",  # these three are Gloo's
-        "Connection reset by peer",
-        "Timed out waiting",
+        r"Horovod has been shut down",
+        r"Connection closed by peer \[",
+        r"(?:Read error|writev) \[\S+ Connection reset by peer",
+        r"Timed out waiting \d+ms for (?:recv|send) operation",
     )
     peer_lost_error = "HorovodInternalError"
     alone_fix = (

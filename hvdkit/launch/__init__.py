@@ -40,9 +40,12 @@ def run(
         hosts: ``"host1:2,host2:2"``; by default this host.
         hostfile: a file with lines such as ``host slots=2``, instead of ``hosts``.
         interfaces: the network interfaces to use, e.g. ``["eth0"]``.
-        forward: names of variables, or ``NAME=VALUE``, that must reach the ranks on other hosts too.
+        forward: names of variables, or ``NAME=VALUE``, that must reach the ranks on other hosts too. A value that is
+            given here is no secret: other users of the machine can see it, as they see the one after ``-x``.
         module: run this module, as ``python -m`` does.
-        environ: variables to set for the ranks, on top of this process's environment.
+        environ: variables to set for the ranks, on top of this process's environment. No other user sees them: the
+            ones that are not known to hold no secret reach the ranks of ``horovodrun`` by a private file, on other
+            hosts if these share ``TMPDIR``.
         max_restarts: how often to restart all ranks after an exit code other than 0, but not after a signal to this
             process. ``HVDKIT_RESTART`` tells the ranks the number of restarts; they resume from their checkpoint.
         dry_run: print the plan and start nothing.
@@ -82,9 +85,8 @@ def run(
         raise UsageError(f"max_restarts must be at least 0. Received: {max_restarts}.", fix="--max-restarts 3")
     listed = parse_hosts(hosts) if hosts is not None else read_hostfile(hostfile) if hostfile else ()
     words = program.module_program(module, args) if module is not None else program.script_program(args)
-    extra = [f"{name}={value}" for name, value in (environ or {}).items()]
-    extra.append(f"{restarts.RESTART}=0")
-    request = Request(words, np, launcher, engine, listed, tuple(interfaces), (*forward, *extra))
+    given = {**(environ or {}), restarts.RESTART: "0"}
+    request = Request(words, np, launcher, engine, listed, tuple(interfaces), tuple(forward), given)
     with Signals() as signals:
         plan = make_plan(request, discovery.detect(request))
         if dry_run:

@@ -7,7 +7,7 @@ there. All others reach the ranks by a private file, on other hosts where those 
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Mapping
 
 from hvdkit.errors import LaunchError
 from hvdkit.launch.env_allowlist import may_be_seen
@@ -57,21 +57,25 @@ class Horovodrun(Launcher):
             argv=(*argv, *worker(request, system)),
             np=request.np,
             env=env,
-            private=_withheld({**system.environ, **env}, env, [item.partition("=")[0] for item in request.forward]),
+            private=_withheld({**system.environ, **env}, request),
             hosts=request.hosts,
             tagged=True,
         )
 
 
-def _withheld(environ: dict[str, str], already_shown: Container[str], wanted: list[str]) -> tuple[str, ...]:
+def _withheld(environ: Mapping[str, str], request: Request) -> tuple[str, ...]:
     """The names of variables that must not be on a command line, first those that must reach every rank.
 
+    A value after ``-x`` may: it is on the command line of `hvdkit run` already.
+
     Args:
-        environ: all of them.
-        already_shown: those whose values are on the command line of `hvdkit run` already.
-        wanted: those that ``-x`` names.
+        environ: all variables.
+        request: what the user asked for.
     """
-    names = [name for name, value in environ.items() if name not in already_shown and not may_be_seen(name, value)]
+    forwarded = [item.partition("=") for item in request.forward]
+    shown = {name for name, given, _ in forwarded if given} - request.environ.keys()
+    wanted = {name for name, *_ in forwarded} | request.environ.keys()
+    names = [name for name, value in environ.items() if name not in shown and not may_be_seen(name, value)]
     rest = sorted((name for name in environ if name not in names), key=lambda name: len(environ[name]))
     while rest and sum(len(name) + len(environ[name]) + 4 for name in rest) > _LONGEST:
         names.append(rest.pop())

@@ -22,6 +22,7 @@ from hvdkit.launch.launcher import LAUNCHERS, Tool, launcher, starters
 RUN_ID, RUN_DIR = "HVDKIT_RUN_ID", "HVDKIT_RUN_DIR"
 # What tells the ranks which engine was asked for: see ``hvd.init``.
 ENGINE = "HVDKIT_ENGINE"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Request:
         hosts: the hosts; empty for this host (or the batch system's allocation, where the launcher reads it).
         interfaces: the network interfaces to use, e.g. ``("eth0",)``.
         forward: ``-x``: names of variables, or ``NAME=VALUE``, that must reach every rank.
+        environ: variables to set for the ranks besides; no command line has shown their values.
     """
 
     program: tuple[str, ...]
@@ -45,6 +47,7 @@ class Request:
     hosts: tuple[Host, ...] = ()
     interfaces: tuple[str, ...] = ()
     forward: tuple[str, ...] = ()
+    environ: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def make_plan(request: Request, system: SystemInfo) -> LaunchPlan:
         if name != "auto":
             registry.check(name)
     env = _additions(settled, system)
-    if request.engine not in (None, "auto"):
+    if request.engine is not None:
         env[ENGINE] = request.engine
     name, why = _choose_launcher(settled, system)
     choice = usable(_engines(settled), launcher(name).rendezvous, system.engines)
@@ -176,7 +179,8 @@ def _ranks(request: Request) -> int:
 def _engine(request: Request, system: SystemInfo) -> str:
     """The engine that was asked for, by itself or by the variable that the ranks will see."""
     forwarded = [item.partition("=")[2] for item in request.forward if item.startswith(f"{ENGINE}=")]
-    return request.engine or (forwarded or [system.environ.get(ENGINE, "")])[-1].strip() or "auto"
+    said = request.environ.get(ENGINE, (forwarded or [system.environ.get(ENGINE, "")])[-1])
+    return request.engine or said.strip() or "auto"
 
 
 def _engines(request: Request) -> list[str]:
@@ -215,14 +219,19 @@ def _problem(name: str, request: Request, system: SystemInfo) -> HvdkitError | N
 
 
 def _additions(request: Request, system: SystemInfo) -> dict[str, str]:
-    """The variables to add: what keeps a rank's output prompt and its crashes legible, and what -x sets."""
+    """The variables to add: what keeps a rank's output prompt and its crashes legible, what -x sets, and the rest."""
     env = {name: "1" for name in ("PYTHONUNBUFFERED", "PYTHONFAULTHANDLER") if name not in system.environ}
     for item in request.forward:
         name, given, value = item.partition("=")
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        if not _NAME.fullmatch(name):
             raise UsageError(f"-x {item}: {name!r} is not the name of a variable.", fix="-x NAME or -x NAME=VALUE")
         if given:
             env[name] = value
         elif name not in system.environ:
             raise UsageError(f"-x {name}: the variable is not set.", fix=f"export {name}=..., or -x {name}=VALUE")
-    return env
+    for name in request.environ:
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                f"environ: {name!r} is not the name of a variable.", fix="use letters, digits and underscores"
+            )
+    return env | {name: str(value) for name, value in request.environ.items()}

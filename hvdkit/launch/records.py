@@ -36,6 +36,7 @@ class Record:
         signal: the signal that ended it, or 0.
         ordered: the signal the worker was sent and passed on before the end, or 0: this rank was told to end.
         fresh: whether it is known that its training had not begun by then.
+        left: whether it had come to its end in good order by then, and waited for the others to do so.
         ended: the wall-clock time of the end, in seconds.
         tail: the end of its standard error.
     """
@@ -48,6 +49,7 @@ class Record:
     signal: int = 0
     ordered: int = 0
     fresh: bool = False
+    left: bool = False
     ended: float = 0.0
     tail: str = ""
 
@@ -164,13 +166,15 @@ def explain_failure(root_cause: Record, ended: dict[int, Record], ranks: int) ->
             ending = f"killed by {signal.Signals(root_cause.signal).name}, {ending}"
     text = f"hvdkit: rank {root_cause.rank} of {ranks} on {root_cause.host} failed first: {ending}."
     # Not by the time of the end: the rank that leaves still takes Python down while the others already fail.
-    early = sorted(record.rank for record in ended.values() if record.code == 0)
-    if early and _distance(root_cause, root_cause.ended) == 1:
-        names = ", ".join(map(str, early))
-        text += (
-            f"\n  Rank {names} ended with exit code 0 before that and left the others waiting."
-            "\n  What to do: let every rank make the same number of steps and collectives."
-        )
+    early = {
+        "ended with exit code 0": sorted(record.rank for record in ended.values() if record.code == 0),
+        "came to its end": sorted(record.rank for record in ended.values() if record.left and record.told_to_end),
+    }
+    if any(early.values()) and _distance(root_cause, root_cause.ended) == 1:
+        for how, left in early.items():
+            if left:
+                text += f"\n  Rank {', '.join(map(str, left))} {how} before that and left the others waiting."
+        text += "\n  What to do: let every rank make the same number of steps and collectives."
     tail = _from_traceback(root_cause.tail)
     return f"{text}\n  Its last words:\n{tail}" if tail else f"{text}\n  It wrote nothing on its standard error."
 

@@ -26,7 +26,7 @@ from hvdkit.launch.launcher import LAUNCHERS, launcher
 from hvdkit.launch.plan import RUN_DIR, RUN_ID
 from hvdkit.launch.program import says_when_it_begins
 from hvdkit.utils import env
-from hvdkit.utils.training_start import PIPE
+from hvdkit.utils.training_start import BEGUN, LEFT, PIPE
 
 PRIVATE_FILE = "private.json"
 PRIVATE_NAMES = "HVDKIT_PRIVATE_VARIABLES"
@@ -71,10 +71,10 @@ class _Rank:
         environ = _environment(run_dir, record)
         if run_dir:
             records.write(run_dir, record)
-        tail, pumps, begun = streams.Tail(), [], None
+        tail, pumps, moments = streams.Tail(), [], None
         if not self._received:
-            begun = _Beginning(self._program)
-            child = _start(self._program, {**environ, **begun.environ}, info, begun.descriptors)
+            moments = _Moments(self._program)
+            child = _start(self._program, {**environ, **moments.environ}, info, moments.descriptors)
             self._child = child
             for number in list(self._received):  # came while it was started
                 child.send_signal(number)
@@ -92,9 +92,9 @@ class _Rank:
             code=code if code >= 0 else 128 - code,
             signal=max(-code, 0),
             ordered=self._ordered[0] if self._ordered else 0,
-            fresh=begun is None or not begun.has_come,
             ended=ended,
             tail=tail.text(),
+            **(moments.read() if moments else {"fresh": True}),
         )
         if run_id and not records.write(run_dir, record):
             with contextlib.suppress(OSError):
@@ -106,8 +106,8 @@ class _Rank:
         return record.code
 
 
-class _Beginning:
-    """Whether a rank's training has begun, as far as a program says so: see ``hvdkit.utils.training_start``."""
+class _Moments:
+    """How far a rank has come, as far as its program says so: see ``hvdkit.utils.training_start``."""
 
     def __init__(self, program: list[str]):
         self._reads, self._writes = os.pipe()
@@ -116,13 +116,13 @@ class _Beginning:
         self.descriptors = (self._writes,)
         self.environ = {PIPE: f"{self._writes}:{os.fstat(self._writes).st_ino}"}
 
-    @property
-    def has_come(self) -> bool:
-        """Whether something may have been lost; of a program that does not report it this is unknown."""
+    def read(self) -> dict[str, bool]:
+        """Fields of its record; whether something may be lost is unknown of a program that does not report it."""
         try:
-            return not self._known or bool(os.read(self._reads, 1))
+            said = os.read(self._reads, len(BEGUN + LEFT))
         except BlockingIOError:
-            return False
+            said = b""
+        return {"fresh": self._known and BEGUN not in said, "left": LEFT in said}
 
 
 def _environment(run_dir: str, record: records.Record) -> dict[str, str]:

@@ -12,8 +12,8 @@ from hvdkit.utils.programs import ask
 _VERSIONS = (
     ("openmpi", re.compile(r"Open MPI\D*v?([\d.]+)")),
     ("openmpi", re.compile(r"OpenRTE\D*([\d.]+)")),
-    ("intelmpi", re.compile(r"Intel\(R\) MPI Library.*?Version ([\d.]+)")),
-    ("mvapich", re.compile(r"MVAPICH\D*([\d.]+)")),
+    ("intelmpi", re.compile(r"Intel\(R\) MPI Library(?:.*?Version)? ([\d.]+)")),
+    ("mvapich", re.compile(r"MVAPICH2?\D*([\d.]+)")),
     ("mpich", re.compile(r"(?:HYDRA build details|MPICH|Version):?\s+(?:Version:\s+)?([\d.]+)")),
 )
 #: Those whose mpirun is hydra, with options of its own.

@@ -15,13 +15,18 @@ from pathlib import Path
 def find(name: str) -> str | None:
     """A program of this environment, which need not be activated, or else of PATH.
 
+    Where Python is the system's, PATH goes first: what lies beside it is the system's too, and a module that the user
+    has loaded stands in for that.
+
     Example:
 
     >>> find("no-such-program") is None
     True
     """
     own = os.pathsep.join((sysconfig.get_path("scripts"), str(Path(sys.executable).parent)))
-    return shutil.which(name, path=own) or shutil.which(name)
+    is_environment = sys.prefix != sys.base_prefix or Path(sys.prefix, "conda-meta").is_dir()
+    places = (own, None) if is_environment else (None, own)
+    return next(filter(None, (shutil.which(name, path=place) for place in places)), None)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import hvdkit as hvd
+from hvdkit.launch.identity import launch_info
 from hvdkit.testing import run_ranks
 from tests.machine import needs
 
@@ -39,8 +41,21 @@ class _Leave(keras.callbacks.Callback):
             time.sleep(600)
 
 
+class _End(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 5 and hvd.rank() == 1:
+            sys.exit(0)
+
+
 def raises() -> None:
+    if launch_info().rank == 1:  # after it has left the world its Python takes long to end: rank 0 is gone before
+        atexit.register(time.sleep, 12)
+    hvd.init()
     _fit([_Raise()])
+
+
+def ends() -> None:
+    _fit([_End()])
 
 
 def leaves() -> None:
@@ -52,11 +67,21 @@ def test_a_rank_that_raises(launcher):
     if launcher == "mpirun":
         needs("mpirun")
     begin = time.monotonic()
-    done = run_ranks(2, raises, launcher=launcher, check=False)
+    done = run_ranks(2, raises, launcher=launcher, check=False, init=False)
     assert done.returncode == 1
     assert "the disk on rank 1 is on fire" in done.output.splitlines()[-1]
     assert "rank 1" in done.output.split("failed first")[0].splitlines()[-1]
     assert time.monotonic() - begin < 120
+
+
+@pytest.mark.parametrize("launcher", ["horovodrun", "mpirun"])
+def test_a_rank_that_ends_early_is_named(launcher):
+    if launcher == "mpirun":
+        needs("mpirun")
+    done = run_ranks(2, ends, launcher=launcher, check=False)
+    assert done.returncode == 1
+    said = done.output[done.output.index("hvdkit: rank 0 of 2") :].splitlines()[1]
+    assert said.startswith("  Rank 1 ") and said.endswith(" before that and left the others waiting.")
 
 
 @pytest.mark.parametrize("launcher", ["horovodrun", "mpirun"])

@@ -13,6 +13,7 @@ import sys
 
 _MODULES = ("hvdkit.testing", "tests.chaos.job", "pytest")
 _RANKS = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK")
+SERVERS = 3  # for ranks
 
 
 def profits(words: list[str], is_rank: bool) -> bool:
@@ -28,6 +29,16 @@ def profits(words: list[str], is_rank: bool) -> bool:
     return bool(words) and words[0].endswith(("/horovodrun", ".py"))
 
 
+def server_of(rank: str | None, run: str, pid: int, folder: str) -> int:
+    """The number of the server whose fork runs a program: with it goes how strings are hashed.
+
+    Three ranks in a row have three, and a rank has another one in another run. What is no rank takes any that is there.
+    """
+    if rank is None:
+        return pid % max(sum(name.isdigit() for name in os.listdir(folder)), 1)
+    return (int(rank) + sum(run.encode())) % SERVERS
+
+
 def _hand_over(folder: str) -> None:
     rank = next((os.environ[name] for name in _RANKS if name in os.environ), None)
     if not profits(sys.orig_argv[1:], rank is not None):
@@ -37,7 +48,7 @@ def _hand_over(folder: str) -> None:
 
     try:
         server = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-        server.connect(f"{folder}/{int(rank or 0) % 2}")
+        server.connect(f"{folder}/{server_of(rank, os.environ.get('HVDKIT_RUN_ID', ''), os.getpid(), folder)}")
         descriptors = _open_here(server.fileno())
         request = marshal.dumps(_request(descriptors))
         numbers = b"".join(number.to_bytes(4, sys.byteorder) for number in descriptors)

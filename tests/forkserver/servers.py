@@ -11,13 +11,15 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.forkserver.client import SERVERS
+
 HERE = Path(__file__).parent
 SWITCH = "HVDKIT_TESTS_FORKSERVER"
 
 
 class ForkServers:
-    """Two of them, for ranks with even and with odd numbers: else all ranks would have the same hashes of strings, and
-    an order of names that differs between ranks, which is a bug that sets make, would not be seen.
+    """Some of them: with one, all ranks and all runs would have the same hashes of strings, and an order of names that
+    differs between them, which is a bug that sets make, would not be seen.
 
     Used as a context.
     """
@@ -43,7 +45,7 @@ class ForkServers:
         """What was not run by a fork, and why."""
         return "".join(path.read_text() for path in sorted(Path(self._folder.name).glob("*.log")))
 
-    def variables(self, servers: int = 2) -> dict[str, str]:
+    def variables(self, servers: int = SERVERS) -> dict[str, str]:
         """What lets a Python process be a fork: variables for its environment. Empty where forks are switched off."""
         if os.environ.get(SWITCH) == "0" or not hasattr(os, "pidfd_open"):
             return {}

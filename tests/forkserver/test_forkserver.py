@@ -215,11 +215,28 @@ def test_it_can_be_switched_off(monkeypatch):
 
 
 @pytest.mark.dist
-def test_ranks_do_not_all_hash_alike(forked, fork_servers):
-    both = fork_servers.variables()
+def test_neither_ranks_nor_runs_all_hash_alike(forked, fork_servers):
+    every = fork_servers.variables()
     asked = _code(f"{ASK}\nprint(hash('a name'))")
-    hashes = {_ended(asked, {**both, "HOROVOD_RANK": str(rank)})[1] for rank in (0, 1)}
-    assert len(hashes) == 2 and all(text.startswith("True") for text in hashes)
+    said = {}
+    for run in ("3f", "40"):
+        for rank in range(3):
+            variables = {**every, "HOROVOD_RANK": str(rank), "HVDKIT_RUN_ID": run}
+            said[run, rank] = _ended(asked, variables)[1]
+    assert all(text.startswith("True") for text in said.values())
+    assert len(set(said.values())) == 3
+    for run in ("3f", "40"):
+        assert len({said[run, rank] for rank in range(3)}) == 3, "the ranks of a run"
+    for rank in range(3):
+        assert said["3f", rank] != said["40", rank], "a rank in two runs"
+
+
+def test_programs_that_are_no_ranks_take_any_server_that_is_there(tmp_path):
+    assert {client.server_of(None, "", pid, str(tmp_path)) for pid in range(9)} == {0}
+    for number in range(3):
+        (tmp_path / f"{number}.log").touch()
+        (tmp_path / str(number)).touch()
+    assert {client.server_of(None, "", pid, str(tmp_path)) for pid in range(9)} == {0, 1, 2}
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ def request(**options) -> Request:
 def test_auto(there, asked, launcher, engine, why):
     plan = make_plan(request(engine=asked), found(**there))
     assert (plan.launcher, plan.engine) == (launcher, engine)
+    assert plan.env.get("HVDKIT_ENGINE") == asked, "what was asked for goes before what the ranks' environment says"
     assert why in plan.why
     assert plan.argv[-len(WORKER) :] == WORKER
 
@@ -74,6 +75,17 @@ def test_horovodrun_keeps_secrets_off_the_command_line():
     assert plan.private == ("BASH_FUNC_f%%", "DB_PASS"), "a value after -x stands on the user's own command line"
     assert "hush" not in " ".join(plan.argv)
     assert "hush" not in str(plan)
+
+
+def test_what_the_ranks_are_given_besides_stands_on_no_command_line():
+    """Unlike a value after -x: of ``hvdkit.launch.run(environ=...)``."""
+    given = {"DB_PASS": "s3cret", "TWICE": "hush", "HVDKIT_RESTART": "0", "OMP_NUM_THREADS": 2}
+    plan = make_plan(request(environ=given, forward=("TWICE=open", "MINE=x")), found(environ={"AWS_TOKEN": "y"}))
+    assert plan.private == ("DB_PASS", "TWICE", "AWS_TOKEN"), "those first that every rank needs"
+    assert {name: plan.env[name] for name in (*given, "MINE")} == {**given, "OMP_NUM_THREADS": "2", "MINE": "x"}
+    plan = make_plan(request(environ={"DB_PASS": "s3cret"}, launcher="mpirun"), found())
+    assert "-x DB_PASS -x" in " ".join(plan.argv)
+    assert make_plan(request(environ={"HVDKIT_ENGINE": "mpi"}), found(engines={**BOTH, **MPI4PY})).launcher == "mpirun"
 
 
 def test_horovodrun_keeps_long_variables_off_the_command_line():
@@ -138,6 +150,7 @@ INSTALL_HOROVOD, INSTALL_MPI = "hvdkit install-horovod", "pip install 'hvdkit[mp
         ({"launcher": "mpirum"}, {}, UsageError, "mpirum", "did you mean 'mpirun'?"),
         ({"forward": ("NOPE",)}, {}, UsageError, "NOPE: the variable is not set", "export NOPE"),
         ({"forward": ("A-B=1",)}, {}, UsageError, "'A-B' is not the name", "-x NAME"),
+        ({"environ": {"A-B": "1"}}, {}, UsageError, "environ: 'A-B' is not the name", "letters"),
         ({}, {"unknown_hosts": ("nohost",)}, UsageError, "Unknown host: nohost", "getent"),
         ({}, {"engines": {}}, LaunchError, "No launcher.*Horovod is not.*mpi4py is not", INSTALL_HOROVOD),
         ({}, {"engines": {}}, LaunchError, "No launcher", INSTALL_MPI),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import uuid
 
 import psutil
 import pytest
 
 from hvdkit.launch.env_allowlist import may_be_seen
+from tests.horovod_build.environments import REPOSITORY
+from tests.machine import launcher_of
 
 S = f"s3cret-{uuid.uuid4().hex}"
 # As people have them: no pattern of names or values would find them all.
@@ -58,6 +62,10 @@ time.sleep(1)
 """
 
 
+# Those that the README lists, and what one of them was called before.
+VARIABLES = [*re.findall(r"^\| `(HVDKIT_\w+)`", (REPOSITORY / "README.md").read_text(), re.MULTILINE), "HVDKIT_PROOF"]
+
+
 def command_lines() -> str:
     lines = []
     for process in psutil.process_iter():
@@ -72,6 +80,26 @@ def command_lines() -> str:
 def test_secrets_of_many_shapes_reach_the_ranks_and_nobody_else(cluster, launcher):
     (cluster.directory / "names").write_text(json.dumps(list(SHAPES)))
     process = cluster.start(cluster.command("-np", 2, cluster.script(GETS), launcher=launcher), SHAPES)
+    assert_secret_reaches_both_ranks_only(cluster, process, SHAPES)
+
+
+@pytest.mark.dist
+def test_secrets_that_a_program_gives_its_ranks_are_seen_by_nobody_else(cluster):
+    launcher_of("horovodrun")  # the one that has command lines for them
+    (cluster.directory / "names").write_text(json.dumps(["MINE"]))
+    text = f"""
+    from hvdkit import launch
+    secret = sys.stdin.readline()
+    sys.exit(launch.run([{cluster.script(GETS)!r}], 2, launcher="horovodrun", environ={{"MINE": secret}}))
+    """
+    process = cluster.start([sys.executable, cluster.script(text, "starts.py")], stdin=subprocess.PIPE)
+    process.stdin.write(S.encode())
+    process.stdin.close()
+    process.stdin = None  # communicate() need not close it again
+    assert_secret_reaches_both_ranks_only(cluster, process, {"MINE": S})
+
+
+def assert_secret_reaches_both_ranks_only(cluster, process, want: dict[str, str]) -> None:
     looked = 0
     while process.poll() is None:
         assert S not in command_lines()
@@ -82,7 +110,7 @@ def test_secrets_of_many_shapes_reach_the_ranks_and_nobody_else(cluster, launche
     assert ended.out.count("here") == 2
     assert S not in ended.out + ended.err
     for rank in range(2):
-        assert json.loads((cluster.directory / f"got.{rank}").read_text()) == SHAPES
+        assert json.loads((cluster.directory / f"got.{rank}").read_text()) == want
     assert cluster.tidy()  # the private file is gone
 
 
@@ -102,7 +130,11 @@ def test_no_shape_may_be_seen(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "SSH_AUTH_SOCK", "HOROVOD_CYCLE_TIME", "HVDKIT_RUN_DIR"]
+    "name",
+    [
+        *("PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "SSH_AUTH_SOCK", "HOROVOD_CYCLE_TIME", "HVDKIT_RUN_DIR"),
+        *VARIABLES,
+    ],
 )
 def test_what_a_launcher_needs_may_be_seen(name):
     assert may_be_seen(name, "/usr/bin")

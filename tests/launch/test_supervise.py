@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
+from hvdkit.errors import broken_off
 from hvdkit.launch import records, streams
 from hvdkit.launch.plan import LaunchPlan
 from hvdkit.launch.supervise import Signals, supervise
@@ -144,6 +146,13 @@ def test_a_worker_passes_a_signal_on(cluster):
     assert cluster.gone()
 
 
+TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1, in <module>\n'
+# As Gloo says it.
+CLOSED = "Connection closed by peer [127.0.0.1]:4711"
+RESET = "Read error [127.0.0.1]:4711: Connection reset by peer"
+LATE = "Timed out waiting 30000ms for recv operation to complete"
+
+
 def record(rank, ended, **fields) -> records.Record:
     return records.Record(rank, "host", "host", 1, **{"code": 1, "ended": ended, **fields})
 
@@ -157,10 +166,31 @@ def record(rank, ended, **fields) -> records.Record:
         [record(0, 1.0, code=0)],
         [record(0, 3.0), record(2, 9.0, code=137, signal=9)],
         [record(0, 1.0, tail="Horovod has been shut down"), record(2, 1.5, code=1, ordered=15)],
+        [record(0, 1.0, tail=f"{TRACEBACK}hvdkit.errors.CommunicationError: {broken_off('missing ranks: 1', 0)}")],
+        [record(0, 1.0, tail=f"{TRACEBACK}UnknownError: [/b/gloo/transport/tcp/pair.cc:9] {CLOSED}")],
+        [record(0, 1.0, tail=f"{TRACEBACK}UnknownError: [/b/gloo/transport/tcp/pair.cc:8] {RESET}")],
+        [record(0, 1.0, tail=f"{TRACEBACK}UnknownError: [/b/gloo/transport/tcp/buffer.cc:7] {LATE}")],
     ],
 )
 def test_the_cause_is_blamed_and_not_its_consequences(others):
     assert records.first_failure([*others, record(1, 2.0, code=3)]).rank == 1
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "TimeoutError: Timed out waiting for a lock",
+        "sqlalchemy.exc.TimeoutError: Timed out waiting 3000ms for a connection",
+        "ConnectionResetError: [Errno 104] Connection reset by peer",
+        "requests.exceptions.ConnectionError: ('Connection aborted.', OSError(104, 'Connection reset by peer'))",
+        "paramiko.ssh_exception.SSHException: Connection closed by peer",
+    ],
+)
+@pytest.mark.parametrize("lost", ["HorovodInternalError: shut down", str(broken_off("missing ranks: 1", 0))])
+def test_a_rank_is_blamed_for_an_error_of_its_own_that_sounds_like_a_lost_peer(own, lost):
+    cause = record(1, 2.0, code=143, signal=15, ordered=15, tail=f"{TRACEBACK}{own}")
+    assert records.first_failure([record(0, 1.0, tail=f"{TRACEBACK}{lost}"), cause]).rank == 1
+    assert cause.exit_code == 1 and not cause.told_to_end
 
 
 def test_a_sigkill_of_the_clean_up_is_not_blamed():
@@ -168,10 +198,15 @@ def test_a_sigkill_of_the_clean_up_is_not_blamed():
     assert records.first_failure([lost, record(1, 6.0, code=137, signal=9)]).rank == 0
 
 
-def test_a_rank_that_left_too_early_is_named():
-    lost = record(0, 2.0, tail="HorovodInternalError")
+@pytest.mark.parametrize("said", ["HorovodInternalError", str(broken_off("missing ranks: 1", 0))])
+def test_a_rank_that_left_too_early_is_named(said):
+    lost = record(0, 2.0, tail=said)
     text = records.explain_failure(lost, {1: record(1, 1.0, code=0), 0: lost}, 2)
     assert "Rank 1 ended with exit code 0 before that" in text
+    waits = record(1, 1.0, code=143, signal=15, ordered=15)
+    assert "before that" not in records.explain_failure(lost, {1: waits, 0: lost}, 2)
+    text = records.explain_failure(lost, {1: replace(waits, left=True), 0: lost}, 2)
+    assert "Rank 1 came to its end before that and left the others waiting." in text
 
 
 def test_lines_keep_every_byte():

@@ -14,7 +14,8 @@ from hvdkit.errors import ConfigError, HvdkitError, LaunchError, UsageError
 from hvdkit.launch.identity import launch_info
 from hvdkit.random import seeds
 from hvdkit.strategies import devices
-from hvdkit.utils import env
+from hvdkit.utils import env, programs
+from hvdkit.utils.mpi import parse_version
 from hvdkit.utils.registry import Registry
 
 HOROVOD = {"RANK": "3", "SIZE": "4", "LOCAL_RANK": "1", "LOCAL_SIZE": "2", "CROSS_RANK": "1", "CROSS_SIZE": "2"}
@@ -123,6 +124,10 @@ def test_pinning_is_real_on_cpu_devices():
             "Horovod has been",
         ),
         ("gloo/transport/tcp/pair.cc: Connection closed by peer [127.0.0.1]", "Connection closed by peer"),
+        ("[/b/gloo/pair.cc:9] Read error [127.0.0.1]:4711: Connection reset by peer", "Read error"),
+        ("[/b/gloo/buffer.cc:9] Timed out waiting 30000ms for send operation to complete", "Timed out waiting"),
+        ("TimeoutError: Timed out waiting for a lock", None),
+        ("ConnectionResetError: [Errno 104] Connection reset by peer", None),
         ('bad input : Tensor had NaN values\n File "/home/me/horovod_jobs/train.py", line 3', None),
         ("Requested to allreduce a tensor with the same name, in horovod/tensorflow/mpi_ops.py", None),
     ],
@@ -130,6 +135,49 @@ def test_pinning_is_real_on_cpu_devices():
 def test_what_a_broken_collective_says(text, is_one):
     found = peer_lost().search(text)
     assert (found is None) if is_one is None else found.group(0).startswith(is_one)
+
+
+@pytest.mark.parametrize(
+    ("kind", "first"), [("environment", "own"), ("conda", "own"), ("system", "path"), ("system without", "own")]
+)
+def test_whose_program_goes_first(monkeypatch, tmp_path, kind, first):
+    """An environment's own, which need not be activated; a loaded module goes before what the system has."""
+    for folder in ("own", "path"):
+        program = tmp_path / folder / "mpicxx"
+        program.parent.mkdir()
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    if kind == "conda":
+        (tmp_path / "conda-meta").mkdir()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path / "usr" if kind == "environment" else tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "own" / "python"))
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path / "own"))
+    monkeypatch.setenv("PATH", str(tmp_path / ("empty" if kind == "system without" else "path")))
+    assert programs.find("mpicxx") == str(tmp_path / first / "mpicxx")
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        # mpirun --version
+        ("mpirun (Open MPI) 5.0.11\n", ("openmpi", "5.0.11")),
+        ("Intel(R) MPI Library for Linux* OS, Version 2021.9 Build 20230307 (id: d82b3071db)", ("intelmpi", "2021.9")),
+        ("HYDRA build details:\n    Version:                                 4.2.1", ("mpich", "4.2.1")),
+        # MPI_Get_library_version
+        ("Open MPI v5.0.11, package: Open MPI root@host Distribution, ident: 5.0.11", ("openmpi", "5.0.11")),
+        ("Intel(R) MPI Library 2021.9 for Linux* OS\n", ("intelmpi", "2021.9")),
+        ("MPICH Version:      4.2.1\nMPICH Release date: Wed Apr 17 15:30:02 CDT 2024", ("mpich", "4.2.1")),
+        (
+            "MVAPICH2 Version      :\t2.3.7\nMVAPICH2 Release date : Wed March 02 2022",
+            ("mvapich", "2.3.7"),
+        ),
+        ("MVAPICH Version:      3.0\n", ("mvapich", "3.0")),
+        ("command not found", ("unknown", "")),
+    ],
+)
+def test_which_mpi_it_is(text, want):
+    assert parse_version(text) == want
 
 
 def test_the_single_engine_is_an_engine():

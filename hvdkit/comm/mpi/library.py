@@ -9,6 +9,7 @@ from typing import Any
 from hvdkit.engines import info
 from hvdkit.errors import LaunchError
 from hvdkit.launch.identity import launch_info
+from hvdkit.utils.training_start import rank_leaves
 
 _ends_watched = False
 
@@ -71,7 +72,10 @@ def _finalize_at_exit(mpi: Any, *, finalizes: bool) -> None:
         if failed and not finalizes:
             sys.stderr.flush()
             mpi.COMM_WORLD.Abort(1)
-        if finalizes and not failed and not mpi.Is_finalized():
+        if failed:
+            return
+        rank_leaves()
+        if finalizes and not mpi.Is_finalized():
             mpi.Finalize()
 
     sys.excepthook = remember
