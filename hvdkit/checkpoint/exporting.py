@@ -116,6 +116,6 @@ def _with_means(checkpoint: Checkpoint, variables: dict[str, Any]) -> dict[str, 
     weights = [v for name, v in variables.items() if name.startswith("weights/")]
     for place in parts[ranks[0]]:
         values = [checkpoint.get(part, parts[part][place]) for part in ranks]
-        weights[place].assign(combine(Kind.MEAN, values, 0))
+        weights[place].assign(combine(Kind.MEAN, values, 0, f"the weight {place}"))
     rest = [v for i, v in enumerate(weights) if i not in parts[ranks[0]]]
     return {f"weights/{i:05d}": v for i, v in enumerate(rest)}

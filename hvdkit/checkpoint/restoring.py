@@ -145,7 +145,7 @@ def _restore_own(training: state.TrainingState, checkpoint: Checkpoint) -> Saved
         kind = _KINDS.get(name.partition("/")[0], Kind.PER_RANK)
         if then == world.size() or kind == Kind.PER_RANK:
             return checkpoint.get(home, name)
-        return combine(kind, [checkpoint.get(part, name) for part in ranks], rank)
+        return combine(kind, [checkpoint.get(part, name) for part in ranks], rank, name)
 
     attached = _objects(state.ATTACHED, checkpoint)
     own = [n for n in stored if not n.startswith(state.OTHERS)]
