@@ -36,6 +36,7 @@ from hvdkit.errors import UsageError
 from hvdkit.keras_internals.model_contents import backend_variable, optimizers_of, slots_of
 from hvdkit.keras_internals.optimizers import gradient_accumulators, unwrap
 from hvdkit.keras_internals.training_state import (
+    SCHEDULES,
     ModelContents,
     attached_to,
     averaged_variables,
@@ -130,7 +131,7 @@ class TrainingState:
 
         Args:
             saved: the group of the checkpoint.
-            earlier: its manifest's state, where an earlier hvdkit has kept some of it.
+            earlier: its manifest's state, where an earlier hvdkit has kept that of the schedules.
             where: the checkpoint, for messages.
         """
         if saved.count:
@@ -142,12 +143,10 @@ class TrainingState:
                 )  # fmt: skip
             saved.give(self._attached)
             return
-        counts: Counter = Counter()
-        for name, thing in self._attached:
-            states = [state for state in earlier.get(name, []) if state is not None]
-            if counts[name] < len(states):
-                thing.load_state_dict(states[counts[name]])
-            counts[name] += 1
+        schedules = [thing for name, thing in self._attached if name == SCHEDULES]
+        states = [state for state in earlier.get(SCHEDULES, []) if state is not None]
+        for schedule, state in zip(schedules, states, strict=False):
+            schedule.load_state_dict(state)
 
     def per_rank_earlier(self) -> dict[str, Any]:
         """``per_rank`` as an earlier hvdkit has named it: what had no group of its own was among the means."""

@@ -19,6 +19,9 @@ from hvdkit.keras_internals.model_contents import (
 )
 from hvdkit.utils.stateful import Stateful
 
+# What the schedule of an optimizer is to it.
+SCHEDULES = "schedules"
+
 
 class ModelContents:
     """What one walk over a model reaches.
@@ -53,10 +56,11 @@ class ModelContents:
 
     def unreachable_optimizers(self) -> list:
         """The distributed optimizers that the model does not hold, and that train weights of it that none of its own
-        does: one that was compiled before may be alive still."""
+        does: one that was compiled before may be alive still. Weights that are frozen now are trained by none."""
         known = {id(unwrap(optimizer)) for optimizer in self.optimizers}
         trained = {id(backend_variable(v)) for o in self.optimizers for v in trained_variables(o)}
-        weights = {id(backend_variable(v)) for v in self.weights} - trained
+        frozen = {id(backend_variable(v)) for v in self.model.non_trainable_variables}
+        weights = {id(backend_variable(v)) for v in self.weights if v.trainable} - frozen - trained
         others = {id(o): o for o in map(unwrap, attributes.distributed_optimizers()) if id(o) not in known}.values()
         return [o for o in others if any(id(backend_variable(v)) in weights for v in trained_variables(o))]
 
@@ -83,7 +87,7 @@ def attached_to(optimizer: Any) -> dict[str, Stateful]:
     attached = {} if distribution is None else distribution.stateful()
     schedule = optimizers.schedule_of(optimizer)
     if isinstance(schedule, Stateful):
-        attached = {"schedules": _ScheduleOf(optimizer, schedule), **attached}
+        attached = {SCHEDULES: _ScheduleOf(optimizer, schedule), **attached}
     return {name: thing for name, thing in attached.items() if isinstance(thing, Stateful)}
 
 

@@ -22,8 +22,8 @@ class Kind(enum.StrEnum):
     MEAN = "mean"
     """All ranks get the mean over the saved ranks, which need values of one form."""
     SUM = "sum"
-    """Rank 0 gets the sum over the saved ranks, and the other ranks get zero. A key of a dictionary that a rank does not
-    have counts as zero there."""
+    """Rank 0 gets the sum over the saved ranks, and the other ranks get zero. In a dictionary, a key that a rank does
+    not have counts as zero there."""
 
 
 @dataclass(frozen=True)
