@@ -81,6 +81,9 @@ class Stateful(Protocol):
         """Return the values to save, by name: variables, arrays and JSON-like data.
 
         A value is saved for each rank, unless an ``Entry`` says that it is common, or that its mean or sum is used.
+
+        It is also called before ``load_state_dict``, to find the variables that are there: on an object that was just
+        made. So it must not need what only the training makes; return None where there is no value yet.
         """
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -133,15 +133,12 @@ def test_a_save_walks_the_model_once(tmp_path, monkeypatch):
 
 def test_where_one_rank_cannot_say_or_take_its_state_all_hear_of_it():
     first, second = (mine["one fails"] for mine in _ranks()[1])
-    assert second == {
-        "says": "ValueError: nothing to say",
-        **dict.fromkeys(("takes", "callback"), "ValueError: not taken"),
-    }
-    assert first["says"].startswith("UsageError: [rank 0] Rank 1 could not restore: nothing to say")
-    assert first["takes"].startswith("UsageError: [rank 0] Rank 1 could not restore: not taken")
-    assert first["callback"].startswith(
-        "UsageError: [rank 0] Rank 1 could not give its callbacks their state: not taken"
-    )
+    told, given = "nothing to say", "not taken"
+    assert second == {name: f"ValueError: {text}" for name, text in zip(first, (told, given, given), strict=True)}
+    failed = "UsageError: [rank 0] Rank 1 could not"
+    assert first["says"].startswith(f"{failed} restore: {told}")
+    assert first["takes"].startswith(f"{failed} restore: {given}")
+    assert first["callback"].startswith(f"{failed} give its callbacks their state: {given}")
 
 
 class _Kept:
