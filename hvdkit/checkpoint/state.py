@@ -167,6 +167,17 @@ class TrainingState:
             f"the optimizer {names}" if unreachable else "an optimizer", model.name,
         )  # fmt: skip
 
+    def warn_of_earlier_protocols(self) -> None:
+        """Warn, once for a class, of reducers and schedules whose state an earlier hvdkit has saved in another way."""
+        for thing, text in self.contents.of_earlier_protocols():
+            if type(thing) not in _warned:
+                _warned.add(type(thing))
+                get_logger().warning(
+                    "%s has %s, which is no longer saved: after a resume it starts without state. Give it "
+                    "state_dict() and load_state_dict(state), as hvd.checkpoint.Stateful says: %s.",
+                    type(thing).__name__, *text,
+                )  # fmt: skip
+
 
 def build_optimizers(model: keras.Model, places: list[list[int]]) -> None:
     """Make the slots of optimizers that only their first step would make: a GAN's, which ``compile`` does not know."""

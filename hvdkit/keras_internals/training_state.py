@@ -64,6 +64,19 @@ class ModelContents:
         others = {id(o): o for o in map(unwrap, attributes.distributed_optimizers()) if id(o) not in known}.values()
         return [o for o in others if any(id(backend_variable(v)) in weights for v in trained_variables(o))]
 
+    def of_earlier_protocols(self) -> list[tuple[Any, tuple[str, str]]]:
+        """The reducers and schedules that are not ``Stateful`` and have what an earlier hvdkit asked for: what that is,
+        and what to have instead."""
+        found = []
+        for optimizer in self.optimizers:
+            distribution, schedule = reduction_state_of(optimizer), optimizers.schedule_of(optimizer)
+            reducer = None if distribution is None else distribution.pipeline.options.reducer
+            if not isinstance(reducer, Stateful) and getattr(reducer, "variables", None):
+                found.append((reducer, ("`variables`", 'hvd.checkpoint.Entry(self.variables, "mean")')))
+            if not isinstance(schedule, Stateful) and hasattr(schedule, "position") and hasattr(schedule, "go_on"):
+                found.append((schedule, ("position() and go_on()", 'state["iterations"] is the number of steps')))
+        return found
+
 
 def trained_variables(optimizer: Any) -> list:
     """The variables that an optimizer was built for; none before."""

@@ -152,13 +152,17 @@ def test_metadata_of_a_loop_of_ones_own_are_its_own(tmp_path):
 
 def test_names_that_have_become_others_work_and_say_so(tmp_path):
     with pytest.warns(
-        DeprecationWarning, match=r"save\(facts=...\) is deprecated .* removed in hvdkit \d.*: use metadata="
+        DeprecationWarning, match=r"`facts` of save is deprecated .* removed in hvdkit \d.*: use `metadata`"
     ):
         hvd.checkpoint.save(_model(1.0), tmp_path, step=2, facts={"city": "Lausanne"})
     with pytest.warns(DeprecationWarning, match=r"Restored.facts is deprecated .* use Restored.metadata"):
         assert hvd.checkpoint.restore(_model(), tmp_path).facts["city"] == "Lausanne"
     with pytest.warns(DeprecationWarning, match=r"Keep is deprecated .* use hvd.checkpoint.RetentionPolicy"):
         assert hvd.checkpoint.Keep is hvd.checkpoint.RetentionPolicy
+    with pytest.warns(DeprecationWarning, match=r"RetentionPolicy.of is deprecated .* use RetentionPolicy.parse"):
+        assert hvd.checkpoint.RetentionPolicy.of(5) == hvd.checkpoint.RetentionPolicy(last=5)
+    with pytest.raises(hvd.errors.UsageError, match="`facts` is the old name of `metadata`: pass one of them"):
+        hvd.checkpoint.save(_model(1.0), tmp_path, step=3, facts={"a": 1}, metadata={"b": 2})
     with pytest.warns(DeprecationWarning, match=r"Store.draft is deprecated .* use Store.writer"):
         assert type(Store(tmp_path).draft(3, "a")).__name__ == "CheckpointWriter"
 

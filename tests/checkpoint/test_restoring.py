@@ -106,3 +106,40 @@ def test_the_optimizer_of_a_part_that_keras_does_not_track_is_missed_unless_it_i
     model.held.dense.trainable = trainable
     hvd.checkpoint.save(model, tmp_path, step=1)
     assert ("contains no state of the optimizer Adam (alone)" in warnings.text) == trainable
+
+
+def test_what_an_earlier_version_saved_and_this_one_does_not_is_told_of_once(tmp_path, warnings):
+    class Residuals:
+        """A reducer whose ``variables`` an earlier hvdkit has saved."""
+
+        def __init__(self):
+            self.variables = [keras.Variable(np.zeros(2))]
+
+        def reduce(self, gradients, names, op, engine):
+            return engine.allreduce(gradients, op, names)
+
+    class Falling(keras.optimizers.schedules.LearningRateSchedule):
+        """A schedule that an earlier hvdkit has asked for its position."""
+
+        def __call__(self, step):
+            return 0.1
+
+        def position(self):
+            return {}
+
+        def go_on(self, position, step):
+            pass
+
+    class Saved(Residuals, Counting):
+        pass
+
+    hvd.init()
+    for reducer in (Residuals(), Saved()):
+        model = _model(hvd.DistributedOptimizer(keras.optimizers.SGD(Falling()), compression=reducer))
+        for step in (1, 2):
+            hvd.checkpoint.save(model, tmp_path / type(reducer).__name__, step=step)
+    told = [record.getMessage() for record in warnings.records if "no longer" in record.getMessage()]
+    of_reducer, of_schedule = told
+    assert of_reducer.startswith("Residuals has `variables`, which is no longer saved")
+    assert of_schedule.startswith("Falling has position() and go_on(), which is no longer saved")
+    assert 'hvd.checkpoint.Entry(self.variables, "mean")' in of_reducer
