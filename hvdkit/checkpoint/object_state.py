@@ -20,7 +20,7 @@ import numpy as np
 from hvdkit.checkpoint import plain_data
 from hvdkit.errors import UsageError
 from hvdkit.utils.log import get_logger
-from hvdkit.utils.stateful import Entry, Kind, Stateful, combine, entries_of, leaves, no_join
+from hvdkit.utils.stateful import Entry, Kind, Stateful, class_name, combine, entries_of, leaves, no_join
 
 Tensors = dict[str, np.ndarray]
 
@@ -145,7 +145,7 @@ class SavedObjects:
         current = entries_of(thing)
         for name, value in values.items():
             if name in current:
-                _assign(current[name].value, value, f"{type(thing).__name__}.state_dict()[{name!r}]")
+                _assign(current[name].value, value, f"{class_name(thing)}.state_dict()[{name!r}]")
         thing.load_state_dict(values)
 
 

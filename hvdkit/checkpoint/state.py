@@ -44,7 +44,7 @@ from hvdkit.keras_internals.training_state import (
 )
 from hvdkit.random.state import RandomState
 from hvdkit.utils.log import get_logger
-from hvdkit.utils.stateful import Entry, Kind, entries_of, leaves
+from hvdkit.utils.stateful import Entry, Kind, class_name, entries_of, leaves
 
 # What a process has beside its model, by the names in a checkpoint.
 OF_PROCESS = {"random": RandomState()}
@@ -116,7 +116,7 @@ class TrainingState:
         """
         arrays: list[np.ndarray] = []
         states = [
-            {"class": name, **encode_entries(type(thing).__name__, self._beside_model(entries), arrays, rank)}
+            {"class": name, **encode_entries(class_name(thing), self._beside_model(entries), arrays, rank)}
             for (name, thing), entries in zip(self._attached, self._entries, strict=True)
         ]
         return {

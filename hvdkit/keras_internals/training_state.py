@@ -17,7 +17,7 @@ from hvdkit.keras_internals.model_contents import (
     unwrap,
     weights_of,
 )
-from hvdkit.utils.stateful import Stateful
+from hvdkit.utils.stateful import Stateful, StatefulOf
 
 # What the schedule of an optimizer is to it.
 SCHEDULES = "schedules"
@@ -101,17 +101,17 @@ def attached_to(optimizer: Any) -> dict[str, Stateful]:
     schedule = optimizers.schedule_of(optimizer)
     if isinstance(schedule, Stateful):
         attached = {SCHEDULES: _ScheduleOf(optimizer, schedule), **attached}
-    return {name: thing for name, thing in attached.items() if isinstance(thing, Stateful)}
+    # A class may be a compressor of Horovod's kind; it has the methods, and nothing to call them on.
+    stateful = lambda thing: isinstance(thing, Stateful) and not isinstance(thing, type)
+    return {name: thing for name, thing in attached.items() if stateful(thing)}
 
 
-class _ScheduleOf:
+class _ScheduleOf(StatefulOf):
     """The learning rate schedule of an optimizer, which tells it how many steps it has made."""
 
     def __init__(self, optimizer: Any, schedule: Stateful):
-        self._optimizer, self._schedule = optimizer, schedule
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._schedule.state_dict()
+        super().__init__(schedule)
+        self._optimizer = optimizer
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._schedule.load_state_dict({**state, "iterations": optimizers.steps_taken(unwrap(self._optimizer))})
+        super().load_state_dict({**state, "iterations": optimizers.steps_taken(unwrap(self._optimizer))})

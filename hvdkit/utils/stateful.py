@@ -98,6 +98,28 @@ class Stateful(Protocol):
         """
 
 
+class StatefulOf:
+    """Says and takes the state of another object, in whose name it speaks.
+
+    Args:
+        of: that object.
+    """
+
+    def __init__(self, of: Stateful):
+        self.of = of
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.of.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.of.load_state_dict(state)
+
+
+def class_name(thing: Stateful) -> str:
+    """The name of an object's class, for messages: one that the user knows."""
+    return type(thing.of if isinstance(thing, StatefulOf) else thing).__name__
+
+
 def entries_of(thing: Stateful) -> dict[str, Entry]:
     """What an object's ``state_dict`` says, each value with its kind.
 
@@ -107,7 +129,7 @@ def entries_of(thing: Stateful) -> dict[str, Entry]:
     state = thing.state_dict()
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise UsageError(
-            f"{type(thing).__name__}.state_dict() must return a dictionary with text as keys. Received: {state!r}."
+            f"{class_name(thing)}.state_dict() must return a dictionary with text as keys. Received: {state!r}."
         )
     return {name: value if isinstance(value, Entry) else Entry(value) for name, value in state.items()}
 

@@ -143,3 +143,75 @@ def test_what_an_earlier_version_saved_and_this_one_does_not_is_told_of_once(tmp
     assert of_reducer.startswith("Residuals has `variables`, which is no longer saved")
     assert of_schedule.startswith("Falling has position() and go_on(), which is no longer saved")
     assert 'hvd.checkpoint.Entry(self.variables, "mean")' in of_reducer
+
+
+class Halving(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule with a state."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def __call__(self, step):
+        return 0.1
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, state):
+        self.state = state
+
+
+def test_errors_of_a_schedules_state_name_its_class(tmp_path):
+    hvd.init()
+    model = lambda state: _model(hvd.DistributedOptimizer(keras.optimizers.SGD(Halving(state))))
+    for state, says in (({"x": {1, 2}}, "has a set in 'x'"), ([1], "must return a dictionary")):
+        with pytest.raises(UsageError, match=rf"^Halving\.state_dict\(\) {says}"):
+            hvd.checkpoint.save(model(state), tmp_path, step=1)
+    hvd.checkpoint.save(model({"v": keras.Variable(np.zeros(2))}), tmp_path, step=1)
+    with pytest.raises(UsageError, match=r"the variable in Halving\.state_dict\(\)\['v'\] is float64 \[3\]"):
+        hvd.checkpoint.restore(model({"v": keras.Variable(np.zeros(3))}), tmp_path)
+
+
+class Compressor:
+    """Of Horovod's kind, with a state."""
+
+    def __init__(self, n: int = 0):
+        self.n = n
+
+    def compress(self, tensor):
+        return tensor, None
+
+    def decompress(self, tensor, context):
+        return tensor
+
+    def state_dict(self):
+        return {"n": self.n}
+
+    def load_state_dict(self, state):
+        self.n = state["n"]
+
+
+class Static:
+    """One that is a class, whose methods nobody could call."""
+
+    @staticmethod
+    def compress(tensor):
+        return tensor, None
+
+    @staticmethod
+    def decompress(tensor, context):
+        return tensor
+
+    def state_dict(self):
+        raise NotImplementedError
+
+    load_state_dict = state_dict
+
+
+def test_a_compressor_of_horovods_kind_keeps_its_state_too(tmp_path):
+    hvd.init()
+    hvd.checkpoint.save(_model(hvd.DistributedOptimizer("sgd", compression=Compressor(7))), tmp_path, step=1)
+    compressor = Compressor()
+    hvd.checkpoint.restore(_model(hvd.DistributedOptimizer("sgd", compression=compressor)), tmp_path)
+    assert compressor.n == 7
+    hvd.checkpoint.save(_model(hvd.DistributedOptimizer("sgd", compression=Static)), tmp_path, step=2)
