@@ -92,7 +92,7 @@ def check_encoded(stored: Any, has: Callable[[int], bool]) -> None:
     if kind in ("list", "tuple", "dict"):
         for value in content if kind != "dict" else dict(content).values():
             check_encoded(value, has)
-    elif kind not in _MADE or not has(content):
+    elif kind not in _MADE or type(content) is not int or not has(content):
         raise ValueError(f"a {kind} that is not there")
 
 

@@ -19,6 +19,7 @@ from hvdkit.checkpoint.storage.format import MANIFEST, manifest_bytes
 from hvdkit.checkpoint.storage.lock import DirectoryLock
 from hvdkit.checkpoint.storage.parts import write_part
 from hvdkit.checkpoint.storage.store import Store
+from hvdkit.utils.log import get_logger
 
 pytestmark = pytest.mark.usefixtures("forked_programs")
 
@@ -39,7 +40,7 @@ def _kernel(model: keras.Model) -> float:
 
 @pytest.fixture
 def log(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("hvdkit"), "propagate", True)
+    monkeypatch.setattr(get_logger(), "propagate", True)
     caplog.set_level(logging.INFO)
     return caplog
 
@@ -90,6 +91,14 @@ def _rewrite_part(path, name: str, value) -> None:
     (path / MANIFEST).write_bytes(manifest_bytes(fields))
 
 
+def _rewrite_state(path, group: str, text: bytes) -> None:
+    _rewrite_part(path, f"{group}/state", np.frombuffer(text, np.uint8))
+
+
+def _with_value(value: bytes, more: bytes = b"") -> bytes:
+    return b'[{"class": "x", "attributes": {"a": %s}%s}]' % (value, more)
+
+
 SENSELESS = {
     "trained": lambda path: _rewrite(path, lambda state: state.update(trained="all")),
     "trained numbers": lambda path: _rewrite(path, lambda state: state.update(trained=[["0"]])),
@@ -103,13 +112,14 @@ SENSELESS = {
     "numpy's numbers": lambda path: _rewrite_part(path, "random/numpy", np.arange(3, dtype="uint32")),
     "numpy's place": lambda path: _rewrite_part(path, "random/numpy_position", None),
     "keras' numbers": lambda path: _rewrite_part(path, "random/keras", np.arange(3, dtype="uint32")),
-    "callbacks": lambda path: _rewrite_part(path, "callbacks/state", np.frombuffer(b"[{]", np.uint8)),
-    "a callback": lambda path: _rewrite_part(path, "callbacks/state", np.frombuffer(b'["x"]', np.uint8)),
-    "a callback's value": lambda path: _rewrite_part(
-        path,
-        "callbacks/state",
-        np.frombuffer(b'[{"class": "x", "attributes": {"a": {"array": 3}}}]', np.uint8),
-    ),
+    "callbacks": lambda path: _rewrite_state(path, "callbacks", b"[{]"),
+    "a callback": lambda path: _rewrite_state(path, "callbacks", b'["x"]'),
+    "a callback's value": lambda path: _rewrite_state(path, "callbacks", _with_value(b'{"array": 3}')),
+    "a value of no number": lambda path: _rewrite_state(path, "callbacks", _with_value(b'{"array": null}')),
+    "a value of a number below 0": lambda path: _rewrite_state(path, "callbacks", _with_value(b'{"array": -1}')),
+    "what is attached": lambda path: _rewrite_state(path, "attached", b'[{"class": "schedules"}]'),
+    "an attached value": lambda path: _rewrite_state(path, "attached", _with_value(b'{"scalar": null}')),
+    "an attached kind": lambda path: _rewrite_state(path, "attached", _with_value(b"1", b', "kinds": {"a": "x"}')),
 }
 
 
