@@ -16,6 +16,7 @@ from hvdkit.checkpoint.storage.writer import writing
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
 from hvdkit.keras_internals.model_contents import refresh_normalization
+from hvdkit.utils.serializable import serializable_classes
 from hvdkit.utils.stateful import Kind, combine
 
 ENDINGS = (".weights.h5", ".keras", ".h5")
@@ -89,7 +90,7 @@ def model_of(checkpoint: Checkpoint, modules: tuple[str, ...] = ()) -> keras.Mod
             fix="create it in Python, then hvd.checkpoint.restore(model, directory) and .export(model, path).",
         )
     try:
-        model = keras.models.model_from_json(config)
+        model = keras.models.model_from_json(config, custom_objects=serializable_classes())
     except (TypeError, ValueError, ImportError) as error:
         raise UsageError(
             f"The model of {where} cannot be created: {error}",
