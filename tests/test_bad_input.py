@@ -100,7 +100,7 @@ def test_another_backend_is_refused():
         ("launch: {npp: 3}", (), ["unknown key `launch.npp`", "did you mean 'np'"]),
         ("launch: {zzz: 3}", (), ["unknown key `launch.zzz`", "known here: np, launcher"]),
         ("launch: {launcher: mpirum}", (), ["`launch.launcher`", "mpirum", "did you mean 'mpirun'"]),
-        ("engine: mpy", (), ["`engine`", "Unknown engine 'mpy'. Known: mpi, horovod.", "did you mean 'mpi'"]),
+        ("engine: mpy", (), ["`engine`", "Unknown engine 'mpy'. Known: auto, mpi, horovod.", "did you mean 'mpi'"]),
         ("epochs: many", (), ["`epochs`", "integer", "'many'"]),
         ("epochs: 0", (), ["`epochs`", "greater than or equal to 1"]),
         ("model: {filters: 3}", (), ["the key `model.name` is missing"]),

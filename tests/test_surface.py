@@ -137,7 +137,7 @@ def test_every_test_is_collected(fork_servers):
 def test_old_names_work_and_say_what_they_are_called_now(monkeypatch):
     with pytest.warns(DeprecationWarning, match=r"hvd\.callbacks\.CommunicationProof is deprecated"):
         assert hvdkit.callbacks.CommunicationProof is hvdkit.callbacks.ConsistencyCheck
-    with pytest.warns(DeprecationWarning, match="use `every`"):
+    with pytest.warns(DeprecationWarning, match="`every_steps` of ConsistencyCheck is deprecated .* use `every`"):
         assert hvdkit.callbacks.ConsistencyCheck(every_steps=3).every == 3
     with pytest.warns(DeprecationWarning, match=r"hvd\.schedules\.WarmupThenDecay"):
         assert hvdkit.schedules.Recipe is hvdkit.schedules.WarmupThenDecay

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
 from hvdkit.app import strict_yaml
 from hvdkit.app.choices import DATA, MODELS, STRATEGIES
-from hvdkit.app.schema import Config, Section
+from hvdkit.app.old_names import OldNames
+from hvdkit.app.schema import Config, Section, section_of
 from hvdkit.app.strict_yaml import shown
 from hvdkit.engines import ENGINES
 from hvdkit.errors import ConfigError, UsageError
-from hvdkit.launch.launcher import LAUNCHERS
+from hvdkit.launch.launcher import LAUNCHERS, starters
 from hvdkit.utils.registry import suggestion
 
 
@@ -30,16 +31,17 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
             fit, or an override has no ``=``.
     """
     path = Path(path)
-    tree = _read(path)
+    tree, names = _read(path), OldNames()
+    names.rename(tree, str(path))
     for override in overrides:
-        _apply_override(tree, override)
+        _apply_override(tree, override, names)
     for key, field in Config.model_fields.items():
         if isinstance(field.default, Section) and tree.get(key, key) is None:  # all that is in it is commented out
             del tree[key]
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        what, fix = _first_error(error, tree)
+        what, fix = _first_error(error, tree, names)
         raise ConfigError(f"{path}: {what}", fix=fix) from None
     _check_choices(config, path)
     return config
@@ -48,14 +50,14 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
 def _check_choices(config: Config, path: Path) -> None:
     """Refuse names of nothing before any rank starts; optimizers, losses and metrics only Keras knows."""
     strategy = config.strategy if isinstance(config.strategy, str) else config.strategy.name
-    chosen = {"data.name": (config.data.name, DATA), "model.name": (config.model.name, MODELS)}
-    chosen |= {"strategy": (strategy, STRATEGIES)}
-    chosen = {key: each for key, each in chosen.items() if ":" not in each[0]}  # else it is the user's own
-    asked = {"engine": (config.engine, ENGINES), "launch.launcher": (config.launch.launcher, LAUNCHERS)}
-    chosen |= {key: each for key, each in asked.items() if each[0] != "auto"}
-    for key, (name, choice) in chosen.items():
+    named = {"data.name": (config.data.name, DATA), "model.name": (config.model.name, MODELS)}
+    named |= {"strategy": (strategy, STRATEGIES)}
+    chosen = {key: (*each, None) for key, each in named.items() if ":" not in each[0]}  # else it is the user's own
+    chosen["engine"] = (config.engine, ENGINES, ["auto", *ENGINES.names()])
+    chosen["launch.launcher"] = (config.launch.launcher, LAUNCHERS, ["auto", *starters()])
+    for key, (name, choice, known) in chosen.items():
         try:
-            choice.check(name)
+            choice.check(name, known)
         except UsageError as error:
             raise ConfigError(f"{path}: `{key}`: {error.what}", fix=error.fix) from None
 
@@ -73,21 +75,23 @@ def _read(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    *parents, last = key.split(".")
-    if not equals or not all((*parents, last)) or len(parents) > strict_yaml.DEEPEST:
+def _apply_override(tree: dict[str, Any], override: str, names: OldNames) -> None:
+    whole, (key, equals, text) = tree, override.partition("=")
+    written = key.split(".")
+    if not equals or not all(written) or len(written) > strict_yaml.DEEPEST + 1:
         raise ConfigError(
             f"--set takes key=value, such as --set optimizer.learning_rate=0.01. Received: {shown(override)}."
         )
-    for parent in parents:
+    *parents, last = names.rename_override(written)
+    for parent, as_written in zip(parents, written, strict=False):
         if tree.get(parent) is None:
             tree[parent] = {}
         child = tree[parent]
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {_key_text(key)}: {shown(parent)} is a {_kind(child)}, which has no keys.")
+            raise ConfigError(f"--set {_key_text(key)}: {shown(as_written)} is a {_kind(child)}, which has no keys.")
         tree = child
     tree[last] = strict_yaml.read_text(text, f"--set {_key_text(key)}: the value {shown(text)}")
+    names.rename(whole, f"--set {_key_text(key)}")
 
 
 def _kind(value: Any) -> str:
@@ -100,7 +104,7 @@ def _key_text(key: Any) -> str:
     return text if text.isprintable() and len(text) <= 80 else shown(text, 80)
 
 
-def _first_error(error: ValidationError, tree: dict[str, Any]) -> tuple[str, str | None]:
+def _first_error(error: ValidationError, tree: dict[str, Any], names: OldNames) -> tuple[str, str | None]:
     """What is wrong first, at the place where the user wrote it, and what to do."""
     located = [(_key_path(each, tree), each) for each in error.errors(include_url=False)]
     begin = located[0][0]
@@ -109,7 +113,7 @@ def _first_error(error: ValidationError, tree: dict[str, Any]) -> tuple[str, str
     same_start = [(key_path, each) for key_path, each in located if key_path[: len(begin)] == begin]
     where = max((key_path for key_path, _ in same_start), key=len)
     each = [each for key_path, each in same_start if key_path == where]
-    named = ".".join(_key_text(part) for part in where)
+    named = ".".join(_key_text(part) for part in names.as_written(where))
     for kind, says in (("extra_forbidden", f"unknown key `{named}`."), ("missing", f"the key `{named}` is missing.")):
         if each[0]["type"] == kind:
             return says, _near(each[0]["loc"]) if kind == "extra_forbidden" else None
@@ -135,9 +139,8 @@ def _reason(each: Any) -> str:
 
 
 def _near(loc: tuple[int | str, ...]) -> str:
-    section: Any = Config
+    section: type[Section] = Config
     for part in loc[:-1]:
-        section = section.model_fields[part].annotation
-        section = next(s for s in (*get_args(section), section) if isinstance(s, type) and issubclass(s, Section))
+        section = section_of(section, part) or section
     known = [field.alias or name for name, field in section.model_fields.items()]
     return suggestion(str(loc[-1]), known) or f"known here: {', '.join(known)}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -20,18 +20,8 @@ _Rate = Annotated[float, Field(ge=0, lt=1e15)]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_by_name=True)
-    _old_names: ClassVar[dict[str, str]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _renamed(cls, given: Any) -> Any:
-        """Take the names that values had before, too."""
-        old = {name: new for name, new in cls._old_names.items() if isinstance(given, dict) and name in given}
-        for name, new in old.items():
-            if new in given:
-                raise ValueError(f"`{new}` and `{name}`, which is the old name of `{new}`: give one of them.")
-            warn_deprecated(f"`{name}` in a configuration", f"`{new}`")
-        return {old.get(name, name): value for name, value in given.items()} if old else given
+    #: The new name of each key that has another name now.
+    old_names: ClassVar[dict[str, str]] = {}
 
 
 class Named(Section):
@@ -77,7 +67,7 @@ class BatchSize(Section):
 class LearningRate(Section):
     """The learning rate of a small batch, scaled to this batch: see `hvd.schedules.large_batch`."""
 
-    _old_names: ClassVar[dict[str, str]] = {"base_batch": "base_batch_size", "after": "decay"}
+    old_names: ClassVar[dict[str, str]] = {"base_batch": "base_batch_size", "after": "decay"}
     base: _Rate = Field(gt=0, description="The rate that was found for base_batch_size.")
     base_batch_size: _Count = Field(256, description="Samples per update for which `base` was tuned.")
     scale: str = Field("linear", description="none, linear (SGD) or sqrt (Adam, LAMB).")
@@ -91,7 +81,7 @@ class LearningRate(Section):
 class LocalSGD(Section):
     """Each rank trains for some steps, then the weights are averaged: see `hvd.optim.LocalSGD`."""
 
-    _old_names: ClassVar[dict[str, str]] = {"k": "sync_period", "start": "start_step"}
+    old_names: ClassVar[dict[str, str]] = {"k": "sync_period", "start": "start_step"}
     sync_period: _Count = Field(8, description="Updates between two averages of the weights.")
     start_step: Annotated[int, Field(ge=0, lt=2**53)] = Field(
         0, description="Updates with reduced gradients before local SGD starts."
@@ -126,16 +116,18 @@ class Launch(Section):
 
 
 def _strategy(value: Any) -> Any:
-    new = {"horovod": "none", "hybrid": "mirrored_per_host"}.get(value) if isinstance(value, str) else None
-    if new:
-        warn_deprecated(f"`strategy: {value}` in a configuration", f"`strategy: {new}`")
-    return new or value
+    name = value.get("name") if isinstance(value, dict) else value
+    new = {"horovod": "none", "hybrid": "mirrored_per_host"}.get(name) if isinstance(name, str) else None
+    if new is None:
+        return value
+    warn_deprecated(f"`strategy: {name}` in a configuration", f"`strategy: {new}`")
+    return {**value, "name": new} if isinstance(value, dict) else new
 
 
 class Config(Section):
     """Everything `hvdkit train` needs to know."""
 
-    _old_names: ClassVar[dict[str, str]] = {"proof_every_steps": "consistency_check_every"}
+    old_names: ClassVar[dict[str, str]] = {"proof_every_steps": "consistency_check_every"}
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(1, description="Makes the model the same on every rank.")
     data: Data = Data()
     model: Named = Field(
@@ -196,3 +188,14 @@ class Config(Section):
                 fix=f"use {near} or {near + parts}.",
             )
         return whole // parts
+
+
+def section_of(parent: type[Section], key: int | str) -> type[Section] | None:
+    """The section that a key of another one holds; None where it holds a value.
+
+    >>> section_of(Config, "lr").__name__, section_of(Config, "epochs")
+    ('LearningRate', None)
+    """
+    field = parent.model_fields.get(str(key))
+    kinds = () if field is None else (*get_args(field.annotation), field.annotation)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)

@@ -17,6 +17,7 @@ from hvdkit.checkpoint.state_schema import of_callback
 from hvdkit.checkpoint.storage.retention import RetentionPolicy
 from hvdkit.checkpoint.storage.store import absolute
 from hvdkit.comm import exchange, ops, world
+from hvdkit.comm.consistency import raise_on_any_rank
 from hvdkit.data.current import current_data
 from hvdkit.errors import UsageError
 from hvdkit.keras_internals.model_contents import build_optimizer, optimizers_of, unwrap
@@ -157,7 +158,8 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     def _give_state(self) -> None:
         """To the other callbacks. Again before their first epoch, and their first step: some begin anew in between."""
-        restore_states(self._others, self._given.callbacks)
+        give = lambda: restore_states(self._others, self._given.callbacks)
+        raise_on_any_rank("give its callbacks their state", give, by="CheckpointCallback")
 
     def on_epoch_begin(self, epoch, logs=None):
         if not self._led:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from hvdkit.utils.deprecation import warn_deprecated
 from hvdkit.utils.registry import lazy
 
 _HOME = {
@@ -23,11 +20,4 @@ _HOME = {
 
 __all__ = [*_HOME]
 
-_get, __dir__ = lazy(globals(), _HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name == "Keep":
-        warn_deprecated("hvd.checkpoint.Keep", "hvd.checkpoint.RetentionPolicy")
-        return _get("RetentionPolicy")
-    return _get(name)
+__getattr__, __dir__ = lazy(globals(), _HOME, {"Keep": "RetentionPolicy"})

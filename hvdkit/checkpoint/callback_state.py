@@ -16,6 +16,8 @@ from hvdkit.keras_internals.models import AVERAGES_ARE_IN_PLACE, GIVEN_TO_CALLBA
 from hvdkit.utils.stateful import Stateful, entries_of
 
 GROUP = "callbacks"
+# More things in one list or dictionary of a plain attribute are data, and no state.
+_MOST = 10_000
 # Keras' callbacks with a state that belongs to the training. The others hold files, threads and what is on a screen.
 _OF_KERAS = (
     keras.callbacks.EarlyStopping,
@@ -77,7 +79,7 @@ def _attributes(callback: Any, arrays: list[np.ndarray], own_weights: bool) -> d
         swapped = name == AVERAGES_ARE_IN_PLACE and isinstance(callback, keras.callbacks.SwapEMAWeights)
         begin = len(arrays)
         try:
-            attributes[name] = False if own_weights and swapped else plain_data.encode(value, arrays)
+            attributes[name] = False if own_weights and swapped else plain_data.encode(value, arrays, _MOST)
         except plain_data.NotPlainError:  # a file, a thread, a model: no state
             del arrays[begin:]
     return attributes

@@ -16,6 +16,7 @@ from hvdkit.checkpoint.storage.writer import writing
 from hvdkit.comm import world
 from hvdkit.errors import UsageError
 from hvdkit.keras_internals.model_contents import refresh_normalization
+from hvdkit.utils.serializable import serializable_classes
 from hvdkit.utils.stateful import Kind, combine
 
 ENDINGS = (".weights.h5", ".keras", ".h5")
@@ -89,7 +90,7 @@ def model_of(checkpoint: Checkpoint, modules: tuple[str, ...] = ()) -> keras.Mod
             fix="create it in Python, then hvd.checkpoint.restore(model, directory) and .export(model, path).",
         )
     try:
-        model = keras.models.model_from_json(config)
+        model = keras.models.model_from_json(config, custom_objects=serializable_classes())
     except (TypeError, ValueError, ImportError) as error:
         raise UsageError(
             f"The model of {where} cannot be created: {error}",
@@ -116,6 +117,6 @@ def _with_means(checkpoint: Checkpoint, variables: dict[str, Any]) -> dict[str, 
     weights = [v for name, v in variables.items() if name.startswith("weights/")]
     for place in parts[ranks[0]]:
         values = [checkpoint.get(part, parts[part][place]) for part in ranks]
-        weights[place].assign(combine(Kind.MEAN, values, 0))
+        weights[place].assign(combine(Kind.MEAN, values, 0, f"the weight {place}"))
     rest = [v for i, v in enumerate(weights) if i not in parts[ranks[0]]]
     return {f"weights/{i:05d}": v for i, v in enumerate(rest)}

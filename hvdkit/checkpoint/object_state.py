@@ -8,6 +8,7 @@ What is common is in rank 0's part alone.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -19,7 +20,7 @@ import numpy as np
 from hvdkit.checkpoint import plain_data
 from hvdkit.errors import UsageError
 from hvdkit.utils.log import get_logger
-from hvdkit.utils.stateful import Entry, Kind, Stateful, combine, entries_of, leaves
+from hvdkit.utils.stateful import Entry, Kind, Stateful, class_name, combine, entries_of, leaves, no_join
 
 Tensors = dict[str, np.ndarray]
 
@@ -84,8 +85,7 @@ class SavedObjects:
         home = 0 if self.of_another_rank else rank
         self._tensors = dict(parts[home])
         self._states = self._read(self._tensors)
-        kinds = {kind for state in self._states.values() for kind in state.get("kinds", {}).values()}
-        moved = size != len(parts) and bool(kinds & {Kind.MEAN, Kind.SUM})
+        moved = size != len(parts)
         others = [] if not self._states else parts if moved else parts[:1]
         self._values = self._joined(others, {Kind.COMMON, Kind.MEAN, Kind.SUM} if moved else {Kind.COMMON}, rank)
         self.count = Counter(name for name, _ in {**self._states, **self._values})
@@ -100,18 +100,24 @@ class SavedObjects:
         """What follows from all ranks' parts: what is common, and on another number of ranks means and sums."""
         joined: dict[tuple[str, int], dict[str, Any]] = {}
         values_by_entry: dict[tuple, list] = {}
+        counts: Counter = Counter()  # on how many ranks an object is
         for tensors in parts:
             for key, state in self._read(tensors).items():
+                counts[key] += 1
                 for name, kind in state.get("kinds", {}).items():
                     if kind in wanted:
                         value = self._decode(state["attributes"][name], tensors)
                         values_by_entry.setdefault((key, name, kind), []).append(value)
         for (key, name, kind), values in values_by_entry.items():
-            joined.setdefault(key, {})[name] = combine(kind, values, rank)
+            what = f"{name!r} of {key[0]}"
+            if kind == Kind.MEAN and len(values) < counts[key]:
+                raise no_join(kind, what, "only some ranks have it")
+            joined.setdefault(key, {})[name] = combine(kind, values, rank, what)
         return joined
 
     def _decode(self, stored: Any, tensors: Mapping[str, np.ndarray], current: Any = None) -> Any:
-        return plain_data.decode(stored, lambda number: tensors[_name(self._group, number)], current)
+        # Copies: the values are given more than once, and an object may change its own in place.
+        return plain_data.decode(stored, lambda number: np.array(tensors[_name(self._group, number)]), current)
 
     def give(self, objects: Iterable[tuple[str, Any]]) -> None:
         """Give objects what was saved: the n-th of a name what the n-th of this name had.
@@ -128,7 +134,7 @@ class SavedObjects:
                     setattr(thing, name, self._decode(value, self._tensors, getattr(thing, name, None)))
             elif isinstance(thing, Stateful):
                 own = {name: self._decode(value, self._tensors) for name, value in state["attributes"].items()}
-                self._load(thing, {**own, **self._values.get(key, {})})
+                self._load(thing, {**own, **copy.deepcopy(self._values.get(key, {}))})
             else:
                 get_logger().warning(
                     "%s was saved by its state_dict(), but it has no state_dict() now: it starts without state.", key[0]
@@ -139,7 +145,7 @@ class SavedObjects:
         current = entries_of(thing)
         for name, value in values.items():
             if name in current:
-                _assign(current[name].value, value, f"{type(thing).__name__}.state_dict()[{name!r}]")
+                _assign(current[name].value, value, f"{class_name(thing)}.state_dict()[{name!r}]")
         thing.load_state_dict(values)
 
 

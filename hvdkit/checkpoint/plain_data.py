@@ -16,16 +16,21 @@ import tensorflow as tf
 
 # From so many numbers on, a list of them is kept as one array.
 _LONG = 100
-# More things in one list or dictionary are data, and no state.
-_MOST = 10_000
+# So large a whole number is text of no more digits than Python reads.
+_MOST_BITS = 2**13
 
 
 class NotPlainError(Exception):
     """A value that this cannot hold."""
 
 
-def encode(value: Any, arrays: list[np.ndarray]) -> Any:
+def encode(value: Any, arrays: list[np.ndarray], most: int | None = None) -> Any:
     """A value as JSON; its arrays, and those of variables, are appended.
+
+    Args:
+        value: to be encoded.
+        arrays: what JSON does not hold.
+        most: how many things one list, tuple or dictionary may have; None is any number.
 
     Raises:
         NotPlainError: something in it is none of those.
@@ -36,17 +41,20 @@ def encode(value: Any, arrays: list[np.ndarray]) -> Any:
     >>> encode({"best": [1, np.ones(2)]}, arrays), arrays
     ({'dict': {'best': {'list': [1, {'array': 0}]}}}, [array([1., 1.])])
     """
-    in_json = isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**53  # whole there
-    if in_json or value is None or isinstance(value, bool | str):
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise NotPlainError(f"a whole number of {value.bit_length()} bits")
+    if value is None or isinstance(value, int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
     kind = next((kind for kind, fits in _KINDS.items() if fits(value)), None)
-    if kind is None or (kind in ("list", "tuple", "dict") and len(value) > _MOST):
+    if kind is None:
         raise NotPlainError(f"a {type(value).__name__}")
+    if most is not None and kind in ("list", "tuple", "dict") and len(value) > most:
+        raise NotPlainError(f"a {type(value).__name__} of more than {most} things")
     try:
         if kind == "dict":
-            return {kind: {key: encode(v, arrays) for key, v in value.items()}}
+            return {kind: {key: encode(v, arrays, most) for key, v in value.items()}}
         if kind in ("list", "tuple"):
-            return {kind: [encode(v, arrays) for v in value]}
+            return {kind: [encode(v, arrays, most) for v in value]}
     except RecursionError as error:
         raise NotPlainError(f"a {kind} that holds itself") from error
     return {kind: _put(value.numpy() if kind == "variable" else value, arrays)}
@@ -84,7 +92,7 @@ def check_encoded(stored: Any, has: Callable[[int], bool]) -> None:
     if kind in ("list", "tuple", "dict"):
         for value in content if kind != "dict" else dict(content).values():
             check_encoded(value, has)
-    elif kind not in _MADE or not has(content):
+    elif kind not in _MADE or type(content) is not int or not has(content):
         raise ValueError(f"a {kind} that is not there")
 
 
@@ -94,9 +102,11 @@ def is_variable(value: Any) -> bool:
 
 
 def _are_numbers(value: Any) -> bool:
-    """Whether all are Python's whole numbers, all are its other numbers, or all are of one kind of NumPy's."""
+    """Whether all are Python's whole numbers, all are its other numbers, or all are of one kind of NumPy's; and an
+    array holds them."""
     kinds: Collection[type] = {type(v) for v in value} if isinstance(value, list) else set()
-    return len(kinds) == 1 and issubclass(next(iter(kinds)), int | float | np.number)
+    kind = next(iter(kinds)) if len(kinds) == 1 else object
+    return issubclass(kind, float | np.number) or (kind is int and -(2**63) <= min(value) <= max(value) < 2**63)
 
 
 # What a value is kept as: the first that fits.

@@ -99,7 +99,8 @@ def restore(model: keras.Model, directory: str | os.PathLike, step: int | None =
         "see the checkpoint that rank 0 sees", lambda: chosen or store.open(int(number)), by="checkpoints"
     )
     state.build_optimizers(model, checkpoint.manifest.state.get("trained", []))
-    training, where = state.TrainingState(model), str(checkpoint.path)
+    where = str(checkpoint.path)
+    training = raise_on_any_rank("restore", lambda: state.TrainingState(model), by="checkpoints")
     attached = raise_on_any_rank("restore", lambda: _restore_own(training, checkpoint), by="checkpoints")
     _restore_common(training, checkpoint)
     manifest = checkpoint.manifest
@@ -145,7 +146,7 @@ def _restore_own(training: state.TrainingState, checkpoint: Checkpoint) -> Saved
         kind = _KINDS.get(name.partition("/")[0], Kind.PER_RANK)
         if then == world.size() or kind == Kind.PER_RANK:
             return checkpoint.get(home, name)
-        return combine(kind, [checkpoint.get(part, name) for part in ranks], rank)
+        return combine(kind, [checkpoint.get(part, name) for part in ranks], rank, name)
 
     attached = _objects(state.ATTACHED, checkpoint)
     own = [n for n in stored if not n.startswith(state.OTHERS)]

@@ -122,6 +122,7 @@ class Saver:
         training = state.TrainingState(model)
         if world.rank() == 0:
             training.warn_of_unreachable_optimizers()
+            training.warn_of_earlier_protocols()
         names_by_rank = _split_by_size(training.common, world.size())
         parts = self._copy(training, names_by_rank, callbacks or [], own or {})
         common = ["common"] if len(names_by_rank) == 1 else [f"common-{rank:05d}" for rank in range(len(names_by_rank))]

@@ -13,11 +13,12 @@ from hvdkit.checkpoint.storage.store import RetentionPolicy
 from hvdkit.comm import world
 from hvdkit.comm.consistency import raise_on_any_rank
 from hvdkit.keras_internals.model_contents import build_optimizer
-from hvdkit.utils.deprecation import warn_deprecated
+from hvdkit.utils.deprecation import renamed_arguments
 from hvdkit.utils.log import get_logger
 from hvdkit.utils.numbers import whole
 
 
+@renamed_arguments(facts="metadata")
 def save(
     model: keras.Model,
     directory: str | os.PathLike,
@@ -26,7 +27,6 @@ def save(
     epoch: int = 0,
     metadata: dict[str, Any] | None = None,
     keep: RetentionPolicy | int | None = None,
-    facts: dict[str, Any] | None = None,
 ) -> None:
     """Save a model's training and wait until it is on the disk; collective. For custom training loops.
 
@@ -39,7 +39,6 @@ def save(
         epoch: the epoch to resume with.
         metadata: JSON-like data to keep beside it; ``metadata["metrics"]`` is what ``keep.best`` looks at.
         keep: which checkpoints stay, or how many of the newest; three by default. The one that is saved always does.
-        facts: deprecated: ``metadata``.
 
     Raises:
         CheckpointInUseError: another job writes to the directory.
@@ -54,9 +53,6 @@ def save(
     >>> hvd.checkpoint.save(model, tempfile.mkdtemp(), step=1, metadata={"metrics": {"loss": 0.5}})
     """
     step, epoch = whole(step, "step", 0), whole(epoch, "epoch", 0)
-    if facts is not None:
-        warn_deprecated("hvd.checkpoint.save(facts=...)", "metadata=")
-        metadata = facts
     metadata, keep = check_metadata(metadata), RetentionPolicy.parse(keep)
     build_optimizer(model)
     saver = Saver(directory, keep, background=False)

@@ -36,6 +36,7 @@ from hvdkit.errors import UsageError
 from hvdkit.keras_internals.model_contents import backend_variable, optimizers_of, slots_of
 from hvdkit.keras_internals.optimizers import gradient_accumulators, unwrap
 from hvdkit.keras_internals.training_state import (
+    SCHEDULES,
     ModelContents,
     attached_to,
     averaged_variables,
@@ -43,7 +44,7 @@ from hvdkit.keras_internals.training_state import (
 )
 from hvdkit.random.state import RandomState
 from hvdkit.utils.log import get_logger
-from hvdkit.utils.stateful import Entry, Kind, entries_of, leaves
+from hvdkit.utils.stateful import Entry, Kind, class_name, entries_of, leaves
 
 # What a process has beside its model, by the names in a checkpoint.
 OF_PROCESS = {"random": RandomState()}
@@ -115,7 +116,7 @@ class TrainingState:
         """
         arrays: list[np.ndarray] = []
         states = [
-            {"class": name, **encode_entries(type(thing).__name__, self._beside_model(entries), arrays, rank)}
+            {"class": name, **encode_entries(class_name(thing), self._beside_model(entries), arrays, rank)}
             for (name, thing), entries in zip(self._attached, self._entries, strict=True)
         ]
         return {
@@ -130,7 +131,7 @@ class TrainingState:
 
         Args:
             saved: the group of the checkpoint.
-            earlier: its manifest's state, where an earlier hvdkit has kept some of it.
+            earlier: its manifest's state, where an earlier hvdkit has kept that of the schedules.
             where: the checkpoint, for messages.
         """
         if saved.count:
@@ -142,12 +143,10 @@ class TrainingState:
                 )  # fmt: skip
             saved.give(self._attached)
             return
-        counts: Counter = Counter()
-        for name, thing in self._attached:
-            states = [state for state in earlier.get(name, []) if state is not None]
-            if counts[name] < len(states):
-                thing.load_state_dict(states[counts[name]])
-            counts[name] += 1
+        schedules = [thing for name, thing in self._attached if name == SCHEDULES]
+        states = [state for state in earlier.get(SCHEDULES, []) if state is not None]
+        for schedule, state in zip(schedules, states, strict=False):
+            schedule.load_state_dict(state)
 
     def per_rank_earlier(self) -> dict[str, Any]:
         """``per_rank`` as an earlier hvdkit has named it: what had no group of its own was among the means."""
@@ -167,6 +166,17 @@ class TrainingState:
             "list or a dictionary that is one: model.my_optimizer = optimizer.",
             f"the optimizer {names}" if unreachable else "an optimizer", model.name,
         )  # fmt: skip
+
+    def warn_of_earlier_protocols(self) -> None:
+        """Warn, once for a class, of reducers and schedules whose state an earlier hvdkit has saved in another way."""
+        for thing, text in self.contents.of_earlier_protocols():
+            if type(thing) not in _warned:
+                _warned.add(type(thing))
+                get_logger().warning(
+                    "%s has %s, which is no longer saved: after a resume it starts without state. Give it "
+                    "state_dict() and load_state_dict(state), as hvd.checkpoint.Stateful says: %s.",
+                    type(thing).__name__, *text,
+                )  # fmt: skip
 
 
 def build_optimizers(model: keras.Model, places: list[list[int]]) -> None:

@@ -27,8 +27,8 @@ def choose_engine(wanted: str, launched: LaunchInfo) -> tuple[str, str]:
     >>> choose_engine("horovod", LaunchInfo("horovodrun", size=2))
     ('horovod', 'it was asked for')
     """
+    ENGINES.check(wanted, ["auto", *ENGINES.names()])  # a misspelt name is the first thing to say
     if wanted != "auto":
-        ENGINES.check(wanted)  # a misspelt name is the first thing to say
         return wanted, "it was asked for"
     rendezvous = launcher(launched.launcher).rendezvous
     there = engines.installed()

@@ -12,7 +12,7 @@ from hvdkit.comm.consistency import assert_same_on_all_ranks, raise_on_any_rank
 from hvdkit.errors import UsageError
 from hvdkit.utils.deprecation import renamed_arguments
 from hvdkit.utils.log import get_logger
-from hvdkit.utils.numbers import by_class
+from hvdkit.utils.numbers import by_class, flag
 
 _NAME, _SHARD = "hvd.data.class_weights", "hvd.data.shard"  # the caller, as messages name it
 
@@ -41,6 +41,7 @@ def class_weights(y: Any, *, presharded: bool = False) -> dict[int, float]:
     >>> hvd.data.class_weights([0, 0, 0, 1])
     {0: 0.6666666666666666, 1: 2.0}
     """
+    presharded = flag(presharded, "presharded")
     classes = raise_on_any_rank("count its classes", lambda: _classes(y), by=_NAME) if presharded else _classes(y)
     values, counts = np.unique(classes, return_counts=True)
     own_counts = {str(c): int(n) for c, n in zip(values, counts, strict=True)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from hvdkit.comm import exchange, world
@@ -15,7 +14,7 @@ from hvdkit.data.arrays import Arrays
 from hvdkit.data.sharded import MapStyleData, Sharded
 from hvdkit.errors import UsageError
 from hvdkit.utils.deprecation import renamed_arguments
-from hvdkit.utils.numbers import plain, whole
+from hvdkit.utils.numbers import flag, whole
 
 
 def _drops(uneven: Any) -> bool:
@@ -96,7 +95,8 @@ def shard(
     """
     batch_size = None if batch_size is None else whole(batch_size, "batch_size", 1, 2**31 - 1)
     seed, buffer_size = whole(seed, "seed", 0, 2**32 - 1), whole(buffer_size, "buffer_size", 1, 2**63 - 1)
-    shuffle = _flag(shuffle)
+    shuffle = None if shuffle is None else flag(shuffle, "shuffle", "True, False or None")
+    drop_remainder, presharded = flag(drop_remainder, "drop_remainder"), flag(presharded, "presharded")
     _check_options(per_rank_batch, parse)
     if isinstance(class_weight, str) and class_weight != "balanced":
         raise UsageError(f'`class_weight` must be a dict or "balanced". Received: class_weight={class_weight!r}.')
@@ -165,15 +165,6 @@ def _shard_presharded(source: Any, options: dict) -> MapStyleData:
     made = MapStyleData(source, plan, [options["batch size"]] * world.size(), order, metadata)
     _need_steps(made, min(per_rank), options)
     return made
-
-
-def _flag(shuffle: Any) -> bool | None:
-    if shuffle is None or isinstance(shuffle, bool):
-        return shuffle
-    numpys = isinstance(shuffle, np.bool_ | np.ndarray) and shuffle.dtype == bool and not shuffle.ndim
-    if numpys or plain(shuffle) in (0, 1):
-        return bool(shuffle)
-    raise UsageError(f"`shuffle` must be True, False or None. Received: shuffle={shuffle!r}.")
 
 
 def _check_options(per_rank_batch: str, parse: Any) -> None:

@@ -17,7 +17,10 @@ from hvdkit.keras_internals.model_contents import (
     unwrap,
     weights_of,
 )
-from hvdkit.utils.stateful import Stateful
+from hvdkit.utils.stateful import Stateful, StatefulOf
+
+# What the schedule of an optimizer is to it.
+SCHEDULES = "schedules"
 
 
 class ModelContents:
@@ -53,12 +56,26 @@ class ModelContents:
 
     def unreachable_optimizers(self) -> list:
         """The distributed optimizers that the model does not hold, and that train weights of it that none of its own
-        does: one that was compiled before may be alive still."""
+        does: one that was compiled before may be alive still. Weights that are frozen now are trained by none."""
         known = {id(unwrap(optimizer)) for optimizer in self.optimizers}
         trained = {id(backend_variable(v)) for o in self.optimizers for v in trained_variables(o)}
-        weights = {id(backend_variable(v)) for v in self.weights} - trained
+        frozen = {id(backend_variable(v)) for v in self.model.non_trainable_variables}
+        weights = {id(backend_variable(v)) for v in self.weights if v.trainable} - frozen - trained
         others = {id(o): o for o in map(unwrap, attributes.distributed_optimizers()) if id(o) not in known}.values()
         return [o for o in others if any(id(backend_variable(v)) in weights for v in trained_variables(o))]
+
+    def of_earlier_protocols(self) -> list[tuple[Any, tuple[str, str]]]:
+        """The reducers and schedules that are not ``Stateful`` and have what an earlier hvdkit asked for: what that is,
+        and what to have instead."""
+        found = []
+        for optimizer in self.optimizers:
+            distribution, schedule = reduction_state_of(optimizer), optimizers.schedule_of(optimizer)
+            reducer = None if distribution is None else distribution.pipeline.options.reducer
+            if not isinstance(reducer, Stateful) and getattr(reducer, "variables", None):
+                found.append((reducer, ("`variables`", 'hvd.checkpoint.Entry(self.variables, "mean")')))
+            if not isinstance(schedule, Stateful) and hasattr(schedule, "position") and hasattr(schedule, "go_on"):
+                found.append((schedule, ("position() and go_on()", 'state["iterations"] is the number of steps')))
+        return found
 
 
 def trained_variables(optimizer: Any) -> list:
@@ -83,18 +100,18 @@ def attached_to(optimizer: Any) -> dict[str, Stateful]:
     attached = {} if distribution is None else distribution.stateful()
     schedule = optimizers.schedule_of(optimizer)
     if isinstance(schedule, Stateful):
-        attached = {"schedules": _ScheduleOf(optimizer, schedule), **attached}
-    return {name: thing for name, thing in attached.items() if isinstance(thing, Stateful)}
+        attached = {SCHEDULES: _ScheduleOf(optimizer, schedule), **attached}
+    # A class may be a compressor of Horovod's kind; it has the methods, and nothing to call them on.
+    stateful = lambda thing: isinstance(thing, Stateful) and not isinstance(thing, type)
+    return {name: thing for name, thing in attached.items() if stateful(thing)}
 
 
-class _ScheduleOf:
+class _ScheduleOf(StatefulOf):
     """The learning rate schedule of an optimizer, which tells it how many steps it has made."""
 
     def __init__(self, optimizer: Any, schedule: Stateful):
-        self._optimizer, self._schedule = optimizer, schedule
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._schedule.state_dict()
+        super().__init__(schedule)
+        self._optimizer = optimizer
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._schedule.load_state_dict({**state, "iterations": optimizers.steps_taken(unwrap(self._optimizer))})
+        super().load_state_dict({**state, "iterations": optimizers.steps_taken(unwrap(self._optimizer))})

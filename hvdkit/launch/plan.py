@@ -138,8 +138,7 @@ def make_plan(request: Request, system: SystemInfo) -> LaunchPlan:
     _check_hosts(request, system)
     settled = replace(request, np=_ranks(request), engine=_engine(request, system))
     for name, registry in ((settled.launcher, LAUNCHERS), (settled.engine, ENGINES)):
-        if name != "auto":
-            registry.check(name)
+        registry.check(name, ["auto", *registry.names()])
     env = _additions(settled, system)
     if request.engine is not None:
         env[ENGINE] = request.engine

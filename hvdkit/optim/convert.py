@@ -22,11 +22,17 @@ class LocalVariableMixin:
         attributes.own_reduction_state(self).local.add(var)
 
 
+# The classes that are made here: of which class each is, and which mixin is before it.
+_made_of: dict[type, tuple[type, type]] = {}
+
+
 def convert(optimizer: Any, mixin: type, state: ReductionState) -> None:
     """Put ``mixin`` before the optimizer's class. The object stays: its slots, its iterations, who else holds it."""
     attributes.set_reduction_state(optimizer, state)
-    if not isinstance(optimizer, mixin):  # it is already where it was distributed in a world that is over
-        optimizer.__class__ = distributed_class(type(optimizer), mixin)
+    # In a world that is over it may have been distributed already, in this way or in another.
+    base, before = _made_of.get(type(optimizer), (type(optimizer), None))
+    if before is not mixin:
+        optimizer.__class__ = distributed_class(base, mixin)
 
 
 @functools.cache
@@ -45,6 +51,7 @@ def distributed_class(base: type, mixin: type) -> type:
         (mixin, base),
         {"__module__": module, "__doc__": base.__doc__, "from_config": classmethod(from_config)},
     )
+    _made_of[new] = base, mixin
     registered = keras.saving.get_registered_name(base)
     if registered != base.__name__:  # a user's own class, registered under "package>name"
         package, _, name = registered.partition(">")

@@ -15,7 +15,7 @@ from hvdkit.keras_internals.optimizers import unwrap
 from hvdkit.optim.distributed import DistributedOptimizer, is_distributed
 from hvdkit.optim.legacy_h5 import restore_optimizer
 from hvdkit.utils.log import get_logger
-from hvdkit.utils.registry import import_object
+from hvdkit.utils.serializable import serializable_classes
 
 
 def load_model(
@@ -56,7 +56,7 @@ def load_model(
         raise UsageError(
             "Keras 3 has no legacy optimizers.", fix="leave out legacy_opts; keras.optimizers has them all."
         )
-    known = dict(_hvdkit_classes())
+    known = serializable_classes()
     for optimizer in custom_optimizers or ():
         if not isinstance(optimizer, type):
             raise UsageError(f"`custom_optimizers` must be classes. Received: {optimizer!r}.")
@@ -71,13 +71,6 @@ def load_model(
         _warn_of_accumulation(optimizer, distributed_arguments)
         DistributedOptimizer(optimizer, compression=compression, **distributed_arguments)
     return model
-
-
-def _hvdkit_classes() -> dict[str, type]:
-    """What a saved model may have of hvdkit's own: Keras finds such a class only once it has been imported."""
-    homes = ("layers:SyncBatchNormalization", "losses:SmoothSparseCategoricalCrossentropy", "optim:LARS")
-    classes = [import_object(f"hvdkit.{home}") for home in (*homes, "schedules:LargeBatchSchedule")]
-    return {f"hvdkit>{cls.__name__}": cls for cls in classes}
 
 
 _ARGUMENTS = inspect.signature(DistributedOptimizer).parameters.keys() - {"optimizer", "compression"}

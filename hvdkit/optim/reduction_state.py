@@ -11,6 +11,7 @@ import keras
 
 from hvdkit.grads.identity import LocalVariables
 from hvdkit.grads.pipeline import GradientPipeline
+from hvdkit.grads.reducers.horovod_style import HorovodStyle
 from hvdkit.keras_internals.model_contents import optimizers_of, reduction_state_of
 
 
@@ -61,7 +62,8 @@ class ReductionState:
 
     def stateful(self) -> dict[str, Any]:
         """What decides how gradients are reduced, and may be ``Stateful``, by its name in a checkpoint."""
-        return {"reducers": self.pipeline.options.reducer}
+        reducer = self.pipeline.options.reducer
+        return {"reducers": reducer.compressor if isinstance(reducer, HorovodStyle) else reducer}
 
     def expected_reductions(self, before: int, after: int) -> int:
         """How many reductions there are at least between two numbers of updates."""

@@ -111,7 +111,7 @@ def large_batch(  # noqa: PLR0917  they are read in this order
 
 @keras.saving.register_keras_serializable("hvdkit")
 class LargeBatchSchedule(_Schedule):
-    """A ``Recipe`` as a Keras learning rate schedule; usually created by ``large_batch``.
+    """A ``WarmupThenDecay`` as a Keras learning rate schedule; usually created by ``large_batch``.
 
     Args:
         recipe: the rate by epochs.

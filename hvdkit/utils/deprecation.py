@@ -60,13 +60,15 @@ def renamed_arguments(**renamed: str | tuple[str, Callable[[Any], Any]]) -> Call
     """
 
     def decorate(function: Callable) -> Callable:
+        owner = function.__qualname__.rpartition("<locals>.")[2].removesuffix(".__init__")
+
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             for old in [name for name in renamed if name in kwargs]:
                 new, convert = renamed[old] if isinstance(renamed[old], tuple) else (renamed[old], lambda value: value)
                 if new in kwargs:
                     raise UsageError(f"`{old}` is the old name of `{new}`: pass one of them.")
-                warn_deprecated(f"`{old}` of {function.__name__}", f"`{new}`")
+                warn_deprecated(f"`{old}` of {owner}", f"`{new}`")
                 kwargs[new] = convert(kwargs.pop(old))
             return function(*args, **kwargs)
 

@@ -96,6 +96,28 @@ def real(value: Any, name: str) -> float:
     return number
 
 
+def flag(value: Any, name: str, kinds: str = "True or False") -> bool:
+    """An argument that must be true or false, as Python's.
+
+    Args:
+        value: what was passed: Python's or NumPy's, or 0 or 1.
+        name: of the argument, as the error says it.
+        kinds: what the argument may be, likewise.
+
+    Raises:
+        UsageError: it is something else.
+
+    Example:
+
+    >>> flag(True, "shuffle"), flag(0, "shuffle")
+    (True, False)
+    """
+    numpys = getattr(getattr(value, "dtype", None), "name", "") == "bool" and not value.shape
+    if isinstance(value, bool) or numpys or plain(value) in (0, 1):
+        return bool(value)
+    raise UsageError(f"`{name}` must be {kinds}. Received: {name}={value!r}.")
+
+
 def by_class(value: Any, name: str = "class_weight") -> dict[int, float]:
     """The weight of each class, with whole numbers as keys: JSON and YAML have made texts of them.
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hvdkit.errors import UsageError
@@ -83,17 +83,19 @@ class Registry:
         """Add a name, e.g. one of the user's own, given as ``"module:Attribute"``."""
         self._entries[name] = target
 
-    def check(self, name: str) -> None:
+    def check(self, name: str, known: Sequence[str] | None = None) -> None:
         """Refuse a name that is not known, without importing what is behind it.
+
+        Args:
+            name: the one that was asked for.
+            known: what can be asked for here, such as "auto" too; None is all that is registered.
 
         Raises:
             UsageError: no such name; the nearest one is suggested.
         """
-        if name not in self._entries:
-            raise UsageError(
-                f"Unknown {self.kind} {name!r}. Known: {', '.join(self._entries)}.",
-                fix=suggestion(name, self._entries),
-            )
+        known = self.names() if known is None else known
+        if name not in known:
+            raise UsageError(f"Unknown {self.kind} {name!r}. Known: {', '.join(known)}.", fix=suggestion(name, known))
 
     def resolve(self, name: str) -> Any:
         """The object behind a name.

@@ -255,6 +255,23 @@ def test_a_name_of_nothing_is_refused_before_any_rank_starts(tmp_path, what):
 
 
 @pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("launch.launcher=srun", "`launch.launcher`: Unknown launcher 'srun'. Known: auto, horovodrun, mpirun."),
+        ("launch.launcher=mpirum", "Known: auto, horovodrun, mpirun.\n  What to do: did you mean 'mpirun'?"),
+        ("engine=foo", "`engine`: Unknown engine 'foo'. Known: auto, mpi, horovod."),
+        ("engine=Auto", "Known: auto, mpi, horovod.\n  What to do: did you mean 'auto'?"),
+    ],
+)
+def test_what_cannot_start_ranks_or_move_bytes_is_refused_before_any_rank_starts(override, says):
+    with pytest.raises(ConfigError) as caught:
+        config.load_config(SHIPPED, (override,))
+    assert says in str(caught.value)
+    for name in ("auto", "horovodrun", "mpirun"):
+        assert config.load_config(SHIPPED, (f"launch.launcher={name}",)).launch.launcher == name
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [("1e-3", 0.001), ("1.0e1", 10.0), (".5e1", 5.0), ("-1E+2", -100.0), ("1_0e1", 100.0), ("0x1e", 30), ("1e", "1e")],
 )

@@ -176,23 +176,3 @@ def test_absurd_numbers_of_ranks(ranks, capsys):
         main(["config", "explain", f"{ROOT}/configs/large_batch_512.yaml", f"--ranks={ranks}"])
     assert ended.value.code == 2
     assert "whole numbers from 1 to 999,999,999, such as 1,8,64" in capsys.readouterr().err
-
-
-def test_old_names_work_and_say_what_they_are_called_now(tmp_path):
-    path = tmp_path / "old.yaml"
-    path.write_text("local_sgd: {k: 4, start: 10}\n")
-    with pytest.warns(DeprecationWarning, match="use `sync_period`"):
-        loaded = config.load_config(path)
-    assert (loaded.local_sgd.sync_period, loaded.local_sgd.start_step) == (4, 10)
-    path.write_text("local_sgd: {k: 4, sync_period: 4}\n")
-    with pytest.raises(ConfigError, match="is the old name of `sync_period`"):
-        config.load_config(path)
-
-
-def test_old_names_of_other_values(tmp_path):
-    path = tmp_path / "old.yaml"
-    path.write_text("lr: {base: 0.1, base_batch: 64, after: constant}\nproof_every_steps: 5\nstrategy: hybrid\n")
-    with pytest.warns(DeprecationWarning) as told:
-        loaded = config.load_config(path)
-    assert (loaded.lr.base_batch_size, loaded.lr.decay, loaded.consistency_check_every) == (64, "constant", 5)
-    assert loaded.strategy == "mirrored_per_host" and len(told) == 4

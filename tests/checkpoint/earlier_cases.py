@@ -7,13 +7,17 @@ they are: what an earlier version wrote is read by all later ones.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import keras
 import numpy as np
 
 import hvdkit as hvd
+from hvdkit.checkpoint.state import TrainingState, copied
+from hvdkit.checkpoint.storage.store import Store
 
 EARLIER = Path(__file__).parent / "earlier"
 
@@ -71,6 +75,67 @@ def write(folder: Path) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         synchronous().fit(data(), epochs=2, verbose=0, callbacks=[stopping(), saving, Stop()])
     local_sgd().fit(data(), verbose=0, callbacks=[SaveAt(folder / "local_sgd")])
+
+
+def earlier() -> dict:
+    """What is restored of checkpoints that an earlier hvdkit has written, by the names it gave."""
+    out = {}
+    model = synchronous(steps=5)  # half as many in an epoch as when it was saved
+    waiting = stopping()
+    saving = hvd.callbacks.CheckpointCallback(_copy_of("synchronous"), every=1000, with_callbacks=[waiting])
+    try:
+        model.fit(data(), epochs=2, verbose=0, callbacks=[waiting, saving, _Take(out, waiting)])
+    except KeyboardInterrupt:
+        saving._saver.close()
+    local = local_sgd()
+    hvd.checkpoint.restore(local, EARLIER / "local_sgd")
+    averaging = local.optimizer._hvdkit.averaging
+    beside = [averaging.steps_since_sync, *averaging.outer_parameters, *averaging.outer_momenta]
+    return {
+        **out,
+        "local": _copies(local.weights),
+        "slots": _copies(local.optimizer.momentums),
+        "beside": _copies(beside),
+    }
+
+
+def _copies(variables) -> list:
+    return [np.array(v) for v in variables]
+
+
+class _Take(keras.callbacks.Callback):
+    def __init__(self, out: dict, stopping):
+        super().__init__()
+        self.out, self.stopping = out, stopping
+
+    def on_train_batch_begin(self, batch, logs=None):
+        training = TrainingState(self.model)
+        self.out["tensors"] = copied({**training.common, **training.per_rank})
+        self.out["wait"], self.out["epoch of the rate"] = self.stopping.wait, _epoch(self.model)
+        raise KeyboardInterrupt
+
+
+def _epoch(model: keras.Model) -> float:
+    return float(model.optimizer._learning_rate.epoch(3))
+
+
+def _copy_of(name: str) -> Path:
+    """A directory that can be written, and holds the checkpoint."""
+    folder = Path(hvd.broadcast_object(tempfile.mkdtemp() if hvd.rank() == 0 else None))
+    if hvd.rank() == 0:
+        shutil.copytree(EARLIER / name, folder / name)
+    hvd.barrier()
+    return folder / name
+
+
+def stored(name: str, rank: int) -> dict:
+    """The tensors of an earlier checkpoint that a rank restores, by their kinds and places."""
+    checkpoint = Store(EARLIER / name).newest_valid()
+    return {
+        "/".join(n.split("/")[:2]): checkpoint.get(part, n)
+        for part in ("common", f"rank-{rank:05d}")
+        for n in checkpoint.names(part)
+    }
 
 
 if __name__ == "__main__":

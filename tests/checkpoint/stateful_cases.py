@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import collections
 import logging
-from pathlib import Path
+import time
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 import hvdkit as hvd
-from hvdkit.checkpoint.state import TrainingState, copied
-from hvdkit.checkpoint.storage.store import Store
 from tests.checkpoint import earlier_cases
 
 
@@ -251,64 +249,58 @@ def closures(folder: str) -> dict:
     return out
 
 
-def earlier() -> dict:
-    """What is restored of checkpoints that an earlier hvdkit has written, by the names it gave."""
-    out = {}
-    model = earlier_cases.synchronous(steps=5)  # half as many in an epoch as when it was saved
-    stopping, data = earlier_cases.stopping(), earlier_cases.data()
-    saving = hvd.callbacks.CheckpointCallback(_copy_of("synchronous"), every=1000, with_callbacks=[stopping])
+class Failing:
+    """A reducer, or with a callback's methods a callback, whose state rank 1 cannot say, or take."""
+
+    says = takes = True
+
+    def reduce(self, gradients, names, op, engine):
+        return engine.allreduce(gradients, op, names)
+
+    def state_dict(self):
+        if not self.says and hvd.rank() == 1:
+            raise ValueError("nothing to say")
+        return {"n": 1}
+
+    def load_state_dict(self, state):
+        if not self.takes and hvd.rank() == 1:
+            raise ValueError("not taken")
+
+
+class FailingCallback(Failing, keras.callbacks.Callback):
+    pass
+
+
+def one_fails(folder: str) -> dict:
+    """What each rank hears where the state of one cannot be said, or given back."""
+    out, x = {}, np.ones((8, 3), "float32")
+
+    def fit(callback, reducer):
+        model = _small(hvd.DistributedOptimizer("sgd", compression=reducer))
+        saving = hvd.callbacks.CheckpointCallback(folder + "/fails", every="epoch", background=False)
+        try:
+            model.fit(x, x[:, :1], epochs=2, verbose=0, callbacks=[callback, saving])
+        finally:
+            saving._saver.close()
+
+    hvd.checkpoint.save(_small(hvd.DistributedOptimizer("sgd", compression=Failing())), folder + "/fails", step=1)
+    for name, failing in (("says", Failing()), ("takes", Failing())):
+        setattr(failing, name, False)
+        out[name] = _raised(lambda f=failing: fit(FailingCallback(), f))
+    fit(FailingCallback(), Failing())
+    callback = FailingCallback()
+    callback.takes = False
+    out["callback"] = _raised(lambda: fit(callback, Failing()))
+    return out
+
+
+def _raised(do) -> str:
+    begin = time.monotonic()
     try:
-        model.fit(data, epochs=2, verbose=0, callbacks=[stopping, saving, _Take(out, stopping)])
-    except KeyboardInterrupt:
-        saving._saver.close()
-    local = earlier_cases.local_sgd()
-    hvd.checkpoint.restore(local, earlier_cases.EARLIER / "local_sgd")
-    averaging = local.optimizer._hvdkit.averaging
-    beside = [averaging.steps_since_sync, *averaging.outer_parameters, *averaging.outer_momenta]
-    return {
-        **out,
-        "local": _values(local.weights),
-        "slots": _values(local.optimizer.momentums),
-        "beside": _values(beside),
-    }
-
-
-class _Take(keras.callbacks.Callback):
-    def __init__(self, out: dict, stopping):
-        super().__init__()
-        self.out, self.stopping = out, stopping
-
-    def on_train_batch_begin(self, batch, logs=None):
-        training = TrainingState(self.model)
-        self.out["tensors"] = copied({**training.common, **training.per_rank})
-        self.out["wait"], self.out["epoch of the rate"] = self.stopping.wait, _epoch(self.model)
-        raise KeyboardInterrupt
-
-
-def _epoch(model: keras.Model) -> float:
-    return float(model.optimizer._learning_rate.epoch(3))
-
-
-def _copy_of(name: str) -> Path:
-    """A directory that can be written, and holds the checkpoint."""
-    import shutil
-    import tempfile
-
-    folder = Path(hvd.broadcast_object(tempfile.mkdtemp() if hvd.rank() == 0 else None))
-    if hvd.rank() == 0:
-        shutil.copytree(earlier_cases.EARLIER / name, folder / name)
-    hvd.barrier()
-    return folder / name
-
-
-def stored(name: str, rank: int) -> dict:
-    """The tensors of an earlier checkpoint that a rank restores, by their kinds and places."""
-    checkpoint = Store(earlier_cases.EARLIER / name).newest_valid()
-    return {
-        "/".join(n.split("/")[:2]): checkpoint.get(part, n)
-        for part in ("common", f"rank-{rank:05d}")
-        for n in checkpoint.names(part)
-    }
+        do()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}" if time.monotonic() - begin < 60 else "after a long time"
+    return "nothing"
 
 
 def all_of(folder: str) -> dict:
@@ -318,5 +310,6 @@ def all_of(folder: str) -> dict:
         "reducer": reducer(folder),
         "optimizers": optimizers(folder),
         "closures": closures(folder),
-        "earlier": earlier(),
+        "earlier": earlier_cases.earlier(),
+        "one fails": one_fails(folder),
     }

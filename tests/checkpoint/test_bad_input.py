@@ -19,6 +19,7 @@ from hvdkit.checkpoint.storage.format import MANIFEST, manifest_bytes
 from hvdkit.checkpoint.storage.lock import DirectoryLock
 from hvdkit.checkpoint.storage.parts import write_part
 from hvdkit.checkpoint.storage.store import Store
+from hvdkit.utils.log import get_logger
 
 pytestmark = pytest.mark.usefixtures("forked_programs")
 
@@ -39,7 +40,7 @@ def _kernel(model: keras.Model) -> float:
 
 @pytest.fixture
 def log(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("hvdkit"), "propagate", True)
+    monkeypatch.setattr(get_logger(), "propagate", True)
     caplog.set_level(logging.INFO)
     return caplog
 
@@ -90,6 +91,14 @@ def _rewrite_part(path, name: str, value) -> None:
     (path / MANIFEST).write_bytes(manifest_bytes(fields))
 
 
+def _rewrite_state(path, group: str, text: bytes) -> None:
+    _rewrite_part(path, f"{group}/state", np.frombuffer(text, np.uint8))
+
+
+def _with_value(value: bytes, more: bytes = b"") -> bytes:
+    return b'[{"class": "x", "attributes": {"a": %s}%s}]' % (value, more)
+
+
 SENSELESS = {
     "trained": lambda path: _rewrite(path, lambda state: state.update(trained="all")),
     "trained numbers": lambda path: _rewrite(path, lambda state: state.update(trained=[["0"]])),
@@ -103,13 +112,14 @@ SENSELESS = {
     "numpy's numbers": lambda path: _rewrite_part(path, "random/numpy", np.arange(3, dtype="uint32")),
     "numpy's place": lambda path: _rewrite_part(path, "random/numpy_position", None),
     "keras' numbers": lambda path: _rewrite_part(path, "random/keras", np.arange(3, dtype="uint32")),
-    "callbacks": lambda path: _rewrite_part(path, "callbacks/state", np.frombuffer(b"[{]", np.uint8)),
-    "a callback": lambda path: _rewrite_part(path, "callbacks/state", np.frombuffer(b'["x"]', np.uint8)),
-    "a callback's value": lambda path: _rewrite_part(
-        path,
-        "callbacks/state",
-        np.frombuffer(b'[{"class": "x", "attributes": {"a": {"array": 3}}}]', np.uint8),
-    ),
+    "callbacks": lambda path: _rewrite_state(path, "callbacks", b"[{]"),
+    "a callback": lambda path: _rewrite_state(path, "callbacks", b'["x"]'),
+    "a callback's value": lambda path: _rewrite_state(path, "callbacks", _with_value(b'{"array": 3}')),
+    "a value of no number": lambda path: _rewrite_state(path, "callbacks", _with_value(b'{"array": null}')),
+    "a value of a number below 0": lambda path: _rewrite_state(path, "callbacks", _with_value(b'{"array": -1}')),
+    "what is attached": lambda path: _rewrite_state(path, "attached", b'[{"class": "schedules"}]'),
+    "an attached value": lambda path: _rewrite_state(path, "attached", _with_value(b'{"scalar": null}')),
+    "an attached kind": lambda path: _rewrite_state(path, "attached", _with_value(b"1", b', "kinds": {"a": "x"}')),
 }
 
 
@@ -152,13 +162,17 @@ def test_metadata_of_a_loop_of_ones_own_are_its_own(tmp_path):
 
 def test_names_that_have_become_others_work_and_say_so(tmp_path):
     with pytest.warns(
-        DeprecationWarning, match=r"save\(facts=...\) is deprecated .* removed in hvdkit \d.*: use metadata="
+        DeprecationWarning, match=r"`facts` of save is deprecated .* removed in hvdkit \d.*: use `metadata`"
     ):
         hvd.checkpoint.save(_model(1.0), tmp_path, step=2, facts={"city": "Lausanne"})
     with pytest.warns(DeprecationWarning, match=r"Restored.facts is deprecated .* use Restored.metadata"):
         assert hvd.checkpoint.restore(_model(), tmp_path).facts["city"] == "Lausanne"
     with pytest.warns(DeprecationWarning, match=r"Keep is deprecated .* use hvd.checkpoint.RetentionPolicy"):
         assert hvd.checkpoint.Keep is hvd.checkpoint.RetentionPolicy
+    with pytest.warns(DeprecationWarning, match=r"RetentionPolicy.of is deprecated .* use RetentionPolicy.parse"):
+        assert hvd.checkpoint.RetentionPolicy.of(5) == hvd.checkpoint.RetentionPolicy(last=5)
+    with pytest.raises(hvd.errors.UsageError, match="`facts` is the old name of `metadata`: pass one of them"):
+        hvd.checkpoint.save(_model(1.0), tmp_path, step=3, facts={"a": 1}, metadata={"b": 2})
     with pytest.warns(DeprecationWarning, match=r"Store.draft is deprecated .* use Store.writer"):
         assert type(Store(tmp_path).draft(3, "a")).__name__ == "CheckpointWriter"
 

@@ -94,12 +94,12 @@ def test_an_optimizer_that_nobody_finds_is_told_of_once():
 
 def test_what_an_earlier_version_wrote_is_read():
     for rank, mine in enumerate(r["earlier"] for r in _ranks()[1]):
-        stored = cases.stored("synchronous", rank)
+        stored = earlier_cases.stored("synchronous", rank)
         got = {"/".join(name.split("/")[:2]): value for name, value in mine["tensors"].items()}
         assert {kind.partition("/")[0] for kind in got} == {"weights", "optimizer", "own", "mean", "sum"}
         assert all(value.tobytes() == stored[name].tobytes() for name, value in got.items())
         assert mine["epoch of the rate"] == 1 / 5 and mine["wait"] == 0
-        local = sorted(cases.stored("local_sgd", rank).items())
+        local = sorted(earlier_cases.stored("local_sgd", rank).items())
         assert _same(mine["local"], [value for name, value in local if name.startswith("apart/")])
         assert _same([*mine["slots"], *mine["beside"]], [value for name, value in local if name.startswith("mean/")])
 
@@ -108,7 +108,7 @@ def test_what_an_earlier_version_wrote_is_read_on_one_rank():
     hvd.init()
     model = earlier_cases.local_sgd()
     hvd.checkpoint.restore(model, earlier_cases.EARLIER / "local_sgd")
-    both = [cases.stored("local_sgd", rank) for rank in range(2)]
+    both = [earlier_cases.stored("local_sgd", rank) for rank in range(2)]
     mean = np.mean([stored["apart/00000"] for stored in both], axis=0)
     np.testing.assert_allclose(model.weights[0].numpy(), mean, rtol=1e-6)
     assert int(model.optimizer._hvdkit.averaging.steps_since_sync.numpy()) == 3
@@ -129,6 +129,16 @@ def test_a_save_walks_the_model_once(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "reachable_objects", counted)
     hvd.checkpoint.save(model, tmp_path, step=1)
     assert len(walks) == 1
+
+
+def test_where_one_rank_cannot_say_or_take_its_state_all_hear_of_it():
+    first, second = (mine["one fails"] for mine in _ranks()[1])
+    told, given = "nothing to say", "not taken"
+    assert second == {name: f"ValueError: {text}" for name, text in zip(first, (told, given, given), strict=True)}
+    failed = "UsageError: [rank 0] Rank 1 could not"
+    assert first["says"].startswith(f"{failed} restore: {told}")
+    assert first["takes"].startswith(f"{failed} restore: {given}")
+    assert first["callback"].startswith(f"{failed} give its callbacks their state: {given}")
 
 
 class _Kept:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
+import keras
 import ml_dtypes
 import numpy as np
 import pytest
 
+import hvdkit as hvd
 from hvdkit.checkpoint.storage.lock import DirectoryLock
 from hvdkit.checkpoint.storage.store import Store
 from hvdkit.cli import main
@@ -146,3 +150,22 @@ def test_prune_wants_to_know_how_many(store, call):
     assert call("prune", store.directory)[0] == 2
     assert call("prune", store.directory, "--keep-last", 1, "--best", 1)[0] == 1
     assert len(store.steps()) == 4
+
+
+def test_export_finds_hvdkits_own_classes(tmp_path):
+    """In a process that has imported none of them."""
+    hvd.init()
+    layers = [keras.layers.Dense(4), hvd.SyncBatchNormalization(), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    rate = hvd.schedules.large_batch(0.1, 32, 32, 10, 1, epochs=9)
+    loss = hvd.losses.SmoothSparseCategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
+    model.compile(hvd.DistributedOptimizer(hvd.optim.LARS(rate)), loss)
+    hvd.checkpoint.save(model, tmp_path / "runs", step=1)
+    out = tmp_path / "model.keras"
+    command = [sys.executable, "-m", "hvdkit", "checkpoint", "export", str(tmp_path / "runs"), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    loaded = hvd.load_model(out)
+    assert type(loaded.optimizer._learning_rate).__name__ == "LargeBatchSchedule"
+    for mine, its in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, its)

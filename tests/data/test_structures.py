@@ -147,6 +147,10 @@ def test_batches_of_a_pydataset_in_lists_ordered_dicts_and_any_byte_order(tmp_pa
         ({"buffer_size": -1}, "`buffer_size` must be a whole number from 1 to"),
         ({"buffer_size": 2**64}, "`buffer_size` must be a whole number from 1 to"),
         ({"shuffle": "batch"}, "`shuffle` must be True, False or None. Received: shuffle='batch'"),
+        ({"drop_remainder": "pad"}, "`drop_remainder` must be True or False. Received: drop_remainder='pad'"),
+        ({"drop_remainder": None}, "`drop_remainder` must be True or False. Received: drop_remainder=None"),
+        ({"presharded": "no"}, "`presharded` must be True or False. Received: presharded='no'"),
+        ({"uneven": "keep"}, '`uneven` must be "pad" or "drop"'),
         ({"parse": 3}, "`parse` must be a function"),
         ({"x": (i for i in range(3))}, "`x` is not an array: it is of type generator"),
         ({"x": {1: np.zeros(3), "a": np.zeros(3)}}, "`x` holds a dict whose keys have no order"),
@@ -186,3 +190,11 @@ def test_a_buffer_larger_than_the_dataset_takes_no_memory():
     hvd.init()
     data = hvd.data.shard(tf.data.Dataset.range(9), batch_size=9, shuffle=True, buffer_size=2**62)
     assert sorted(next(iter(data.batches(0)))[0].numpy().tolist()) == list(range(9))
+
+
+def test_flags_may_be_numpys(recwarn):
+    hvd.init()
+    for flag in (np.True_, np.array(True), 1):
+        assert hvd.data.shard(np.zeros(3), batch_size=2, drop_remainder=flag, presharded=flag).num_batches == 1
+    with pytest.raises(UsageError, match=r"`presharded` must be True or False\. Received: presharded='no'"):
+        hvd.data.class_weights([0, 1], presharded="no")

@@ -76,6 +76,26 @@ def test_init_twice_and_shutdown():
     hvd.init()
 
 
+_WAYS = {"averaging": hvd.DistributedOptimizer, "local": hvd.optim.LocalSGD}
+
+
+@pytest.mark.parametrize("ways", [["local", "averaging"], ["averaging", "local"], ["local", "averaging", "local"]])
+def test_an_optimizer_may_be_distributed_in_another_way_in_the_next_world(ways):
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    for way in ways:
+        hvd.init()
+        _WAYS[way](optimizer)
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="zeros")])
+        optimizer.built = False  # it is compiled with a new model
+        model.compile(optimizer, "mse")
+        model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+        assert model.weights[0].numpy().any()
+        fresh = _WAYS[way](keras.optimizers.SGD(0.1))
+        assert type(optimizer) is type(fresh)  # of the way before nothing is left
+        hvd.shutdown()
+    hvd.init()
+
+
 def test_callbacks_do_nothing_here():
     hvd.init()
     model = _trained(True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hvdkit.errors import UsageError
+from hvdkit.utils.deprecation import warn_deprecated
 from hvdkit.utils.numbers import plain, whole
 
 
@@ -70,6 +71,12 @@ class RetentionPolicy:
                 f"`keep` must be a whole number or hvd.checkpoint.RetentionPolicy(...). Received: keep={keep!r}."
             )
         return cls(last=keep)
+
+    @classmethod
+    def of(cls, keep: Any) -> RetentionPolicy:
+        """``parse``; deprecated."""
+        warn_deprecated("RetentionPolicy.of", "RetentionPolicy.parse")
+        return cls.parse(keep)
 
     def choose(self, steps: list[int], metrics: Callable[[int], dict[str, Any]]) -> set[int]:
         """The steps to keep.

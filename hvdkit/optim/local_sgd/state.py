@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from hvdkit.errors import UsageError
 from hvdkit.grads.identity import LocalVariables
 from hvdkit.grads.pipeline import GradientPipeline
 from hvdkit.utils.stateful import Entry, Kind
@@ -57,7 +58,16 @@ class PeriodicAveraging:
         return {name: Entry(value, Kind.MEAN) for name, value in kept.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to do: the variables have their values already."""
+        """Refuse an outer momentum for which there is nothing here; the variables have their values already.
+
+        Raises:
+            UsageError: there was an outer optimizer, and there is none now.
+        """
+        if state["anchors"] and not self.has_outer:
+            raise UsageError(
+                "The checkpoint does not fit: its local SGD was saved with an outer optimizer, and this one has none.",
+                fix="give hvd.optim.LocalSGD the outer_lr and outer_momentum that it had.",
+            )
 
     def build(self, variables: list, local: LocalVariables) -> None:
         """Make the variables for each weight, as the optimizer makes its slots."""
