@@ -10,6 +10,7 @@ from hvdkit.comm.single import SingleEngine
 from hvdkit.engines import info as engine_info
 from hvdkit.errors import LaunchError, NotInitializedError
 from hvdkit.launch.identity import LaunchInfo, launch_info
+from hvdkit.utils import mpi
 from hvdkit.utils.log import get_logger
 from hvdkit.utils.registry import import_object
 
@@ -41,6 +42,7 @@ def connect(deadline: float, comm: Any = None, process_sets: Any = None, engine:
 
 
 def _connect(wanted: str, info: LaunchInfo, deadline: float, comm: Any, process_sets: Any) -> Engine:
+    mpi.tune_open_mpi()
     name, why = choose_engine(wanted, info)
     made = import_object(engine_info(name).target)(deadline, comm, process_sets)
     get_logger().info("engine %s: %s.", name, why.rstrip("."))

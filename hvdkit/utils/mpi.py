@@ -20,6 +20,16 @@ _VERSIONS = (
 HYDRA = ("intelmpi", "mvapich", "mpich")
 
 
+def tune_open_mpi() -> None:
+    """Set what Open MPI should read when it begins, unless the user has; other MPIs do not know it.
+
+    It sends a large message over TCP in one piece ("put" in ``btl_tcp_flags``), and an answer that the other side needs
+    for its own message waits behind it: then both directions of a link are used one after the other, at half the speed.
+    Cut into fragments, messages use both at once.
+    """
+    env.set_default("OMPI_MCA_btl_tcp_flags", "send")
+
+
 def identify(mpirun: Path | str) -> tuple[str, str]:
     """Flavour and version of the MPI that an ``mpirun`` belongs to; ("unknown", "") where it does not say.
 

@@ -118,9 +118,54 @@ def on_hosts(hosts: list[int]) -> dict:
     communicator.host_of = lambda comm: comm.Split(hosts[ranks_of_world(comm)])
     hvd.init(engine="mpi")
     out = {"where": [hvd.local_rank(), hvd.local_size(), hvd.cross_rank(), hvd.cross_size()], **_numbers()}
-    out["differ"] = _message(lambda: hvd.allreduce(np.zeros(2 + (hvd.rank() == 2))))
+    late = hvd.rank() == len(hosts) - 1
+    out["differ"] = _message(lambda: hvd.allreduce(np.zeros(2 + late)))
+    out["one is large"] = _message(lambda: hvd.allreduce(np.zeros(200_000 if late else 3)))
+    out["other kinds"] = _message(lambda: hvd.allgather(np.zeros(3)) if late else hvd.allreduce(np.zeros(3)))
+    out["wrong"] = _wrong_reductions()
     hvd.barrier()
     return out
+
+
+def _wrong_reductions() -> list[str]:
+    """Every algorithm, operation, dtype and size, beside what NumPy computes of all ranks' values."""
+    from mpi4py import MPI
+
+    import hvdkit as hvd
+    from hvdkit.comm.engine import ReduceOp
+    from hvdkit.comm.mpi.algorithms import ALGORITHMS
+    from hvdkit.comm.mpi.communicator import Communicator
+    from hvdkit.comm.mpi.timeout import Timeout
+
+    joins = {"sum": np.sum, "average": np.mean, "min": np.min, "max": np.max, "product": np.prod}
+    wrong, ranks = [], range(hvd.size())
+    values = lambda size, dtype: [
+        np.random.default_rng(17 * r + size).integers(1, 5, size).astype(dtype) + (r == 1) for r in ranks
+    ]
+    for algorithm in (None, *ALGORITHMS):
+        ranks_of_all = Communicator(MPI.COMM_WORLD, Timeout(hvd.rank(), 60), algorithm=algorithm)
+        # Less than one value for each rank; small; one piece; pieces that are not full.
+        for size in (0, 1, 5, 5000, 100_001, 2_500_003):
+            few = (("sum", "float32"),)
+            for op, dtype in (
+                few if size > 10**6 else (*few, ("average", "float32"), ("max", "int32"), ("min", "float64"))
+            ):
+                every = values(size, dtype)
+                x = every[hvd.rank()].astype(dtype)
+                made = ranks_of_all.allreduce(x, ReduceOp(op), in_place=False, what=f"{size}", check=True)
+                wanted = joins[op](every, axis=0).astype(dtype)
+                if not np.allclose(made, wanted, rtol=1e-6) or made.dtype != x.dtype:
+                    wrong.append(f"{algorithm}, {op}, {dtype} [{size}]: {made[:3]}, not {wanted[:3]}")
+                if not (x == every[hvd.rank()]).all():
+                    wrong.append(f"{algorithm}, {op}, {dtype} [{size}]: what was given has changed")
+            # Halves near both ends of their range: their mean has their own bits, but in a ring, which rounds each sum.
+            half = [np.linspace(-60000, 6e-5, size).astype("float16") for _ in ranks]
+            sent = half[hvd.rank()].astype("float32")
+            made = ranks_of_all.allreduce(sent, ReduceOp.AVERAGE, in_place=True, what="halves", halves=True)
+            near = np.allclose(made, half[0], 2e-3, 2e-7) if algorithm == "ring" else (made == half[0]).all()
+            if not near or not (made == made.astype("float16")).all():
+                wrong.append(f"{algorithm}, halves [{size}]: {made[-3:]}, not {half[0][-3:]}")
+    return wrong
 
 
 def ranks_of_world(comm) -> int:
@@ -133,15 +178,19 @@ def ranks_of_world(comm) -> int:
     ("hosts", "where"),
     [
         ([0, 0, 1], [[0, 2, 0, 2], [1, 2, 0, 1], [0, 1, 1, 2]]),
+        ([0, 0, 1, 1], [[0, 2, 0, 2], [1, 2, 0, 2], [0, 2, 1, 2], [1, 2, 1, 2]]),
         ([0, 1, 2], [[0, 1, r, 3] for r in range(3)]),
     ],
 )
 def test_several_hosts(hosts, where):
-    values = run_ranks(3, on_hosts, hosts, launcher=launcher_of("mpirun", "mpi"), init=False).values
+    values = run_ranks(len(hosts), on_hosts, hosts, launcher=launcher_of("mpirun", "mpi"), init=False).values
     _check_numbers(values)
     assert [value["where"] for value in values] == where
     for value in values:
         assert "do not make the same collective" in value["differ"] and "[3]" in value["differ"]
+        assert "[3]" in value["one is large"] and "[200000]" in value["one is large"]
+        assert "allgather" in value["other kinds"] and "allreduce" in value["other kinds"]
+        assert value["wrong"] == []
 
 
 def without_shared_memory() -> dict:

@@ -8,13 +8,15 @@ import numpy as np
 
 _ALIGNED = 64  # what TensorFlow asks for to take an array as it is, without a copy
 _WORTH_KEEPING = 2**18
-_KEPT = 2
 # The pool's list, the loop's name, and getrefcount's argument.
 _NOBODY_ELSE = 3
 
 
 class Buffers:
     """A pool of arrays; one is used again when nothing refers to it any more, TensorFlow's tensors included.
+
+    Args:
+        kept: how many arrays of one length are kept at most.
 
     Example:
 
@@ -30,7 +32,8 @@ class Buffers:
     True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = 2) -> None:
+        self._kept = kept
         self._free: dict[int, list[np.ndarray]] = {}
 
     def take(self, dtype: np.dtype, size: int) -> np.ndarray:
@@ -42,7 +45,7 @@ class Buffers:
                 break
         else:
             buffer = np.empty(length + _ALIGNED, np.uint8)
-            if length >= _WORTH_KEEPING and len(kept) < _KEPT:
+            if length >= _WORTH_KEEPING and len(kept) < self._kept:
                 kept.append(buffer)
         begin = -buffer.ctypes.data % _ALIGNED
         return buffer[begin : begin + length].view(dtype)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import time
-import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,14 @@ from hvdkit.comm.bitcast import scaled
 from hvdkit.comm.engine import ReduceOp
 from hvdkit.comm.mean import factors
 from hvdkit.comm.mpi.adasum import adasum
+from hvdkit.comm.mpi.algorithms import Wire
 from hvdkit.comm.mpi.buffers import Buffers
-from hvdkit.comm.mpi.host_memory import Combination, HostMemory
-from hvdkit.comm.mpi.timeout import Timeout, mismatch
+from hvdkit.comm.mpi.combination import Combination
+from hvdkit.comm.mpi.host_memory import HostMemory
+from hvdkit.comm.mpi.network import SMALL_BYTES, Network
+from hvdkit.comm.mpi.small import Small
+from hvdkit.comm.mpi.timeout import MESSAGES_SLEEP, Timeout, mismatch
+from hvdkit.comm.mpi.wire import Exact, Halves
 
 _JOIN = {
     ReduceOp.AVERAGE: np.add,
@@ -25,6 +29,7 @@ _JOIN = {
     ReduceOp.PRODUCT: np.multiply,
 }
 _ROLL_CALL_SECONDS = 3.0
+_NOTHING = np.empty(0, np.uint8)
 _HERE = 1  # the tag of "I am in this collective too"
 
 
@@ -37,13 +42,13 @@ class Communicator:
         comm: an mpi4py communicator; a copy of it is used.
         timeout: waits for the other ranks, with a deadline.
         world_ranks: the ranks of the communicator by their numbers in the world.
+        algorithm: how hosts reduce, a name in ``algorithms.ALGORITHMS``; None chooses by the size.
     """
 
-    def __init__(self, comm: Any, timeout: Timeout, world_ranks: list[int] | None = None):
+    def __init__(self, comm: Any, timeout: Timeout, world_ranks: list[int] | None = None, algorithm: str | None = None):
         from mpi4py import MPI
 
-        self._mpi = MPI
-        self.comm, self._timeout = comm.Dup(), timeout
+        self.comm, self._timeout, self._algorithm = comm.Dup(), timeout, algorithm
         self.rank, self.size = comm.rank, comm.size
         self.world_ranks = world_ranks or list(range(comm.size))
         host = host_of(comm)
@@ -56,12 +61,26 @@ class Communicator:
         self._memory = HostMemory.shared(host, here, leaders, timeout) if largest > 1 else None
         if not comm.allreduce(int(self._memory is not None or largest == 1), MPI.MIN):
             self._memory = None  # on every host or on none
-        self._across_world_ranks = self._across.allgather(self.world_ranks[self.rank])
+        self._by_messages = self._memory is None or self.hosts > 1
+        # Which ranks exchange them: those of different hosts that have the same slice, or all.
+        self._largest = largest if self._memory else 1
+        peers = self._across if self._memory else self.comm
+        self._peers_world_ranks = peers.allgather(self.world_ranks[self.rank])
+        self._network, self._small = Network(peers.Dup(), algorithm), Small(self.comm)
         self._buffers = Buffers()
         host.Free()
 
     def allreduce(
-        self, x: np.ndarray, op: ReduceOp, prescale: float = 1.0, postscale: float = 1.0, *, in_place: bool, what: str
+        self,
+        x: np.ndarray,
+        op: ReduceOp,
+        prescale: float = 1.0,
+        postscale: float = 1.0,
+        *,
+        in_place: bool,
+        what: str,
+        halves: bool = False,
+        check: bool = False,
     ) -> np.ndarray:
         """Join an array over the ranks.
 
@@ -71,46 +90,66 @@ class Communicator:
             prescale, postscale: multiply before and after.
             in_place: the result may overwrite ``x``.
             what: a name for messages.
+            halves: the values are float16 in float32, and may travel as float16 between hosts.
+            check: whether the ranks have to see first that they make the same call.
         """
         flat = np.ascontiguousarray(x).reshape(-1)
         if flat.dtype.kind != "f":  # whole numbers are scaled in float64 and cut off, as Horovod does
             flat = scaled(flat, prescale)
-            out = self._join(flat, self._out(flat, in_place), op, (1.0, 1.0), what)
+            out = self._join(flat, self._out(flat, in_place), op, Combination(_JOIN[op]), what, check=check)
             divisor = self.size if op is ReduceOp.AVERAGE else 1
             exact = divisor == postscale == 1
             return (out if exact else (out / divisor * postscale).astype(out.dtype)).reshape(x.shape)
-        prescale, divisor, postscale = factors(op, self.size, prescale, postscale)
-        out = self._join(flat, self._out(flat, in_place), op, (prescale, divisor), what)
+        combination, postscale = self._combination(op, prescale, postscale, halves)
+        out = self._join(flat, self._out(flat, in_place), op, combination, what, check=check)
         return (out if postscale == 1.0 else np.multiply(out, out.dtype.type(postscale), out=out)).reshape(x.shape)
+
+    def _combination(self, op: ReduceOp, prescale: float, postscale: float, halves: bool) -> tuple[Combination, float]:
+        operation = _JOIN.get(op, np.add)
+        if halves and operation is np.add and self._by_messages:
+            # Divided in float32 after the sum: before it float16 would lose what is small.
+            divisor = (self.size if op is ReduceOp.AVERAGE else 1) / postscale
+            return Combination(operation, prescale, divisor, halves=True), 1.0
+        prescale, divisor, postscale = factors(op, self.size, prescale, postscale)
+        return Combination(operation, prescale, divisor), postscale
 
     def _out(self, x: np.ndarray, in_place: bool) -> np.ndarray:
         return x if in_place and x.flags.writeable else self._buffers.take(x.dtype, x.size)
 
-    def _join(self, x: np.ndarray, out: np.ndarray, op: ReduceOp, scales: tuple[float, float], what: str) -> np.ndarray:
-        before, divisor = scales
-        if self._memory and op is not ReduceOp.ADASUM:
-            across = functools.partial(self._join_across, op=op, what=what) if self.hosts > 1 else None
-            self._memory.allreduce(x, out, Combination(_JOIN[op], before, across, divisor), what)
-            return out
-        if before != 1.0:
-            np.multiply(x, x.dtype.type(before), out=out)
-        elif out is not x:
-            np.copyto(out, x)
+    def _join(
+        self, x: np.ndarray, out: np.ndarray, op: ReduceOp, combination: Combination, what: str, *, check: bool
+    ) -> np.ndarray:
         if op is ReduceOp.ADASUM:
+            if check:
+                self.check_same(what)
+            combination.copy_in(x, out)
             adasum(out, self.rank, self.size, self._swap)
+            return combination.finish(out)
+        if self._by_messages and x.nbytes <= SMALL_BYTES:
+            combination.copy_in(x, out)
+            np.copyto(out, self._join_small(out, combination.operation, what))
+            return combination.finish(out)
+        if self._by_messages and check:
+            self.check_same(what)
+        if self._memory:
+            network = (self._network, self._wire(combination)) if self._by_messages else None
+            self._memory.allreduce(x, out, combination, what, network)
         else:
-            request = self.comm.Iallreduce(self._mpi.IN_PLACE, out, self._native(op))
-            self._wait(request, what, self.comm, self.world_ranks)
-        return out if divisor == 1.0 else np.divide(out, out.dtype.type(divisor), out=out)
+            wait = lambda ready: self._wait_until(ready, what, self._network.comm, self._peers_world_ranks)
+            self._network.allreduce(x, out, combination.copy_in, self._wire(combination), wait)
+        return out
 
-    def _join_across(self, part: np.ndarray, op: ReduceOp, what: str) -> None:
-        request = self._across.Iallreduce(self._mpi.IN_PLACE, part, self._native(op))
-        self._wait(request, what, self._across, self._across_world_ranks)
+    def _wire(self, combination: Combination) -> Wire:
+        if combination.halves:
+            return Halves(combination.divisor, self._network.summed(self._largest), self._network.scratch)
+        return Exact(combination.operation, combination.divisor, self._network.scratch)
 
-    def _native(self, op: ReduceOp) -> Any:
-        return {ReduceOp.MIN: self._mpi.MIN, ReduceOp.MAX: self._mpi.MAX, ReduceOp.PRODUCT: self._mpi.PROD}.get(
-            op, self._mpi.SUM
-        )
+    def _join_small(self, x: np.ndarray, operation: np.ufunc, what: str) -> np.ndarray:
+        joined = self._small.allreduce(x, operation, what, lambda ready: self._wait_until(ready, what))
+        if joined is None:
+            texts = self.allgather(np.frombuffer(f"{what}\n".encode(), np.uint8), what).tobytes().decode().splitlines()
+            raise mismatch(dict(zip(self.world_ranks, texts, strict=True)), self._timeout.rank)
+        return joined
 
     def _swap(self, sent: np.ndarray, other: int) -> np.ndarray:
         received = np.empty_like(sent)
@@ -161,22 +200,12 @@ class Communicator:
         if self._memory and self.hosts == 1:
             self._memory.check_same(what)
             return
-        marks = np.empty(self.size, np.uint32)
-        sent = np.array([zlib.crc32(what.encode())], np.uint32)
-        self._wait(self.comm.Iallgather(sent, marks), what, self.comm, self.world_ranks)
-        if (marks != marks[0]).any():
-            texts = self.allgather(np.frombuffer(f"{what}\n".encode(), np.uint8), what).tobytes().decode().splitlines()
-            raise mismatch(dict(zip(self.world_ranks, texts, strict=True)), self._timeout.rank)
-
-    def check_same_between_hosts(self, what: str) -> None:
-        """``check_same``, of what the ranks of one host find out by themselves in their memory."""
-        if not self._memory or self.hosts > 1:
-            self.check_same(what)
+        self._join_small(_NOTHING, np.add, what)
 
     def subgroup(self, members: list[int]) -> Communicator:
         """Some of the world's ranks; called by them alone."""
         group = self.comm.group.Incl(members)
-        return Communicator(self.comm.Create_group(group), self._timeout, members)
+        return Communicator(self.comm.Create_group(group), self._timeout, members, self._algorithm)
 
     def leave(self) -> None:
         """Say that this rank will come to no other collective."""
@@ -184,10 +213,16 @@ class Communicator:
             self._memory.leave()
 
     def _wait(self, request: Any, what: str, comm: Any, world_ranks: list[int]) -> None:
-        def ready() -> bool:
-            return request.Test() or bool(self._memory and self._memory.check_peer_exit(what))
+        self._wait_until(request.Test, what, comm, world_ranks)
 
-        self._timeout.wait(ready, lambda: self._missing(comm, world_ranks), what)
+    def _wait_until(
+        self, ready: Callable[[], bool], what: str, comm: Any = None, world_ranks: list[int] | None = None
+    ) -> None:
+        def ready_or_gone() -> bool:
+            return ready() or bool(self._memory and self._memory.check_peer_exit(what))
+
+        missing = lambda: self._missing(comm or self.comm, world_ranks or self.world_ranks)
+        self._timeout.wait(ready_or_gone, missing, what, MESSAGES_SLEEP)
 
     def _missing(self, comm: Any, world_ranks: list[int]) -> str:
         """A roll call, when the time is over: the ranks from which nothing is heard, or which wait for others."""

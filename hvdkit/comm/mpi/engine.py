@@ -82,18 +82,29 @@ class MpiEngine(Engine):
         self, tensor: Any, op: ReduceOp, name: str | None, scales: tuple[float, float], *, reusable: bool
     ) -> Any:
         if name_of(tensor.dtype) == "float16":  # summed in float32, which holds what the sum of halves may lose
-            wide = self.reduce_tensor(bitcast.cast(tensor, "float32"), op, name, scales, reusable=False)
+            wide = self._reduce(bitcast.cast(tensor, "float32"), op, name, scales, reusable=False, halves=True)
             return bitcast.cast(wide, "float16")
+        return self._reduce(tensor, op, name, scales, reusable=reusable)
+
+    def _reduce(
+        self,
+        tensor: Any,
+        op: ReduceOp,
+        name: str | None,
+        scales: tuple[float, float],
+        *,
+        reusable: bool,
+        halves: bool = False,
+    ) -> Any:
         kind, eager = f"allreduce {op.value}", graph_ops.eager()
 
         def collective(x: np.ndarray) -> list:
             what = _what(kind, name, x, x.shape)
-            if eager:  # a graph is the same on every rank, as the pipeline has made sure
-                self._comm.check_same_between_hosts(what)
-            return [self._comm.allreduce(x, op, *scales, in_place=reusable, what=what)]
+            # A graph is the same on every rank, as the pipeline has made sure.
+            return [self._comm.allreduce(x, op, *scales, in_place=reusable, what=what, halves=halves, check=eager)]
 
         def backward(upstream: Any) -> Any:
-            return self.reduce_tensor(upstream, op, None, scales, reusable=False)
+            return self._reduce(upstream, op, None, scales, reusable=False, halves=halves)
 
         return self._run(kind, collective, [tensor], [tensor], backward)[0]
 
@@ -186,7 +197,9 @@ class MpiEngine(Engine):
         self._timeline.stop()
 
     def fp16_slow_reason(self) -> str | None:
-        return "the MPI engine sums halves as float32, and moves those"
+        if self._comm.hosts > 1:  # where they travel as they are
+            return None
+        return "inside a host the MPI engine sums halves as float32, and moves those"
 
     def enabled(self, feature: str) -> bool:
         return feature in ("mpi", "mpi_threads")

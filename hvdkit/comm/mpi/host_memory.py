@@ -7,7 +7,7 @@ announce how far they are by counters in a control block of the same memory, a c
 missing can be named. The control block also holds what a rank is about to do: ranks whose collectives differ end with
 an error instead of combining what does not belong together.
 
-Pieces have two slots, so that one is filled while another is still read.
+Pieces have two slots, so that one is filled while another is still read. Between hosts the slices of both travel.
 """
 
 from __future__ import annotations
@@ -18,17 +18,22 @@ import os
 import platform
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from hvdkit.comm.mpi.timeout import Timeout, mismatch
+from hvdkit.comm.mpi.algorithms import Wire
+from hvdkit.comm.mpi.combination import Combination
+from hvdkit.comm.mpi.network import Network, UnderWay
+from hvdkit.comm.mpi.timeout import MESSAGES_SLEEP, Timeout, mismatch
 from hvdkit.errors import broken_off
 
 # Of 128 KiB to 4 MiB the fastest for 40 MB on 2 ranks (docs/benchmarks.md): smaller pieces pay for their meetings.
 SLOT_BYTES = 4 * 2**20
+SLOTS = 2
 # Up to this many bytes over all ranks of the host, each rank reduces all of them itself, which saves a rendezvous.
 _EACH_BYTES = 2 * 2**20
 _CACHE_LINE = 64
@@ -42,42 +47,15 @@ _lock = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Combination:
-    """How values are combined.
+class _Piece:
+    """A piece under way: its number, the rank's part of the arrays, every rank's segment, and what other hosts do."""
 
-    Attributes:
-        operation: ``np.add``, ``np.minimum``, ...
-        prescale: what each value is multiplied with first.
-        across: called with each reduced slice, to reduce it in place with those of other hosts.
-        divisor: what each value is divided by at the end.
-    """
-
-    operation: np.ufunc
-    prescale: float = 1.0
-    across: Callable[[np.ndarray], None] | None = None
-    divisor: float = 1.0
-
-    def copy_in(self, x: np.ndarray, place: np.ndarray) -> None:
-        """Copy a rank's values to where they are combined."""
-        if self.prescale == 1.0:
-            np.copyto(place, x)
-        else:
-            np.multiply(x, x.dtype.type(self.prescale), out=place)
-
-    def combine(self, parts: list[np.ndarray], out: np.ndarray) -> None:
-        """Combine the same slice of all ranks of a host into ``out``, which may be the first of them, and finish it."""
-        if not out.size:
-            return
-        if len(parts) == 1:
-            np.copyto(out, parts[0])
-        else:
-            self.operation(parts[0], parts[1], out=out)
-        for subgroup in parts[2:]:
-            self.operation(out, subgroup, out=out)
-        if self.across:
-            self.across(out)
-        if self.divisor != 1.0:
-            np.divide(out, out.dtype.type(self.divisor), out=out)
+    number: int
+    x: np.ndarray
+    out: np.ndarray
+    segments: list[np.ndarray]
+    what: str
+    between_hosts: UnderWay | None
 
 
 class HostMemory:
@@ -99,11 +77,12 @@ class HostMemory:
         self._counters = self._control.cast("q")
         self._number = 0
         self._gone_since: float | None = None
+        self._network: Network | None = None
 
     @classmethod
     def shared(cls, host: Any, world_ranks: list[int], leaders: int, timeout: Timeout) -> HostMemory | None:
         """Memory for the ranks of ``host``, an mpi4py communicator; None on all of them where it cannot be shared."""
-        size = _begin(host.size) + 2 * SLOT_BYTES * host.size
+        size = _begin(host.size) + SLOTS * SLOT_BYTES * host.size
         descriptor, path = -1, None
         if host.rank == 0:
             with contextlib.suppress(OSError, AttributeError):
@@ -121,23 +100,42 @@ class HostMemory:
             os.close(descriptor)
         return cls(memory, host.rank, world_ranks, leaders, timeout) if everyone else None
 
-    def allreduce(self, x: np.ndarray, out: np.ndarray, combination: Combination, what: str) -> None:
+    def allreduce(
+        self,
+        x: np.ndarray,
+        out: np.ndarray,
+        combination: Combination,
+        what: str,
+        between_hosts: tuple[Network, Wire] | None = None,
+    ) -> None:
         """Join ``x`` of all ranks into ``out``, which may be the same array.
 
         Args:
             x, out: flat, contiguous, of one dtype and size on every rank.
             combination: what is done with the values.
             what: what this is, for messages; the same on every rank.
+            between_hosts: the ranks of other hosts that have the same slice, and how values travel there.
         """
+        self._network, wire = between_hosts or (None, None)
         step = SLOT_BYTES // x.itemsize
-        for at in range(0, x.size, step):
-            piece = f"{what}, values {at} to {x.size}" if at else what
-            self._reduce_piece(x[at : at + step], out[at : at + step], combination, piece)
+        under_way: deque[_Piece] = deque()
+        try:
+            for at in range(0, x.size, step):
+                if len(under_way) == (SLOTS if self._network else 1):
+                    self._finish_piece(under_way.popleft())
+                piece = f"{what}, values {at} to {x.size}" if at else what
+                under_way.append(self._begin_piece(x[at : at + step], out[at : at + step], combination, wire, piece))
+            while under_way:
+                self._finish_piece(under_way.popleft())
+        finally:
+            if self._network:
+                self._network.abandon()  # of an error only: else nothing is under way
+            self._network = None
 
     def check_same(self, what: str) -> None:
         """Meet, and check that every rank is here for the same; raises as ``Communicator.check_same``."""
         number = self._number = self._number + 1
-        self._wait(_DONE, number - 2, what)
+        self._wait(_DONE, number - SLOTS, what)
         self._write(number, what)
         self._rendezvous(_ARRIVED, number, what)
         self._compare(number)
@@ -157,44 +155,62 @@ class HostMemory:
                 raise broken_off(f"missing ranks: {', '.join(gone)}, ended before {what}", self._timeout.rank)
         return False
 
-    def _reduce_piece(self, x: np.ndarray, out: np.ndarray, combination: Combination, what: str) -> None:
+    def _begin_piece(
+        self, x: np.ndarray, out: np.ndarray, combination: Combination, wire: Wire | None, what: str
+    ) -> _Piece:
         number = self._number = self._number + 1
-        self._wait(_DONE, number - 2, what)
-        segments = [self._segment(rank, number % 2, x) for rank in range(self._size)]
-        everything = combination.across is None and x.nbytes * self._size <= _EACH_BYTES
+        self._wait(_DONE, number - SLOTS, what)
+        segments = [self._segment(rank, number % SLOTS, x) for rank in range(self._size)]
+        own = segments[self._index]
+        everything = wire is None and x.nbytes * self._size <= _EACH_BYTES
         begin, end = (0, 0) if everything else self._slices(x.size)[self._index]
-        combination.copy_in(
-            x[:begin], segments[self._index][:begin]
-        )  # what this rank joins itself, the others need not see
-        combination.copy_in(x[end:], segments[self._index][end:])
+        # What this rank joins itself, the others need not see.
+        combination.copy_in(x[:begin], own[:begin])
+        combination.copy_in(x[end:], own[end:])
         self._write(number, what)
         self._rendezvous(_ARRIVED, number, what)
         self._compare(number)
         if everything:  # in one order, so that all have the same bits
             combination.combine(segments, out)
-            self._announce(_REDUCED, number)
-        else:
-            segment_slice = segments[self._index][begin:end]
-            others = [segment[begin:end] for rank, segment in enumerate(segments) if rank != self._index]
-            input_slice = x[begin:end]
-            if combination.prescale != 1.0:
-                combination.copy_in(input_slice, segment_slice)
-                input_slice = segment_slice
-            combination.combine([input_slice, *others], segment_slice)
-            self._announce(_REDUCED, number)
-            np.copyto(out[begin:end], segment_slice)
-            self._wait(_REDUCED, number, what)
-            for rank, (begin, end) in enumerate(self._slices(x.size)):
-                if rank != self._index:
-                    np.copyto(out[begin:end], segments[rank][begin:end])
-        self._announce(_DONE, number)
+            combination.finish(out)
+            return _Piece(number, x, out, [], what, None)
+        own_slice, input_slice = own[begin:end], x[begin:end]
+        if combination.prescale != 1.0:
+            combination.copy_in(input_slice, own_slice)
+            input_slice = own_slice
+        others = [segment[begin:end] for rank, segment in enumerate(segments) if rank != self._index]
+        between_hosts = None
+        if begin < end:
+            combination.combine([input_slice, *others], own_slice)
+            if wire is None:
+                combination.finish(own_slice)
+            else:
+                between_hosts = self._network.start(own_slice, wire)
+        return _Piece(number, x, out, segments, what, between_hosts)
+
+    def _finish_piece(self, piece: _Piece) -> None:
+        if piece.between_hosts is not None:
+            missing = lambda: f"those of other hosts that reduce with rank {self._world_ranks[self._index]}"
+            self._wait_until(lambda: self._network.is_done(piece.between_hosts), missing, piece.what)
+        self._announce(_REDUCED, piece.number)
+        if piece.segments:
+            slices = self._slices(len(piece.out))
+            self._copy_out(piece, slices, [self._index])
+            self._wait(_REDUCED, piece.number, piece.what)
+            self._copy_out(piece, slices, [rank for rank in range(self._size) if rank != self._index])
+        self._announce(_DONE, piece.number)
+
+    def _copy_out(self, piece: _Piece, slices: list[tuple[int, int]], ranks: list[int]) -> None:
+        for rank in ranks:
+            begin, end = slices[rank]
+            np.copyto(piece.out[begin:end], piece.segments[rank][begin:end])
 
     def leave(self) -> None:
         """Say that this rank will come to no other collective."""
         self._announce(_LEFT, 1)
 
     def _segment(self, rank: int, slot: int, like: np.ndarray) -> np.ndarray:
-        offset = _begin(self._size) + (2 * rank + slot) * SLOT_BYTES
+        offset = _begin(self._size) + (SLOTS * rank + slot) * SLOT_BYTES
         return np.frombuffer(self._memory, like.dtype, like.size, offset)
 
     def _slices(self, size: int) -> list[tuple[int, int]]:
@@ -240,12 +256,20 @@ class HostMemory:
         def missing() -> str:
             return ", ".join(str(self._world_ranks[r]) for r, i in enumerate(ranks) if counters[i] < number)
 
+        if not ready():
+            self._wait_until(ready, missing, what)
+        _fence()
+
+    def _wait_until(self, ready: Callable[[], bool], missing: Callable[[], str], what: str) -> None:
+        """Wait for others; what is under way between hosts goes on meanwhile."""
+
         def ready_or_gone() -> bool:
+            if self._network:
+                self._network.advance()
             return ready() or self.check_peer_exit(what)
 
-        if not ready():
-            self._timeout.wait(ready_or_gone, missing, what)
-        _fence()
+        sleep = MESSAGES_SLEEP if self._network else None
+        self._timeout.wait(ready_or_gone, missing, what, sleep)
 
 
 def _begin(size: int) -> int:

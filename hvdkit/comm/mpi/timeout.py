@@ -14,6 +14,8 @@ _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
 # cost a step of many small tensors a sixth of its speed, and gained nothing with two ranks on a core.
 _SPIN_SECONDS = 0.01
 _SHORTEST_SLEEP, _LONGEST_SLEEP = 0.00005, 0.002
+#: The longest sleep of a wait for messages: MPI moves them only while it is asked for them.
+MESSAGES_SLEEP = 0.0005
 
 
 class Timeout:
@@ -28,13 +30,16 @@ class Timeout:
         self.rank = rank
         self.deadline = deadline
 
-    def wait(self, ready: Callable[[], bool], missing: Callable[[], str], what: str) -> None:
+    def wait(
+        self, ready: Callable[[], bool], missing: Callable[[], str], what: str, longest_sleep: float | None = None
+    ) -> None:
         """Return when ``ready()``.
 
         Args:
             ready: asked again and again.
             missing: the ranks that have not come, in words; asked when it takes long.
             what: what they are waited for in.
+            longest_sleep: seconds between two questions at most; None is for what other processes write into memory.
 
         Raises:
             CommunicationError: the deadline has passed.
@@ -54,7 +59,7 @@ class Timeout:
             if waited > warn_at:
                 get_logger().warning("waiting for %.0f s: %s.", waited, what)
                 warn_at *= 10
-            time.sleep(min(_LONGEST_SLEEP, max(_SHORTEST_SLEEP, waited / 50)))
+            time.sleep(min(longest_sleep or _LONGEST_SLEEP, max(_SHORTEST_SLEEP, waited / 50)))
 
 
 def mismatch(per_rank: dict[int, str], rank: int) -> CommunicationError:
