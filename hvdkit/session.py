@@ -28,6 +28,7 @@ def init(
     consistency_check: bool | None = None,
     deadline: float | None = None,
     engine: str | None = None,
+    algorithm: str | None = None,
 ) -> None:
     """Enter the world that ``horovodrun``, ``mpirun`` or ``hvdkit run`` started; a second call does nothing.
 
@@ -46,9 +47,13 @@ def init(
         engine: what moves the bytes: ``"horovod"`` (over Gloo, MPI or NCCL), ``"mpi"`` (mpi4py on host memory, much
             faster on CPUs), or ``"auto"``: ``mpi`` where an MPI started the ranks and they have no GPU. None means
             ``"auto"``, or what ``HVDKIT_ENGINE`` says; the same on every rank.
+        algorithm: how an all-reduce is done: ``"ring"``, ``"hierarchical"``, and with ``mpi`` also ``"pairwise"`` and
+            ``"recursive-doubling"`` (between hosts), with Horovod over NCCL also ``"tree"``. None means ``"auto"``,
+            which chooses by size, or what ``HVDKIT_ALGORITHM`` says; the same on every rank.
 
     Raises:
         HorovodMissingError: several ranks were launched that need Horovod, but no Horovod can be loaded.
+        UsageError: the engine has no such algorithm.
         LaunchError: the number of ranks differs from the number that was launched, or there are more ranks than GPUs.
 
     Example:
@@ -69,7 +74,8 @@ def init(
     if memory_growth:  # TensorFlow reads it when it starts its GPUs
         env.set_default("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     _warn_of_untested_versions()
-    entered = world.connect(deadline, comm, process_sets, engine or env.text("ENGINE", "auto"))
+    names = engine or env.text("ENGINE", "auto"), algorithm or env.text("ALGORITHM", "auto")
+    entered = world.connect(deadline, comm, process_sets, *names)
     several = entered.size > 1
     if not several:
         training_begins()  # nobody watches over what trains in a world of one

@@ -45,6 +45,11 @@ signal to hvdkit run. HVDKIT_RESTART tells the ranks how often; a script resumes
     metavar="NAME",
     help=f"What moves the bytes: auto, {', '.join(ENGINES.names())} [default: HVDKIT_ENGINE, or auto].",
 )
+@click.option(
+    "--algorithm",
+    metavar="NAME",
+    help="The all-reduce: auto, ring, hierarchical, ... as the engine has it [default: HVDKIT_ALGORITHM, or auto].",
+)
 @click.option("--network-interfaces", "interfaces", metavar="IF,...", help="The network interfaces to use, e.g. eth0.")
 @click.option(
     "-x",
@@ -62,7 +67,16 @@ signal to hvdkit run. HVDKIT_RESTART tells the ranks how often; a script resumes
 )
 @click.argument("script", metavar="SCRIPT")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")
-def command(script: str, args: tuple[str, ...], is_module: bool, interfaces: str | None, **options) -> None:
+def command(
+    script: str,
+    *,
+    args: tuple[str, ...],
+    is_module: bool,
+    interfaces: str | None,
+    algorithm: str | None,
+    forward: tuple[str, ...],
+    **options,
+) -> None:
     """Start SCRIPT on several ranks with horovodrun or mpirun, over Horovod or, without Horovod, over mpi4py.
 
     Arguments after SCRIPT are passed on to the script. Ctrl-C ends all ranks; a second Ctrl-C ends them immediately.
@@ -70,6 +84,7 @@ def command(script: str, args: tuple[str, ...], is_module: bool, interfaces: str
     code = launch.run(
         args if is_module else (script, *args),
         module=script if is_module else None,
+        forward=(*forward, f"HVDKIT_ALGORITHM={algorithm}") if algorithm else forward,
         interfaces=[name for name in (interfaces or "").split(",") if name],
         **options,
     )

@@ -61,6 +61,14 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
+# What tells NCCL, or Horovod around it, which algorithm to take.
+_ALGORITHMS = {
+    "ring": {"NCCL_ALGO": "Ring"},
+    "tree": {"NCCL_ALGO": "Tree"},
+    "hierarchical": {"HOROVOD_HIERARCHICAL_ALLREDUCE": "1"},
+}
+
+
 class HorovodEngine(Engine):
     """The world that horovodrun, mpirun or srun started.
 
@@ -69,19 +77,29 @@ class HorovodEngine(Engine):
             missing; 0 waits for ever. Horovod warns after a tenth of it.
         comm: an ``mpi4py`` communicator or a list of ranks to be the world instead of all that were launched.
         process_sets: the ``ProcessSet`` to register, or ``"dynamic"``.
+        algorithm: one of ``_ALGORITHMS``; ``"auto"`` leaves the choice to NCCL, MPI or Gloo.
     """
 
     name = "horovod"
     # Horovod copies tensors into a buffer of its own: a second copy of more than this costs more than it saves.
     alone_from = 2**16
 
-    def __init__(self, deadline: float = 600.0, comm: Any = None, process_sets: Any = None):
+    def __init__(self, deadline: float = 600.0, comm: Any = None, process_sets: Any = None, algorithm: str = "auto"):
         env.set_default("HOROVOD_STALL_CHECK_TIME_SECONDS", str(math.ceil(deadline / 10) or 60))
         env.set_default("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(math.ceil(deadline)))
         self._hvd = hvd = load_horovod()
         dynamic = isinstance(process_sets, str)
         native = process_sets if dynamic else [hvd.ProcessSet(s.mpi_comm or s.ranks) for s in process_sets or ()]
+        for name, value in _ALGORITHMS.get(algorithm, {}).items() if hvd.nccl_built() else ():
+            env.set_default(name, value)
         hvd.init(comm, native)
+        if not (algorithm == "auto" or hvd.nccl_built() or (algorithm == "ring" and hvd.gloo_enabled())):
+            hvd.shutdown()
+            raise UsageError(
+                f"This Horovod has no all-reduce algorithm {algorithm!r}: it was built without NCCL, over Gloo it has "
+                "'ring' alone, and over MPI the choice is MPI's.",
+                fix="leave the algorithm away, or choose the engine 'mpi'.",
+            )
         for process_set, native_set in () if dynamic else zip(process_sets or (), native, strict=True):
             process_set.process_set_id, process_set.ranks = native_set.process_set_id, native_set.ranks
         self.rank, self.size = hvd.rank(), hvd.size()

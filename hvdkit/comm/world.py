@@ -7,6 +7,7 @@ from typing import Any
 from hvdkit.comm.engine import Engine
 from hvdkit.comm.engines import choose_engine
 from hvdkit.comm.single import SingleEngine
+from hvdkit.engines import check_algorithm
 from hvdkit.engines import info as engine_info
 from hvdkit.errors import LaunchError, NotInitializedError
 from hvdkit.launch.identity import LaunchInfo, launch_info
@@ -17,7 +18,9 @@ from hvdkit.utils.registry import import_object
 _engine: Engine | None = None
 
 
-def connect(deadline: float, comm: Any = None, process_sets: Any = None, engine: str = "auto") -> Engine:
+def connect(
+    deadline: float, comm: Any = None, process_sets: Any = None, engine: str = "auto", algorithm: str = "auto"
+) -> Engine:
     """Enter the world that the launcher made, once; a second call returns the same engine.
 
     Args:
@@ -25,6 +28,7 @@ def connect(deadline: float, comm: Any = None, process_sets: Any = None, engine:
         comm: an ``mpi4py`` communicator or a list of ranks, to be the world instead of all ranks that were launched.
         process_sets: the ``ProcessSet`` to register, or ``"dynamic"``.
         engine: a name in ``hvdkit.engines``, or ``"auto"``.
+        algorithm: one of the engine's all-reduce algorithms, or ``"auto"``.
 
     Raises:
         HorovodMissingError: several ranks were launched that need Horovod, but there is none that loads.
@@ -35,16 +39,17 @@ def connect(deadline: float, comm: Any = None, process_sets: Any = None, engine:
     if _engine is None:
         info = launch_info()
         sets = process_sets if isinstance(process_sets, str) else list(process_sets or ())
-        made = SingleEngine(sets) if info.size == 1 else _connect(engine, info, deadline, comm, sets)
+        made = SingleEngine(sets) if info.size == 1 else _connect(engine, info, (deadline, comm, sets, algorithm))
         _check_size(info, made, info.size if comm is None else _size_of(comm))
         _engine = made
     return _engine
 
 
-def _connect(wanted: str, info: LaunchInfo, deadline: float, comm: Any, process_sets: Any) -> Engine:
+def _connect(wanted: str, info: LaunchInfo, arguments: tuple[float, Any, Any, str]) -> Engine:
     mpi.tune_open_mpi()
     name, why = choose_engine(wanted, info)
-    made = import_object(engine_info(name).target)(deadline, comm, process_sets)
+    check_algorithm(name, arguments[-1])
+    made = import_object(engine_info(name).target)(*arguments)
     get_logger().info("engine %s: %s.", name, why.rstrip("."))
     return made
 

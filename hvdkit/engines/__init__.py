@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from hvdkit.errors import HvdkitError, LaunchError
+from hvdkit.errors import HvdkitError, LaunchError, UsageError
 from hvdkit.utils.registry import Registry
 
 #: In the order in which ``engine="auto"`` tries them.
@@ -37,6 +37,8 @@ class EngineInfo:
     """The command that installs it."""
     ways: ClassVar[Mapping[str, str]]
     """The ``Launcher.rendezvous`` it can use, each with the name of that way in ``hvdkit bench``."""
+    algorithms: ClassVar[tuple[str, ...]] = ()
+    """The all-reduce algorithms that it can be asked for, besides "auto"."""
     graph_operation: ClassVar[str] = ""
     """How the operations of a TensorFlow graph begin that its collectives are, where it has operations of its own."""
     graph_name: ClassVar[str] = ""
@@ -84,6 +86,29 @@ def info(name: str) -> EngineInfo:
     'mpi4py'
     """
     return ENGINES.resolve(name)()
+
+
+def check_algorithm(name: str, algorithm: str) -> None:
+    """Refuse an all-reduce algorithm that an engine has not.
+
+    Args:
+        name: the engine's name.
+        algorithm: "auto", or what ``algorithms`` lists.
+
+    Raises:
+        UsageError: it has no such algorithm; those it has are named.
+
+    Example:
+
+    >>> check_algorithm("mpi", "ring")
+    """
+    known = ("auto", *info(name).algorithms)
+    if algorithm not in known:
+        others = [other for other in ENGINES.names() if algorithm in info(other).algorithms]
+        raise UsageError(
+            f"The engine {name!r} has no all-reduce algorithm {algorithm!r}. It has: {', '.join(known)}.",
+            fix=f"choose one of these{''.join(f', or the engine {other!r}' for other in others)}.",
+        )
 
 
 def installed() -> dict[str, Any]:

@@ -27,6 +27,7 @@ class Horovod(EngineInfo):
     library = "Horovod"
     install = _INSTALL
     ways: ClassVar = {"gloo": "gloo", "mpi": "horovod-mpi"}
+    algorithms = ("hierarchical", "ring", "tree")
     graph_operation = "Horovod"
     # The last three are Gloo's, as it words them: a lock, a database or an HTTP library says much the same of its own.
     peer_lost = (

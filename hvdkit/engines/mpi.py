@@ -21,6 +21,8 @@ class Mpi(EngineInfo):
     library = "mpi4py"
     install = "pip install 'hvdkit[mpi]'"
     ways: ClassVar = {"mpi": "mpi"}
+    # Inside a host it always reduces in shared memory first, so "hierarchical" is what it does anyway.
+    algorithms = ("hierarchical", "pairwise", "recursive-doubling", "ring")
     graph_name = COLLECTIVE
     peer_lost = ("MPI_ERRORS_ARE_FATAL",)
     peer_lost_error = COLLECTIVE_INTERRUPTED

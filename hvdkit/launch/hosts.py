@@ -7,6 +7,7 @@ A host file is read here and not handed to the launcher, because each launcher h
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,17 @@ class Host(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.name}:{self.slots}"
+
+
+def rank_hosts(hosts: Sequence[Host], ranks: int) -> list[str]:
+    """The name of each rank's host; launchers fill one host after the other.
+
+    Example:
+
+    >>> rank_hosts(parse_hosts("gpu1:2,gpu2:2"), 3)
+    ['gpu1', 'gpu1', 'gpu2']
+    """
+    return [host.name for host in hosts for _ in range(host.slots)][:ranks]
 
 
 def parse_hosts(text: str) -> tuple[Host, ...]:

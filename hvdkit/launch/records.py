@@ -79,6 +79,11 @@ class Record:
         return ended and not self.raised
 
     @property
+    def is_consequence(self) -> bool:
+        """Whether it ended because another rank did, or because the launcher ended it."""
+        return _distance(self, self.ended) > 0
+
+    @property
     def lost_nothing(self) -> bool:
         """Whether it was told to end, and had saved or not begun."""
         return self.saved or (self.fresh and self.told_to_end)

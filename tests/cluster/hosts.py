@@ -12,8 +12,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+
+from filelock import FileLock
 
 _NETWORK = "10.83.0"
 _SSHD = "/usr/sbin/sshd"
@@ -43,8 +46,11 @@ class Cluster:
     def __init__(self, folder: Path, size: int):
         self.folder, self.hosts = folder, [f"host{i}" for i in range(size)]
         self._init: dict[str, subprocess.Popen] = {}
+        self._lock = FileLock(Path(tempfile.gettempdir()) / "hvdkit-cluster.lock", timeout=900)
 
     def __enter__(self) -> Cluster:
+        # The names of namespaces are the machine's: of two runs of the tests one waits for the other.
+        self._lock.acquire()
         self.remove()
         try:
             self._key()
@@ -58,12 +64,13 @@ class Cluster:
             for host in self.hosts:
                 self._wait_for_ssh(host)
         except BaseException:
-            self.remove()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.remove()
+        self._lock.release()
 
     def address(self, host: str) -> str:
         """Its address on ``eth0``."""

@@ -116,7 +116,7 @@ def on_hosts(hosts: list[int]) -> dict:
     from hvdkit.comm.mpi import communicator
 
     communicator.host_of = lambda comm: comm.Split(hosts[ranks_of_world(comm)])
-    hvd.init(engine="mpi")
+    hvd.init(engine="mpi", algorithm="ring")
     out = {"where": [hvd.local_rank(), hvd.local_size(), hvd.cross_rank(), hvd.cross_size()], **_numbers()}
     late = hvd.rank() == len(hosts) - 1
     out["differ"] = _message(lambda: hvd.allreduce(np.zeros(2 + late)))
@@ -223,5 +223,12 @@ def test_auto_says_which_and_a_wrong_choice_is_an_error():
     done = run_ranks(2, nothing, launcher="horovodrun", environ={"HVDKIT_ENGINE": "mpi"}, check=False)
     assert done.returncode == 1
     assert "The engine 'mpi' needs ranks that an MPI started." in done.output
+    for launcher, algorithm, said in (
+        ("mpirun", "tree", "The engine 'mpi' has no all-reduce algorithm 'tree'. It has: auto, hierarchical, pairwise"),
+        ("horovodrun", "hierarchical", "This Horovod has no all-reduce algorithm 'hierarchical'"),
+    ):
+        done = run_ranks(2, nothing, launcher=launcher, environ={"HVDKIT_ALGORITHM": algorithm}, check=False)
+        assert done.returncode == 1 and said in done.output, done.output
+    assert run_ranks(2, nothing, launcher="horovodrun", environ={"HVDKIT_ALGORITHM": "ring"}).returncode == 0
     done = run_ranks(2, nothing, launcher="mpirun", environ={"HVDKIT_ENGINE": "mpy"}, check=False)
     assert done.returncode == 1 and "mpy" in done.output and "mpi" in done.output

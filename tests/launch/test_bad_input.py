@@ -89,9 +89,10 @@ def test_a_launch_inside_a_launch_is_refused(here, monkeypatch):
 
 def test_dry_run_starts_nothing(cluster, launcher):
     script = cluster.script("open('ran', 'w')")
-    ended = cluster.run("-np", 2, "--dry-run", script, "a b", launcher=launcher)
+    ended = cluster.run("-np", 2, "--algorithm", "ring", "--dry-run", script, "a b", launcher=launcher)
     assert ended.code == 0
     assert f"launcher:  {launcher}: it was asked for" in ended.out
     assert f"{script} 'a b'" in ended.out
+    assert "add:       HVDKIT_ALGORITHM=ring" in ended.out
     assert not (cluster.directory / "ran").exists()
     assert cluster.tidy()

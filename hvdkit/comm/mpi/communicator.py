@@ -66,7 +66,9 @@ class Communicator:
         self._largest = largest if self._memory else 1
         peers = self._across if self._memory else self.comm
         self._peers_world_ranks = peers.allgather(self.world_ranks[self.rank])
-        self._network, self._small = Network(peers.Dup(), algorithm), Small(self.comm)
+        peers = peers.Dup()
+        self._network = Network(peers, algorithm, lambda: self._missing(peers, self._peers_world_ranks))
+        self._small = Small(self.comm)
         self._buffers = Buffers()
         host.Free()
 
@@ -135,7 +137,7 @@ class Communicator:
             network = (self._network, self._wire(combination)) if self._by_messages else None
             self._memory.allreduce(x, out, combination, what, network)
         else:
-            wait = lambda ready: self._wait_until(ready, what, self._network.comm, self._peers_world_ranks)
+            wait = lambda ready: self._wait_until(ready, what, self._network.missing)
             self._network.allreduce(x, out, combination.copy_in, self._wire(combination), wait)
         return out
 
@@ -213,15 +215,13 @@ class Communicator:
             self._memory.leave()
 
     def _wait(self, request: Any, what: str, comm: Any, world_ranks: list[int]) -> None:
-        self._wait_until(request.Test, what, comm, world_ranks)
+        self._wait_until(request.Test, what, lambda: self._missing(comm, world_ranks))
 
-    def _wait_until(
-        self, ready: Callable[[], bool], what: str, comm: Any = None, world_ranks: list[int] | None = None
-    ) -> None:
+    def _wait_until(self, ready: Callable[[], bool], what: str, missing: Callable[[], str] | None = None) -> None:
         def ready_or_gone() -> bool:
             return ready() or bool(self._memory and self._memory.check_peer_exit(what))
 
-        missing = lambda: self._missing(comm or self.comm, world_ranks or self.world_ranks)
+        missing = missing or (lambda: self._missing(self.comm, self.world_ranks))
         self._timeout.wait(ready_or_gone, missing, what, MESSAGES_SLEEP)
 
     def _missing(self, comm: Any, world_ranks: list[int]) -> str:
@@ -233,7 +233,8 @@ class Communicator:
         while missing and time.monotonic() < until:
             missing -= {rank for rank in missing if comm.Iprobe(rank, _HERE)}
             time.sleep(0.01)
-        return ", ".join(str(world_ranks[rank]) for rank in sorted(missing)) or "none of those asked, but they wait too"
+        names = self._timeout.names(world_ranks[rank] for rank in sorted(missing))
+        return names or "none of those asked, but they wait too"
 
 
 def _bytes(x: np.ndarray) -> np.ndarray:

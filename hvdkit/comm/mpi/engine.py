@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import copy
 import functools
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from hvdkit.comm import bitcast
 from hvdkit.comm.engine import Engine, ReduceOp, name_of
 from hvdkit.comm.gradients import gradient_at_root, gradient_of_own_rows, gradient_of_scattered
 from hvdkit.comm.mpi import graph_ops, graph_order
+from hvdkit.comm.mpi.algorithms import ALGORITHMS
 from hvdkit.comm.mpi.communicator import Communicator
 from hvdkit.comm.mpi.library import load_mpi
 from hvdkit.comm.mpi.timeline import Timeline
@@ -34,6 +36,7 @@ class MpiEngine(Engine):
             missing; 0 waits for ever.
         comm: an ``mpi4py`` communicator or a list of ranks to be the world instead of all that were launched.
         process_sets: the ``ProcessSet`` to register, or ``"dynamic"``.
+        algorithm: how hosts reduce: one of ``hvdkit.engines.mpi.Mpi.algorithms``; ``"auto"`` chooses by the size.
     """
 
     name = "mpi"
@@ -53,12 +56,14 @@ class MpiEngine(Engine):
         mpi, gpus = load_mpi(), len(tf.config.list_physical_devices("GPU"))
         return "there are GPUs" if mpi.COMM_WORLD.allreduce(gpus, mpi.MAX) else None  # all ranks have to choose alike
 
-    def __init__(self, deadline: float = 600.0, comm: Any = None, process_sets: Any = None):
+    def __init__(self, deadline: float = 600.0, comm: Any = None, process_sets: Any = None, algorithm: str = "auto"):
         mpi = load_mpi()
         chosen = mpi.COMM_WORLD if comm is None else comm
         if not hasattr(chosen, "Get_rank"):
             chosen = mpi.COMM_WORLD.Create_group(mpi.COMM_WORLD.group.Incl(sorted(chosen)))
-        self._comm = Communicator(chosen, Timeout(chosen.rank, deadline))
+        hosts = chosen.allgather(socket.gethostname())
+        between_hosts = algorithm if algorithm in ALGORITHMS else None
+        self._comm = Communicator(chosen, Timeout(chosen.rank, deadline, hosts), algorithm=between_hosts)
         self.failure: HvdkitError | None = None
         self._world, self._timeline = self, Timeline()
         self._left = False

@@ -148,11 +148,11 @@ class HostMemory:
         Raises:
             CommunicationError: one has left; some time after it did, so that its own error comes first.
         """
-        gone = [str(self._world_ranks[r]) for r in range(self._size) if self._counters[r * _COUNTERS_PER_RANK + _LEFT]]
+        gone = [self._world_ranks[r] for r in range(self._size) if self._counters[r * _COUNTERS_PER_RANK + _LEFT]]
         if gone:
             self._gone_since = self._gone_since or time.monotonic()
             if time.monotonic() - self._gone_since > _PEER_ERROR_GRACE_SECONDS:
-                raise broken_off(f"missing ranks: {', '.join(gone)}, ended before {what}", self._timeout.rank)
+                raise broken_off(f"missing ranks: {self._timeout.names(gone)}, ended before {what}", self._timeout.rank)
         return False
 
     def _begin_piece(
@@ -190,8 +190,8 @@ class HostMemory:
 
     def _finish_piece(self, piece: _Piece) -> None:
         if piece.between_hosts is not None:
-            missing = lambda: f"those of other hosts that reduce with rank {self._world_ranks[self._index]}"
-            self._wait_until(lambda: self._network.is_done(piece.between_hosts), missing, piece.what)
+            network = self._network
+            self._wait_until(lambda: network.is_done(piece.between_hosts), network.missing, piece.what)
         self._announce(_REDUCED, piece.number)
         if piece.segments:
             slices = self._slices(len(piece.out))
@@ -254,7 +254,7 @@ class HostMemory:
             return all([counters[i] >= number for i in ranks])  # noqa: C419  a list is faster here
 
         def missing() -> str:
-            return ", ".join(str(self._world_ranks[r]) for r, i in enumerate(ranks) if counters[i] < number)
+            return self._timeout.names(self._world_ranks[r] for r, i in enumerate(ranks) if counters[i] < number)
 
         if not ready():
             self._wait_until(ready, missing, what)

@@ -42,12 +42,13 @@ class Network:
     Args:
         comm: their mpi4py communicator, for nothing else.
         algorithm: a name in ``ALGORITHMS``; None chooses by the size.
+        missing: says which of them have not come, in words.
     """
 
-    def __init__(self, comm: Any, algorithm: str | None = None):
+    def __init__(self, comm: Any, algorithm: str | None, missing: Callable[[], str]):
         from mpi4py import MPI
 
-        self.comm, self._algorithm = comm, algorithm
+        self.comm, self.missing, self._algorithm = comm, missing, algorithm
         self._test_all = MPI.Request.Testall
         self._tags = itertools.cycle(range(_FIRST_TAG, _FIRST_TAG + _TAGS))
         self._under_way: list[UnderWay] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from hvdkit.errors import CommunicationError, broken_off
 from hvdkit.utils.log import get_logger
@@ -24,11 +24,28 @@ class Timeout:
     Args:
         rank: this rank in the world.
         deadline: seconds; 0 waits for ever. A warning comes after a tenth of it.
+        hosts: the names of the ranks' hosts, for messages.
     """
 
-    def __init__(self, rank: int, deadline: float):
+    def __init__(self, rank: int, deadline: float, hosts: Sequence[str] = ()):
         self.rank = rank
         self.deadline = deadline
+        self._hosts = hosts
+
+    def names(self, ranks: Iterable[int]) -> str:
+        """Ranks in words, with their hosts where there are several.
+
+        Example:
+
+        >>> Timeout(0, 60, ["a", "b", "b"]).names([0, 1, 2]), Timeout(0, 60, ["a", "a"]).names([0, 1])
+        ('0 on a; 1, 2 on b', '0, 1')
+        """
+        if len(set(self._hosts)) < 2:
+            return ", ".join(map(str, ranks))
+        by_host: dict[str, list[str]] = {}
+        for rank in ranks:
+            by_host.setdefault(self._hosts[rank], []).append(str(rank))
+        return "; ".join(f"{', '.join(numbers)} on {host}" for host, numbers in by_host.items())
 
     def wait(
         self, ready: Callable[[], bool], missing: Callable[[], str], what: str, longest_sleep: float | None = None
