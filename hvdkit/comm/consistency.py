@@ -16,7 +16,13 @@ from hvdkit.keras_internals.attributes import path_of
 
 
 def assert_same_on_all_ranks(
-    what: str, mine: Any, *, by: str, fix: str | None = None, process_set: ProcessSet | None = None
+    what: str,
+    mine: Any,
+    *,
+    by: str,
+    fix: str | None = None,
+    process_set: ProcessSet | None = None,
+    optional: tuple[str, ...] = (),
 ) -> None:
     """Check that every rank brings the same value; collective, one small exchange.
 
@@ -26,6 +32,7 @@ def assert_same_on_all_ranks(
         by: who asks: a callback or a function that the user knows.
         fix: what to do when it differs.
         process_set: the ranks to ask; None means all.
+        optional: keys of ``mine`` that are compared only where every rank has a value for them.
 
     Raises:
         CommunicationError: on every rank, with each rank's value.
@@ -33,6 +40,9 @@ def assert_same_on_all_ranks(
     if engine_of(process_set).size == 1:
         return
     values = exchange.allgather_object(mine, f"{by}: {what}", process_set)
+    for key in optional:
+        if not all(value[key] for value in values):
+            values = [{**value, key: None} for value in values]
     if any(value != values[0] for value in values):
         differing = by_rank(_differing(values), ranks_of(process_set))
         raise CommunicationError(f"The ranks do not agree on {what}: {differing}.", fix=fix, rank=world.rank())
