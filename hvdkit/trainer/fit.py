@@ -57,7 +57,7 @@ def local_training() -> Iterator[None]:
 
 def on_all_ranks() -> bool:
     """Whether ``fit`` trains one model on several ranks."""
-    return world.is_initialized() and world.size() > 1 and not _local
+    return world.is_initialized() and world.engine().size > 1 and not _local
 
 
 def around_fit(original, *, consistency_check: bool):
