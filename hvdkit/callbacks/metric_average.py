@@ -7,11 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from hvdkit.comm import exchange, world
-from hvdkit.comm.rank_text import ranks_text
 from hvdkit.errors import CommunicationError
 from hvdkit.grads import batch_weight
 from hvdkit.keras_internals.models import samples_in_loss
 from hvdkit.metrics import aggregation
+from hvdkit.utils.rank_text import ranks_text
 
 
 class MetricAverageCallback(keras.callbacks.Callback):

@@ -10,9 +10,9 @@ import numpy as np
 
 from hvdkit.comm import exchange, world
 from hvdkit.comm.process_sets import ProcessSet, engine_of, ranks_of
-from hvdkit.comm.rank_text import by_rank, ranks_text
 from hvdkit.errors import CommunicationError, UsageError
 from hvdkit.keras_internals.attributes import path_of
+from hvdkit.utils.rank_text import by_rank, ranks_text
 
 
 def assert_same_on_all_ranks(

@@ -10,8 +10,8 @@ import numpy as np
 from hvdkit.comm import serialization, world
 from hvdkit.comm.ops import allgather
 from hvdkit.comm.process_sets import ProcessSet, check_root, engine_of, ranks_of
-from hvdkit.comm.rank_text import by_rank
 from hvdkit.errors import CommunicationError
+from hvdkit.utils.rank_text import by_rank
 
 
 def broadcast_object(

@@ -7,6 +7,8 @@ import socket
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from hvdkit.utils.rank_text import ranks_text
+
 _SSH_PORT = 22
 # What a connection to a host that answers can end with. A closed port is an answer.
 _ANSWERS = (errno.ECONNREFUSED, errno.ECONNRESET)
@@ -33,27 +35,34 @@ def unreachable(hosts: Iterable[str], seconds: float = 3.0) -> dict[str, str]:
     return {name: problem for name, problem in zip(names, problems, strict=True) if problem}
 
 
-def explain_unreachable(problems: Mapping[str, str], ranks: Mapping[str, list[int]]) -> str:
-    """The message about hosts that do not answer.
+def explain_silence(silent: Iterable[int], hosts: Mapping[int, str], gone: Mapping[str, str]) -> str:
+    """The message about ranks of which nothing was heard, and hosts that do not answer; "" without any.
 
     Args:
-        problems: what ``unreachable`` has returned.
-        ranks: those of each host that have not said how they ended.
+        silent: these ranks.
+        hosts: the host of each rank.
+        gone: what ``unreachable`` has returned.
 
     Example:
 
-    >>> print(explain_unreachable({"gpu2": "timed out"}, {"gpu2": [2, 3]}))
-    hvdkit: gpu2 (ranks 2, 3) cannot be reached: timed out.
-      What to do: look at this host (power, cable, memory); the ranks there have not said how they ended.
+    >>> print(explain_silence([2], {0: "gpu1", 1: "gpu1", 2: "gpu2"}, {"gpu2": "no answer within 3 s"}))
+    hvdkit: gpu2 (rank 2) cannot be reached: no answer within 3 s.
+      What to do: look at this host (power, cable, memory).
+    >>> print(explain_silence([1], {0: "gpu1", 1: "gpu1"}, {}))
+    hvdkit: nothing was heard of rank 1 on gpu1: stopped, hung, or killed with its host.
     """
-    lines = [f"hvdkit: {host} ({_numbers(ranks[host])}) cannot be reached: {why}." for host, why in problems.items()]
-    which = "this host" if len(lines) == 1 else "these hosts"
-    fix = f"look at {which} (power, cable, memory); the ranks there have not said how they ended."
-    return "\n".join([*lines, f"  What to do: {fix}"])
-
-
-def _numbers(ranks: list[int]) -> str:
-    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+    on = lambda host: [rank for rank, its in sorted(hosts.items()) if its == host]
+    lines = [f"hvdkit: {host} ({ranks_text(on(host))}) cannot be reached: {why}." for host, why in gone.items()]
+    if lines:
+        lines.append(
+            f"  What to do: look at {'this host' if len(gone) == 1 else 'these hosts'} (power, cable, memory)."
+        )
+        return "\n".join(lines)
+    by_host: dict[str, list[int]] = {}
+    for rank in silent:
+        by_host.setdefault(hosts[rank], []).append(rank)
+    names = "; ".join(f"{ranks_text(ranks)} on {host}" for host, ranks in by_host.items())
+    return f"hvdkit: nothing was heard of {names}: stopped, hung, or killed with its host." if names else ""
 
 
 def _problem(name: str, seconds: float) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -161,6 +161,20 @@ def _distance(record: Record, first: float) -> int:
     if record.signal == signal.SIGKILL and record.ended - first > _CLEANUP_SECONDS:
         return 2
     return 1 if ended_by_peer(record.tail) else 0
+
+
+def silent_ranks(ended: Mapping[int, Record], ranks: Iterable[int]) -> list[int]:
+    """Those that have neither failed by themselves nor noticed that others were missing: stopped, hung, or gone.
+
+    Example:
+
+    >>> noticed = Record(0, "a", "a", 1, code=1, tail="HorovodInternalError: ...")
+    >>> killed = Record(1, "b", "b", 2, code=137, signal=9)
+    >>> silent_ranks({0: noticed, 1: killed}, range(3))
+    [1, 2]
+    """
+    spoke = {r for r, me in ended.items() if me.code == 0 or me.left or me.raised or me.saved or ended_by_peer(me.tail)}
+    return sorted(set(ranks) - spoke)
 
 
 def explain_failure(root_cause: Record, ended: dict[int, Record], ranks: int) -> str:

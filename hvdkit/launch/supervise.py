@@ -27,7 +27,7 @@ from hvdkit.errors import REQUEUE_EXIT_CODE, LaunchError
 from hvdkit.launch import records, streams
 from hvdkit.launch.hosts import rank_hosts
 from hvdkit.launch.plan import RUN_DIR, RUN_ID, LaunchPlan
-from hvdkit.launch.reachability import explain_unreachable, unreachable
+from hvdkit.launch.reachability import explain_silence, unreachable
 from hvdkit.launch.signals import PREEMPTIONS, Signals
 from hvdkit.launch.terminate import is_alive, remove_sessions, terminate
 from hvdkit.launch.worker import PRIVATE_FILE, PRIVATE_NAMES
@@ -234,28 +234,27 @@ class _Run:
         if root_cause is not None and not (root_cause.told_to_end and code > 128):
             self._say(records.explain_failure(root_cause, self.ended, self.plan.np))
             if root_cause.is_consequence:
-                self._say(self._unreachable_hosts())
+                self._say(self._explain_silence())
             return root_cause.exit_code
         all_well = len(self.ended) == self.plan.np and root_cause is None
         if code == 0 or (hung and all_well):
             return 0
         self._say(self.own_words.text())
-        self._say(self._unreachable_hosts())
         what = f"was killed by {signal.Signals(code - 128).name}" if self.launcher.returncode < 0 else "failed"
         self._say(
             f"hvdkit: the launcher {self.plan.launcher} {what} (exit code {code}), and no rank says that it failed; "
             "all ranks are gone."
         )
+        self._say(self._explain_silence())
         return code
 
-    def _unreachable_hosts(self) -> str:
-        """The hosts whose ranks have said nothing of their end and that do not answer, in words; "" without any."""
-        silent: dict[str, list[int]] = {}
-        for rank, host in enumerate(rank_hosts(self.plan.hosts, self.plan.np)):
-            if rank not in self.ended:
-                silent.setdefault(host, []).append(rank)
-        problems = unreachable(silent)
-        return explain_unreachable(problems, silent) if problems else ""
+    def _explain_silence(self) -> str:
+        """Of the ranks that did not even notice that others were missing: which they are, and whose host is gone."""
+        listed = dict(enumerate(rank_hosts(self.plan.hosts, self.plan.np)))
+        hosts = {**listed, **{me.rank: me.host for me in (*self.started.values(), *self.ended.values())}}
+        gone = unreachable(dict.fromkeys(listed.values()))
+        silent = records.silent_ranks(self.ended, hosts)
+        return explain_silence(silent if 0 < len(silent) < self.plan.np else {}, hosts, gone)
 
     def _nothing_is_lost(self) -> bool:
         """Whether the ranks were told to save and leave before there was anything to save.

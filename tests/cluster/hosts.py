@@ -120,12 +120,15 @@ class Cluster:
         _run(["bridge", "-n", _SWITCH, "link", "set", "dev", host, "state", state])
 
     def power_off(self, host: str) -> None:
-        """End all processes of a host at once."""
+        """End all processes of a host at once, and its network."""
+        with contextlib.suppress(RuntimeError):  # there is no switch yet
+            self.cable(host, plugged=False)
         os.kill(self.pid(host), signal.SIGKILL)
         self._init.pop(host).wait()
 
     def boot(self, host: str) -> None:
         """Start a host."""
+        self.cable(host, plugged=True)
         script = (
             f"hostname {host} && mount -t tmpfs -o mode=1777 tmpfs /dev/shm && mkdir -p /run/hvdkit-local "
             f"&& mount -t tmpfs -o mode=1777 tmpfs /run/hvdkit-local && exec {_SSHD} -D -e -f /etc/ssh/sshd_config"

@@ -47,7 +47,7 @@ def stop(cluster: Cluster) -> None:
 # What is done to host2, how it is undone, and what the user is told.
 FAULTS = {
     "killed": (kill, lambda cluster: None, ["rank 1", "host2", "SIGKILL"]),
-    "stopped": (stop, lambda cluster: None, ["1 on host2"]),
+    "stopped": (stop, lambda cluster: None, ["rank 1 on host2"]),
     "power": (lambda c: c.power_off("host2"), lambda c: c.boot("host2"), ["host2 (rank 1) cannot be reached"]),
     "cable": (
         lambda c: c.cable("host2", plugged=False),

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from hvdkit.launch import reachability
-from hvdkit.launch.reachability import explain_unreachable, unreachable
+from hvdkit.launch.reachability import explain_silence, unreachable
 
 
 def test_a_host_that_refuses_a_connection_is_there(monkeypatch):
@@ -40,6 +40,7 @@ def test_no_way_to_a_host_is_said_as_the_system_says_it(monkeypatch, number):
         raise OSError(number, "No route to host")
 
     monkeypatch.setattr(socket, "create_connection", refuse)
-    assert explain_unreachable(unreachable(["gpu2"]), {"gpu2": [1]}).startswith(
+    said = explain_silence([1], {0: "gpu1", 1: "gpu2"}, unreachable(["gpu2"]))
+    assert said.startswith(
         "hvdkit: gpu2 (rank 1) cannot be reached: No route to host.\n  What to do: look at this host"
     )
