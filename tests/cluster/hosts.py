@@ -20,6 +20,7 @@ from filelock import FileLock
 
 _NETWORK = "10.83.0"
 _SSHD = "/usr/sbin/sshd"
+_LOCAL = "/run/hvdkit-local"  # each host has its own
 _PREFIX = "hvdkit-"  # of the names of network namespaces
 _SWITCH = f"{_PREFIX}switch"
 
@@ -130,8 +131,8 @@ class Cluster:
         """Start a host."""
         self.cable(host, plugged=True)
         script = (
-            f"hostname {host} && mount -t tmpfs -o mode=1777 tmpfs /dev/shm && mkdir -p /run/hvdkit-local "
-            f"&& mount -t tmpfs -o mode=1777 tmpfs /run/hvdkit-local && exec {_SSHD} -D -e -f /etc/ssh/sshd_config"
+            f"hostname {host} && mount -t tmpfs -o mode=1777 tmpfs /dev/shm && mkdir -p {_LOCAL} "
+            f"&& mount -t tmpfs -o mode=1777 tmpfs {_LOCAL} && exec {_SSHD} -D -e -f /etc/ssh/sshd_config"
         )
         spaces = ["--uts", "--ipc", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         with open(self.folder / f"{host}.log", "ab") as log:
@@ -187,6 +188,8 @@ class Cluster:
             f"ListenAddress {address}\nHostKey {self.folder / host}\nAuthorizedKeysFile /etc/ssh/authorized\n"
             "StrictModes no\nPermitRootLogin prohibit-password\nPasswordAuthentication no\n"
             "KbdInteractiveAuthentication no\nUsePAM no\nPidFile none\nUseDNS no\nMaxStartups 100\nMaxSessions 100\n"
+            # A launcher keeps its sessions there by its process id, which hosts in namespaces have in common.
+            f"SetEnv TMPDIR={_LOCAL}\n"
         )
         _ip("netns", "add", name)
         _ip("-n", name, "link", "set", "lo", "up")
