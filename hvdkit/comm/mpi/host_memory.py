@@ -55,7 +55,7 @@ class _Piece:
     out: np.ndarray
     segments: list[np.ndarray]
     what: str
-    between_hosts: UnderWay | None
+    between_hosts: list[UnderWay]
 
 
 class HostMemory:
@@ -173,13 +173,13 @@ class HostMemory:
         if everything:  # in one order, so that all have the same bits
             combination.combine(segments, out)
             combination.finish(out)
-            return _Piece(number, x, out, [], what, None)
+            return _Piece(number, x, out, [], what, [])
         own_slice, input_slice = own[begin:end], x[begin:end]
         if combination.prescale != 1.0:
             combination.copy_in(input_slice, own_slice)
             input_slice = own_slice
         others = [segment[begin:end] for rank, segment in enumerate(segments) if rank != self._index]
-        between_hosts = None
+        between_hosts = []
         if begin < end:
             combination.combine([input_slice, *others], own_slice)
             if wire is None:
@@ -189,9 +189,9 @@ class HostMemory:
         return _Piece(number, x, out, segments, what, between_hosts)
 
     def _finish_piece(self, piece: _Piece) -> None:
-        if piece.between_hosts is not None:
+        if piece.between_hosts:
             network = self._network
-            self._wait_until(lambda: network.is_done(piece.between_hosts), network.missing, piece.what)
+            self._wait_until(lambda: network.are_done(piece.between_hosts), network.missing, piece.what)
         self._announce(_REDUCED, piece.number)
         if piece.segments:
             slices = self._slices(len(piece.out))
