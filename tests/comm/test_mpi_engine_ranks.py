@@ -32,6 +32,9 @@ def _numbers() -> dict:
     out["scaled"] = hvd.allreduce(np.float64([2.0]), op=hvd.Sum, prescale_factor=0.5, postscale_factor=3.0).tolist()
     out["gathered"] = hvd.allgather(np.full(rank + 1, rank)).tolist()
     out["half"] = hvd.allreduce(np.float16([60000])).tolist()
+    large_half = np.full(100_000, 3 * size, np.float16)
+    scaled = [hvd.allreduce(large_half, prescale_factor=0.5, postscale_factor=f) for f in (0.0, 4.0)]
+    out["scaled halves"] = [sorted(set(values.tolist())) for values in scaled]
     return out
 
 
@@ -42,6 +45,7 @@ def _check_numbers(values: list[dict]) -> None:
         assert out["sum"] == [sum(range(n)), 1.5 * n]
         assert out["mean of whole numbers"] == [sum(range(n)) // n, 5]
         assert out["max"] == [n - 1] and out["scaled"] == [3.0 * n] and out["half"] == [60000]
+        assert out["scaled halves"] == [[0.0], [6.0 * n]]
         assert out["gathered"] == [r for r in range(n) for _ in range(r + 1)]
 
 

@@ -108,7 +108,7 @@ class Communicator:
 
     def _combination(self, op: ReduceOp, prescale: float, postscale: float, halves: bool) -> tuple[Combination, float]:
         operation = _JOIN.get(op, np.add)
-        if halves and operation is np.add and self._by_messages:
+        if halves and operation is np.add and self._by_messages and postscale:
             # Divided in float32 after the sum: before it float16 would lose what is small.
             divisor = (self.size if op is ReduceOp.AVERAGE else 1) / postscale
             return Combination(operation, prescale, divisor, halves=True), 1.0
