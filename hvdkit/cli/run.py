@@ -19,7 +19,8 @@ Examples:
   hvdkit run -np 2 --dry-run train.py            print the command and start nothing
 
 The exit code is that of the rank that failed first, and its traceback is the last output. Lines of all ranks except
-rank 0 begin with the rank's number. After a failure, the other ranks have HVDKIT_GRACE_SECONDS (15) to end.
+rank 0 begin with the rank's number. What TensorFlow's libraries write before their logs are set up is left out
+(TF_CPP_MIN_LOG_LEVEL=0 keeps it). After a failure, the other ranks have HVDKIT_GRACE_SECONDS (15) to end.
 
 SIGTERM and SIGUSR1 are passed on to the ranks, which have HVDKIT_PREEMPT_SECONDS (120) to save and end. If they exit
 with 75, the exit code is 75: the job has saved and should be started again (sbatch --requeue, a restart policy). It is

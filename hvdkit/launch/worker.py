@@ -20,7 +20,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from hvdkit.launch import records, streams, subreaper
+from hvdkit.launch import records, startup_noise, streams, subreaper
 from hvdkit.launch.identity import LaunchInfo, launch_info
 from hvdkit.launch.launcher import LAUNCHERS, launcher
 from hvdkit.launch.plan import RUN_DIR, RUN_ID
@@ -178,7 +178,8 @@ def _pumps(child: subprocess.Popen, info: LaunchInfo, tail: streams.Tail) -> lis
         tail.feed(data)
         return data
 
-    pumps = [streams.pump(os.dup(child.stderr.fileno()), streams.write_all(2), remember, *steps())]
+    quiet = [] if startup_noise.is_wanted(env.child()) else [startup_noise.remover()]
+    pumps = [streams.pump(os.dup(child.stderr.fileno()), streams.write_all(2), remember, *quiet, *steps())]
     if child.stdout:
         pumps.append(streams.pump(os.dup(child.stdout.fileno()), streams.write_all(1), *steps()))
     return pumps

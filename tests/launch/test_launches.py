@@ -144,6 +144,17 @@ def test_a_module_with_arguments_of_its_own(cluster, launcher):
     assert lines == ["[1] __main__ ['-np', '3', '-x', 'y']", "__main__ ['-np', '3', '-x', 'y']"]
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_what_libraries_write_before_the_first_line(cluster, launcher, wanted):
+    noise = "I0000 00:00:1795705145.984814   12276 port.cc:153] oneDNN custom operations are on."
+    script = cluster.script(f"print({noise!r}, file=sys.stderr)\nprint('mine', rank, file=sys.stderr)")
+    environ = {"TF_CPP_MIN_LOG_LEVEL": "0" if wanted else "2"}
+    ended = cluster.run("-np", 2, script, launcher=launcher, env=environ)
+    assert ended.code == 0
+    lines = sorted(line for line in ended.err.splitlines() if "mine" in line or "oneDNN" in line)
+    assert lines == sorted([*([noise, f"[1] {noise}"] if wanted else []), "[1] mine 1", "mine 0"])
+
+
 def test_much_output_neither_blocks_nor_loses_its_end(cluster, launcher):
     text = """
     sys.stdout.buffer.write(b"not utf-8: \\xff\\xfe" + b"y" * 300_000 + b"\\n")
