@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from hvdkit.comm import world
@@ -18,7 +16,6 @@ from hvdkit.utils.deprecation import renamed_arguments, warn_deprecated
 from hvdkit.utils.log import get_logger
 from hvdkit.utils.numbers import real
 from hvdkit.utils.training_start import training_begins
-from hvdkit.version import __version__
 
 
 @renamed_arguments(proof="consistency_check")
@@ -57,7 +54,6 @@ def init(
     Raises:
         HorovodMissingError: several ranks were launched that need Horovod, but no Horovod can be loaded.
         UsageError: the engine has no such algorithm.
-        CommunicationError: the ranks run different scripts or versions of hvdkit, Keras or TensorFlow.
         LaunchError: the number of ranks differs from the number that was launched, or there are more ranks than GPUs.
 
     Example:
@@ -90,34 +86,6 @@ def init(
         if several and pin_gpus:
             devices.pin(entered.local_rank, entered.local_size)
         patches.install_patches(several=several, consistency_check=consistency_check)
-    if several and consistency_check:
-        _check_same_program()
-
-
-def _check_same_program() -> None:
-    """Check that all ranks run the same script with the same versions: another host may have others.
-
-    Raises:
-        CommunicationError: on every rank, with what differs.
-    """
-    from hvdkit.comm.consistency import assert_same_on_all_ranks
-
-    assert_same_on_all_ranks(
-        "their program",
-        {"hvdkit": __version__, **_installed(), "script": _script_digest()},
-        by="hvd.init",
-        optional=("script",),
-        fix="start one script on all hosts, with the same packages: `pip list`, `hvdkit doctor` on each host.",
-    )
-
-
-def _script_digest() -> str:
-    """The beginning of the SHA-256 of the script, whose path may differ between hosts; "" where it is not known."""
-    path = getattr(sys.modules.get("__main__"), "__file__", None)
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path else ""
-    except OSError:  # it has been replaced or removed since it was started
-        return ""
 
 
 def _wants_consistency_check() -> bool:

@@ -16,13 +16,7 @@ from hvdkit.utils.rank_text import by_rank, ranks_text
 
 
 def assert_same_on_all_ranks(
-    what: str,
-    mine: Any,
-    *,
-    by: str,
-    fix: str | None = None,
-    process_set: ProcessSet | None = None,
-    optional: tuple[str, ...] = (),
+    what: str, mine: Any, *, by: str, fix: str | None = None, process_set: ProcessSet | None = None
 ) -> None:
     """Check that every rank brings the same value; collective, one small exchange.
 
@@ -32,7 +26,6 @@ def assert_same_on_all_ranks(
         by: who asks: a callback or a function that the user knows.
         fix: what to do when it differs.
         process_set: the ranks to ask; None means all.
-        optional: keys of ``mine`` that are compared only where every rank has a value for them.
 
     Raises:
         CommunicationError: on every rank, with each rank's value.
@@ -40,9 +33,6 @@ def assert_same_on_all_ranks(
     if engine_of(process_set).size == 1:
         return
     values = exchange.allgather_object(mine, f"{by}: {what}", process_set)
-    for key in optional:
-        if not all(value[key] for value in values):
-            values = [{**value, key: None} for value in values]
     if any(value != values[0] for value in values):
         differing = by_rank(_differing(values), ranks_of(process_set))
         raise CommunicationError(f"The ranks do not agree on {what}: {differing}.", fix=fix, rank=world.rank())
