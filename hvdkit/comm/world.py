@@ -39,17 +39,19 @@ def connect(
     if _engine is None:
         info = launch_info()
         sets = process_sets if isinstance(process_sets, str) else list(process_sets or ())
-        made = SingleEngine(sets) if info.size == 1 else _connect(engine, info, (deadline, comm, sets, algorithm))
+        made = SingleEngine(sets) if info.size == 1 else _connect(engine, info, algorithm, (deadline, comm, sets))
         _check_size(info, made, info.size if comm is None else _size_of(comm))
         _engine = made
     return _engine
 
 
-def _connect(wanted: str, info: LaunchInfo, arguments: tuple[float, Any, Any, str]) -> Engine:
+def _connect(wanted: str, info: LaunchInfo, algorithm: str, arguments: tuple[float, Any, Any]) -> Engine:
     mpi.tune_open_mpi()
     name, why = choose_engine(wanted, info)
-    check_algorithm(name, arguments[-1])
-    made = import_object(engine_info(name).target)(*arguments)
+    check_algorithm(name, algorithm)
+    # An engine without a choice of algorithms knows no such argument.
+    chosen = {} if algorithm == "auto" else {"algorithm": algorithm}
+    made = import_object(engine_info(name).target)(*arguments, **chosen)
     get_logger().info("engine %s: %s.", name, why.rstrip("."))
     return made
 
