@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import copy
 import functools
 import math
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,7 @@ from hvdkit.errors import HorovodMissingError, UsageError
 from hvdkit.horovod_build import stamp
 from hvdkit.launch.identity import launch_info
 from hvdkit.utils import env
+from hvdkit.utils.training_start import rank_leaves
 
 # Makes `import horovod` import the library: while hvdkit.compat runs, its shims answer to that name otherwise.
 real_horovod_modules: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
@@ -107,6 +110,7 @@ class HorovodEngine(Engine):
         self.cross_rank, self.cross_size = hvd.cross_rank(), hvd.cross_size()
         self._ops = {op: getattr(hvd, op.name.title()) for op in ReduceOp}
         self._set = hvd.global_process_set
+        atexit.register(_leave)  # before Horovod's own end, at which the others begin to fail
 
     def reduce_tensor(
         self, tensor: Any, op: ReduceOp, name: str | None, scales: tuple[float, float], *, reusable: bool
@@ -268,6 +272,11 @@ class HorovodEngine(Engine):
 
     def shutdown(self) -> None:
         self._hvd.shutdown()
+
+
+def _leave() -> None:
+    if getattr(sys, "last_value", None) is None:  # not after an exception
+        rank_leaves()
 
 
 def _op_name(name: str) -> str:
