@@ -11,6 +11,7 @@ host sends 2 (n - 1) / n of the bytes (and some 5 % more for the headers of TCP,
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import os
@@ -30,7 +31,7 @@ BITS = {"gbit": 1e9, "mbit": 1e6}
 _REPORT = "measured "
 
 
-def allreduce_rank(sizes: list[int], turns: int) -> dict[str, float]:
+def allreduce_rank(sizes: list[int], repeats: int) -> dict[str, float]:
     """Seconds of one all-reduce of each size, on every rank."""
     import hvdkit as hvd
 
@@ -46,24 +47,25 @@ def allreduce_rank(sizes: list[int], turns: int) -> dict[str, float]:
         import tensorflow as tf
 
         # A tensor is what Horovod takes; to make one of an array is not its work.
-        calls["horovod"] = lambda x, t={}: hvd.allreduce(t.setdefault(len(x), tf.constant(x)), op=hvd.Sum)
+        tensor = functools.cache(tf.zeros)
+        calls["horovod"] = lambda x: hvd.allreduce(tensor(len(x)), op=hvd.Sum)
     out = {}
     for size in sizes:
-        repeated = max(1, min(200, 200_000 // size))
+        calls_each = max(1, min(200, 200_000 // size))
         seconds = defaultdict(list)
-        for _ in range(turns + 1):
+        for _ in range(repeats + 1):
             for name, call in calls.items():
                 x = np.zeros(size // 4, np.float32)
                 hvd.barrier()
                 begin = time.perf_counter()
-                for _ in range(repeated):
+                for _ in range(calls_each):
                     call(x)
-                seconds[name].append((time.perf_counter() - begin) / repeated)
+                seconds[name].append((time.perf_counter() - begin) / calls_each)
         out |= {f"{size} {name}": statistics.median(each[1:]) for name, each in seconds.items()}
     return out
 
 
-def step_rank(workload: str, turns: int) -> dict[str, float]:
+def step_rank(workload: str, repeats: int) -> dict[str, float]:
     """Seconds of one train step, on every rank."""
     import keras
     import tensorflow as tf
@@ -81,7 +83,7 @@ def step_rank(workload: str, turns: int) -> dict[str, float]:
     data = tf.data.Dataset.from_tensors(workloads.data(workload)).repeat()
     model.fit(data, steps_per_epoch=3, verbose=0)
     seconds = []
-    for _ in range(turns):
+    for _ in range(repeats):
         begin = time.perf_counter()
         model.fit(data, steps_per_epoch=10, verbose=0)
         seconds.append((time.perf_counter() - begin) / 10)
@@ -94,7 +96,16 @@ def measure(cluster, arguments: argparse.Namespace, engine: str, extra: dict[str
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", **extra}
     run = [sys.executable, "-m", "hvdkit", "run", "-H", hosts, "--launcher", ENGINES[engine], "--engine", engine]
     rank = [__file__, arguments.what, "--rank", "--sizes", arguments.sizes, "--workload", arguments.workload]
-    words = [*run, "--network-interfaces", "eth0", "-x", "BENCH_COMPRESSION", *rank, "--turns", str(arguments.turns)]
+    words = [
+        *run,
+        "--network-interfaces",
+        "eth0",
+        "-x",
+        "BENCH_COMPRESSION",
+        *rank,
+        "--repeats",
+        str(arguments.repeats),
+    ]
     done = cluster.run(cluster.hosts[0], words, env=environ, timeout=900)
     for line in done.stdout.splitlines():
         if line.startswith(_REPORT):
@@ -112,13 +123,13 @@ def main() -> None:
     parser.add_argument("--sizes", default="4000,4000000,40000000", help="bytes of an all-reduce")
     parser.add_argument("--workload", default="W1")
     parser.add_argument("--rounds", type=int, default=3, help="launches of each engine")
-    parser.add_argument("--turns", type=int, default=5, help="measurements in a launch")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements in a launch")
     parser.add_argument("--rank", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     sizes = [int(float(size)) for size in arguments.sizes.split(",")]
     if arguments.rank:
-        rank = allreduce_rank(sizes, arguments.turns) if arguments.what == "allreduce" else None
-        measured = rank or step_rank(arguments.workload, arguments.turns)
+        rank = allreduce_rank(sizes, arguments.repeats) if arguments.what == "allreduce" else None
+        measured = rank or step_rank(arguments.workload, arguments.repeats)
         import hvdkit as hvd
 
         if hvd.rank() == 0:

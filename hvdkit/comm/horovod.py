@@ -8,7 +8,6 @@ import copy
 import functools
 import math
 import re
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,7 @@ from hvdkit.comm.values import own_rows
 from hvdkit.errors import HorovodMissingError, UsageError
 from hvdkit.horovod_build import stamp
 from hvdkit.launch.identity import launch_info
-from hvdkit.utils import env
+from hvdkit.utils import env, uncaught
 from hvdkit.utils.training_start import rank_leaves
 
 # Makes `import horovod` import the library: while hvdkit.compat runs, its shims answer to that name otherwise.
@@ -110,6 +109,7 @@ class HorovodEngine(Engine):
         self.cross_rank, self.cross_size = hvd.cross_rank(), hvd.cross_size()
         self._ops = {op: getattr(hvd, op.name.title()) for op in ReduceOp}
         self._set = hvd.global_process_set
+        uncaught.watch()
         atexit.register(_leave)  # before Horovod's own end, at which the others begin to fail
 
     def reduce_tensor(
@@ -275,7 +275,7 @@ class HorovodEngine(Engine):
 
 
 def _leave() -> None:
-    if getattr(sys, "last_value", None) is None:  # not after an exception
+    if not uncaught.has_come():
         rank_leaves()
 
 

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from hvdkit.utils.rank_text import ranks_text
+from hvdkit.utils.rank_text import by_host, ranks_text
 
 _SSH_PORT = 22
 # What a connection to a host that answers can end with. A closed port is an answer.
@@ -51,17 +51,14 @@ def explain_silence(silent: Iterable[int], hosts: Mapping[int, str], gone: Mappi
     >>> print(explain_silence([1], {0: "gpu1", 1: "gpu1"}, {}))
     hvdkit: nothing was heard of rank 1 on gpu1: stopped, hung, or killed with its host.
     """
-    on = lambda host: [rank for rank, its in sorted(hosts.items()) if its == host]
-    lines = [f"hvdkit: {host} ({ranks_text(on(host))}) cannot be reached: {why}." for host, why in gone.items()]
+    everyone = by_host(sorted(hosts), hosts)
+    lines = [f"hvdkit: {host} ({ranks_text(everyone[host])}) cannot be reached: {why}." for host, why in gone.items()]
     if lines:
         lines.append(
             f"  What to do: look at {'this host' if len(gone) == 1 else 'these hosts'} (power, cable, memory)."
         )
         return "\n".join(lines)
-    by_host: dict[str, list[int]] = {}
-    for rank in silent:
-        by_host.setdefault(hosts[rank], []).append(rank)
-    names = "; ".join(f"{ranks_text(ranks)} on {host}" for host, ranks in by_host.items())
+    names = "; ".join(f"{ranks_text(ranks)} on {host}" for host, ranks in by_host(silent, hosts).items())
     return f"hvdkit: nothing was heard of {names}: stopped, hung, or killed with its host." if names else ""
 
 

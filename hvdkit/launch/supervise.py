@@ -254,7 +254,7 @@ class _Run:
         hosts = {**listed, **{me.rank: me.host for me in (*self.started.values(), *self.ended.values())}}
         gone = unreachable(dict.fromkeys(listed.values()))
         silent = records.silent_ranks(self.ended, hosts)
-        return explain_silence(silent if 0 < len(silent) < self.plan.np else {}, hosts, gone)
+        return explain_silence(silent if 0 < len(silent) < self.plan.np else (), hosts, gone)
 
     def _nothing_is_lost(self) -> bool:
         """Whether the ranks were told to save and leave before there was anything to save.

@@ -86,9 +86,7 @@ def around_fit(original, *, consistency_check: bool):
         else:
             checks.watch(fit_callbacks.callbacks_of_fit(bound.arguments), bound.arguments["initial_epoch"])
         seeds.separate([g for g in reachable_objects(model) if isinstance(g, keras.random.SeedGenerator)], world.rank())
-        kinds = dict.fromkeys(
-            state.fit_callback for state in reduction_states(model)
-        )  # in an order that all ranks have
+        kinds = dict.fromkeys(state.fit_callback for state in reduction_states(model))  # ordered alike on all ranks
         for kind in filter(None, kinds):
             _ensure_callback(model, bound.arguments, kind, make=True, first=True)
         world.engine().failure = None

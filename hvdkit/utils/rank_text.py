@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -13,6 +13,22 @@ def ranks_text(ranks: list[int]) -> str:
     ('rank 1', 'ranks 0, 2')
     """
     return ("rank " if len(ranks) == 1 else "ranks ") + ", ".join(map(str, ranks))
+
+
+def by_host(ranks: Iterable[int], hosts: Mapping[int, str] | Sequence[str]) -> dict[str, list[int]]:
+    """Ranks by the names of their hosts.
+
+    Args:
+        ranks: some ranks.
+        hosts: the name of each rank's host.
+
+    >>> by_host([0, 2, 3], ["a", "a", "b", "b"])
+    {'a': [0], 'b': [2, 3]}
+    """
+    grouped: dict[str, list[int]] = {}
+    for rank in ranks:
+        grouped.setdefault(hosts[rank], []).append(rank)
+    return grouped
 
 
 def by_rank(values: list, ranks: Iterable[int]) -> str:

@@ -165,7 +165,7 @@ def _wrong_reductions() -> list[str]:
             # Halves near both ends of their range: their mean has their own bits, but in a ring, which rounds each sum.
             half = [np.linspace(-60000, 6e-5, size).astype("float16") for _ in ranks]
             sent = half[hvd.rank()].astype("float32")
-            made = ranks_of_all.allreduce(sent, ReduceOp.AVERAGE, in_place=True, what="halves", halves=True)
+            made = ranks_of_all.allreduce(sent, ReduceOp.AVERAGE, in_place=True, what="halves", as_float16=True)
             near = np.allclose(made, half[0], 2e-3, 2e-7) if algorithm == "ring" else (made == half[0]).all()
             if not near or not (made == made.astype("float16")).all():
                 wrong.append(f"{algorithm}, halves [{size}]: {made[-3:]}, not {half[0][-3:]}")
@@ -195,6 +195,15 @@ def test_several_hosts(hosts, where):
         assert "[3]" in value["one is large"] and "[200000]" in value["one is large"]
         assert "allgather" in value["other kinds"] and "allreduce" in value["other kinds"]
         assert value["wrong"] == []
+
+
+def test_what_can_be_asked_for_is_what_there_is():
+    from hvdkit.comm import horovod
+    from hvdkit.comm.mpi.algorithms import ALGORITHMS
+    from hvdkit.engines import info
+
+    assert set(info("mpi").algorithms) == {"hierarchical", *ALGORITHMS}
+    assert set(info("horovod").algorithms) == set(horovod._ALGORITHMS)
 
 
 def without_shared_memory() -> dict:

@@ -39,14 +39,14 @@ class Peers:
         return self._comm.Irecv(place.view(np.uint8), peer, self._tag)
 
 
-class Wire(Protocol):
+class WireFormat(Protocol):
     """What values look like on the way between hosts.
 
     Attributes:
-        exact: whether every rank receives what was sent, to the bit.
+        is_exact: whether every rank receives what was sent, to the bit.
     """
 
-    exact: bool
+    is_exact: bool
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """A rank's values, or a sum of them, as they are sent."""
@@ -67,7 +67,7 @@ class Wire(Protocol):
         """Put a finished result that was received in the place of ``values``."""
 
 
-def pairwise(peers: Peers, values: np.ndarray, wire: Wire) -> Steps:
+def pairwise(peers: Peers, values: np.ndarray, wire: WireFormat) -> Steps:
     """Each rank receives its block of all others and adds them up, and then sends the sum to all.
 
     There is one addition between two messages, whatever the number of hosts, and every value is rounded once on its way
@@ -91,7 +91,7 @@ def pairwise(peers: Peers, values: np.ndarray, wire: Wire) -> Steps:
         wire.take_result(blocks[other], place)
 
 
-def ring(peers: Peers, values: np.ndarray, wire: Wire) -> Steps:
+def ring(peers: Peers, values: np.ndarray, wire: WireFormat) -> Steps:
     """Each rank receives from the one before it alone, adds its own values and sends the sum to the next one.
 
     A rank has two connections only, but sums pass through every host, one after the other.
@@ -113,7 +113,7 @@ def ring(peers: Peers, values: np.ndarray, wire: Wire) -> Steps:
         result = place
 
 
-def recursive_doubling(peers: Peers, values: np.ndarray, wire: Wire) -> Steps:
+def recursive_doubling(peers: Peers, values: np.ndarray, wire: WireFormat) -> Steps:
     """Ranks exchange all of their values in pairs, then pairs do, and so on.
 
     It takes the fewest messages one after the other, and sends all values in each: for small arrays. The wire has to be
@@ -139,7 +139,7 @@ def recursive_doubling(peers: Peers, values: np.ndarray, wire: Wire) -> Steps:
 
 
 #: What ``algorithm`` can be between hosts.
-ALGORITHMS: dict[str, Callable[[Peers, np.ndarray, Wire], Steps]] = {
+ALGORITHMS: dict[str, Callable[[Peers, np.ndarray, WireFormat], Steps]] = {
     "pairwise": pairwise,
     "ring": ring,
     "recursive-doubling": recursive_doubling,

@@ -21,7 +21,7 @@ class Combination:
     operation: np.ufunc
     prescale: float = 1.0
     divisor: float = 1.0
-    halves: bool = False
+    as_float16: bool = False
 
     def copy_in(self, x: np.ndarray, place: np.ndarray) -> None:
         """Copy a rank's values to where they are combined."""

@@ -12,14 +12,14 @@ from hvdkit.comm.bitcast import scaled
 from hvdkit.comm.engine import ReduceOp
 from hvdkit.comm.mean import factors
 from hvdkit.comm.mpi.adasum import adasum
-from hvdkit.comm.mpi.algorithms import Wire
+from hvdkit.comm.mpi.algorithms import WireFormat
 from hvdkit.comm.mpi.buffers import Buffers
 from hvdkit.comm.mpi.combination import Combination
 from hvdkit.comm.mpi.host_memory import HostMemory
 from hvdkit.comm.mpi.network import SMALL_BYTES, Network
-from hvdkit.comm.mpi.small import Small
+from hvdkit.comm.mpi.small import SmallAllreduce
 from hvdkit.comm.mpi.timeout import MESSAGES_SLEEP, Timeout, mismatch
-from hvdkit.comm.mpi.wire import Exact, Halves
+from hvdkit.comm.mpi.wire import ExactWire, Float16Wire
 
 _JOIN = {
     ReduceOp.AVERAGE: np.add,
@@ -63,12 +63,12 @@ class Communicator:
             self._memory = None  # on every host or on none
         self._by_messages = self._memory is None or self.hosts > 1
         # Which ranks exchange them: those of different hosts that have the same slice, or all.
-        self._largest = largest if self._memory else 1
+        self._most_ranks_per_host = largest if self._memory else 1
         peers = self._across if self._memory else self.comm
         self._peers_world_ranks = peers.allgather(self.world_ranks[self.rank])
         peers = peers.Dup()
         self._network = Network(peers, algorithm, lambda: self._missing(peers, self._peers_world_ranks))
-        self._small = Small(self.comm)
+        self._small = SmallAllreduce(self.comm)
         self._buffers = Buffers()
         host.Free()
 
@@ -81,7 +81,7 @@ class Communicator:
         *,
         in_place: bool,
         what: str,
-        halves: bool = False,
+        as_float16: bool = False,
         check: bool = False,
     ) -> np.ndarray:
         """Join an array over the ranks.
@@ -100,18 +100,20 @@ class Communicator:
             flat = scaled(flat, prescale)
             out = self._join(flat, self._out(flat, in_place), op, Combination(_JOIN[op]), what, check=check)
             divisor = self.size if op is ReduceOp.AVERAGE else 1
-            exact = divisor == postscale == 1
-            return (out if exact else (out / divisor * postscale).astype(out.dtype)).reshape(x.shape)
-        combination, postscale = self._combination(op, prescale, postscale, halves)
+            is_exact = divisor == postscale == 1
+            return (out if is_exact else (out / divisor * postscale).astype(out.dtype)).reshape(x.shape)
+        combination, postscale = self._combination(op, prescale, postscale, as_float16)
         out = self._join(flat, self._out(flat, in_place), op, combination, what, check=check)
         return (out if postscale == 1.0 else np.multiply(out, out.dtype.type(postscale), out=out)).reshape(x.shape)
 
-    def _combination(self, op: ReduceOp, prescale: float, postscale: float, halves: bool) -> tuple[Combination, float]:
+    def _combination(
+        self, op: ReduceOp, prescale: float, postscale: float, as_float16: bool
+    ) -> tuple[Combination, float]:
         operation = _JOIN.get(op, np.add)
-        if halves and operation is np.add and self._by_messages and postscale:
+        if as_float16 and operation is np.add and self._by_messages and postscale:
             # Divided in float32 after the sum: before it float16 would lose what is small.
             divisor = (self.size if op is ReduceOp.AVERAGE else 1) / postscale
-            return Combination(operation, prescale, divisor, halves=True), 1.0
+            return Combination(operation, prescale, divisor, as_float16=True), 1.0
         prescale, divisor, postscale = factors(op, self.size, prescale, postscale)
         return Combination(operation, prescale, divisor), postscale
 
@@ -141,10 +143,12 @@ class Communicator:
             self._network.allreduce(x, out, combination.copy_in, self._wire(combination), wait)
         return out
 
-    def _wire(self, combination: Combination) -> Wire:
-        if combination.halves:
-            return Halves(combination.divisor, self._network.summed(self._largest), self._network.scratch)
-        return Exact(combination.operation, combination.divisor, self._network.scratch)
+    def _wire(self, combination: Combination) -> WireFormat:
+        if combination.as_float16:
+            return Float16Wire(
+                combination.divisor, self._network.summed(self._most_ranks_per_host), self._network.scratch
+            )
+        return ExactWire(combination.operation, combination.divisor, self._network.scratch)
 
     def _join_small(self, x: np.ndarray, operation: np.ufunc, what: str) -> np.ndarray:
         joined = self._small.allreduce(x, operation, what, lambda ready: self._wait_until(ready, what))

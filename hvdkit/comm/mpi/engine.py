@@ -87,7 +87,7 @@ class MpiEngine(Engine):
         self, tensor: Any, op: ReduceOp, name: str | None, scales: tuple[float, float], *, reusable: bool
     ) -> Any:
         if name_of(tensor.dtype) == "float16":  # summed in float32, which holds what the sum of halves may lose
-            wide = self._reduce(bitcast.cast(tensor, "float32"), op, name, scales, reusable=False, halves=True)
+            wide = self._reduce(bitcast.cast(tensor, "float32"), op, name, scales, reusable=False, as_float16=True)
             return bitcast.cast(wide, "float16")
         return self._reduce(tensor, op, name, scales, reusable=reusable)
 
@@ -99,17 +99,19 @@ class MpiEngine(Engine):
         scales: tuple[float, float],
         *,
         reusable: bool,
-        halves: bool = False,
+        as_float16: bool = False,
     ) -> Any:
         kind, eager = f"allreduce {op.value}", graph_ops.eager()
 
         def collective(x: np.ndarray) -> list:
             what = _what(kind, name, x, x.shape)
             # A graph is the same on every rank, as the pipeline has made sure.
-            return [self._comm.allreduce(x, op, *scales, in_place=reusable, what=what, halves=halves, check=eager)]
+            return [
+                self._comm.allreduce(x, op, *scales, in_place=reusable, what=what, as_float16=as_float16, check=eager)
+            ]
 
         def backward(upstream: Any) -> Any:
-            return self._reduce(upstream, op, None, scales, reusable=False, halves=halves)
+            return self._reduce(upstream, op, None, scales, reusable=False, as_float16=as_float16)
 
         return self._run(kind, collective, [tensor], [tensor], backward)[0]
 

@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from hvdkit.comm.mpi.algorithms import Wire
+from hvdkit.comm.mpi.algorithms import WireFormat
 from hvdkit.comm.mpi.combination import Combination
-from hvdkit.comm.mpi.network import Network, UnderWay
+from hvdkit.comm.mpi.network import Network, PendingReduction
 from hvdkit.comm.mpi.timeout import MESSAGES_SLEEP, Timeout, mismatch
 from hvdkit.errors import broken_off
 
@@ -51,11 +51,10 @@ class _Piece:
     """A piece under way: its number, the rank's part of the arrays, every rank's segment, and what other hosts do."""
 
     number: int
-    x: np.ndarray
     out: np.ndarray
     segments: list[np.ndarray]
     what: str
-    between_hosts: list[UnderWay]
+    between_hosts: list[PendingReduction]
 
 
 class HostMemory:
@@ -106,7 +105,7 @@ class HostMemory:
         out: np.ndarray,
         combination: Combination,
         what: str,
-        between_hosts: tuple[Network, Wire] | None = None,
+        between_hosts: tuple[Network, WireFormat] | None = None,
     ) -> None:
         """Join ``x`` of all ranks into ``out``, which may be the same array.
 
@@ -118,15 +117,15 @@ class HostMemory:
         """
         self._network, wire = between_hosts or (None, None)
         step = SLOT_BYTES // x.itemsize
-        under_way: deque[_Piece] = deque()
+        pending: deque[_Piece] = deque()
         try:
             for at in range(0, x.size, step):
-                if len(under_way) == (SLOTS if self._network else 1):
-                    self._finish_piece(under_way.popleft())
+                if len(pending) == (SLOTS if self._network else 1):
+                    self._finish_piece(pending.popleft())
                 piece = f"{what}, values {at} to {x.size}" if at else what
-                under_way.append(self._begin_piece(x[at : at + step], out[at : at + step], combination, wire, piece))
-            while under_way:
-                self._finish_piece(under_way.popleft())
+                pending.append(self._begin_piece(x[at : at + step], out[at : at + step], combination, wire, piece))
+            while pending:
+                self._finish_piece(pending.popleft())
         finally:
             if self._network:
                 self._network.abandon()  # of an error only: else nothing is under way
@@ -156,7 +155,7 @@ class HostMemory:
         return False
 
     def _begin_piece(
-        self, x: np.ndarray, out: np.ndarray, combination: Combination, wire: Wire | None, what: str
+        self, x: np.ndarray, out: np.ndarray, combination: Combination, wire: WireFormat | None, what: str
     ) -> _Piece:
         number = self._number = self._number + 1
         self._wait(_DONE, number - SLOTS, what)
@@ -173,7 +172,7 @@ class HostMemory:
         if everything:  # in one order, so that all have the same bits
             combination.combine(segments, out)
             combination.finish(out)
-            return _Piece(number, x, out, [], what, [])
+            return _Piece(number, out, [], what, [])
         own_slice, input_slice = own[begin:end], x[begin:end]
         if combination.prescale != 1.0:
             combination.copy_in(input_slice, own_slice)
@@ -186,7 +185,7 @@ class HostMemory:
                 combination.finish(own_slice)
             else:
                 between_hosts = self._network.start(own_slice, wire)
-        return _Piece(number, x, out, segments, what, between_hosts)
+        return _Piece(number, out, segments, what, between_hosts)
 
     def _finish_piece(self, piece: _Piece) -> None:
         if piece.between_hosts:

@@ -9,6 +9,7 @@ from typing import Any
 from hvdkit.engines import info
 from hvdkit.errors import LaunchError
 from hvdkit.launch.identity import launch_info
+from hvdkit.utils import uncaught
 from hvdkit.utils.training_start import rank_leaves
 
 _ends_watched = False
@@ -62,21 +63,16 @@ def _finalize_at_exit(mpi: Any, *, finalizes: bool) -> None:
     """
     global _ends_watched
     _ends_watched = True
-    shown, failed = sys.excepthook, []
-
-    def remember(kind, error, traceback):
-        failed.append(error)
-        shown(kind, error, traceback)
+    uncaught.watch()
 
     def end() -> None:
-        if failed and not finalizes:
+        if uncaught.has_come() and not finalizes:
             sys.stderr.flush()
             mpi.COMM_WORLD.Abort(1)
-        if failed:
+        if uncaught.has_come():
             return
         rank_leaves()
         if finalizes and not mpi.Is_finalized():
             mpi.Finalize()
 
-    sys.excepthook = remember
     atexit.register(end)

@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from hvdkit.comm.mpi.algorithms import ALGORITHMS, Peers, Steps, Wire
+from hvdkit.comm.mpi.algorithms import ALGORITHMS, Peers, Steps, WireFormat
 from hvdkit.comm.mpi.wire import Scratch
 
 #: Bytes of a piece, and how many are under way: while one is added up the messages of others travel. Of 512 KiB to
 #: 4 MiB the fastest on three hosts, where larger ones leave the links idle between two steps (docs/benchmarks.md).
 PIECE_BYTES = 2**19
-UNDER_WAY = 4
+MAX_PENDING = 4
 # Up to this many bytes the number of messages one after the other is what takes time.
 SMALL_BYTES = 32 * 2**10
 _FIRST_TAG, _TAGS = 16, 4096
 
 
-class UnderWay:
+class PendingReduction:
     """One reduction, as far as it has come."""
 
     def __init__(self, steps: Steps, test_all: Callable[[list], bool]):
@@ -52,11 +52,11 @@ class Network:
         self.comm, self.missing, self._algorithm = comm, missing, algorithm
         self._test_all = MPI.Request.Testall
         self._tags = itertools.cycle(range(_FIRST_TAG, _FIRST_TAG + _TAGS))
-        self._under_way: list[UnderWay] = []
+        self._pending: list[PendingReduction] = []
         self.size = comm.size
-        self.scratch = Scratch(2 * UNDER_WAY)
+        self.scratch = Scratch(2 * MAX_PENDING)
 
-    def start(self, values: np.ndarray, wire: Wire) -> list[UnderWay]:
+    def start(self, values: np.ndarray, wire: WireFormat) -> list[PendingReduction]:
         """Begin to reduce an array in place, which must be left alone until it is done: see ``are_done``.
 
         Args:
@@ -66,10 +66,10 @@ class Network:
         step = PIECE_BYTES // values.itemsize
         return [self._start_piece(values[at : at + step], wire) for at in range(0, len(values), step)]
 
-    def _start_piece(self, values: np.ndarray, wire: Wire) -> UnderWay:
-        algorithm = ALGORITHMS[self._choose(values, wire.exact)]
-        made = UnderWay(algorithm(Peers(self.comm, next(self._tags)), values, wire), self._test_all)
-        self._under_way.append(made)
+    def _start_piece(self, values: np.ndarray, wire: WireFormat) -> PendingReduction:
+        algorithm = ALGORITHMS[self._choose(values, wire.is_exact)]
+        made = PendingReduction(algorithm(Peers(self.comm, next(self._tags)), values, wire), self._test_all)
+        self._pending.append(made)
         return made
 
     def summed(self, ranks: int) -> int:
@@ -78,23 +78,23 @@ class Network:
 
     def advance(self) -> None:
         """Do for all reductions under way what can be done now."""
-        self._under_way = [reduction for reduction in self._under_way if not reduction.advance()]
+        self._pending = [reduction for reduction in self._pending if not reduction.advance()]
 
-    def are_done(self, reductions: list[UnderWay]) -> bool:
+    def are_done(self, reductions: list[PendingReduction]) -> bool:
         """Whether some are done; all advance."""
         self.advance()
-        return not any(reduction in self._under_way for reduction in reductions)
+        return not any(reduction in self._pending for reduction in reductions)
 
     def abandon(self) -> None:
         """Forget what is under way, after an error."""
-        self._under_way.clear()
+        self._pending.clear()
 
     def allreduce(
         self,
         x: np.ndarray,
         out: np.ndarray,
         copy_in: Callable[[np.ndarray, np.ndarray], None],
-        wire: Wire,
+        wire: WireFormat,
         wait: Callable[[Callable[[], bool]], None],
     ) -> None:
         """Reduce ``x`` of all ranks into ``out``, which may be the same array.
@@ -105,11 +105,11 @@ class Network:
             wire: how they travel.
             wait: returns when what it is given says so.
         """
-        pieces: deque[UnderWay] = deque()
+        pieces: deque[PendingReduction] = deque()
         step = PIECE_BYTES // x.itemsize
         try:
             for at in range(0, x.size, step):
-                if len(pieces) == UNDER_WAY:
+                if len(pieces) == MAX_PENDING:
                     self._finish(pieces.popleft(), wait)
                 copy_in(x[at : at + step], out[at : at + step])
                 pieces.append(self._start_piece(out[at : at + step], wire))
@@ -120,9 +120,9 @@ class Network:
             self.abandon()
             raise
 
-    def _finish(self, piece: UnderWay, wait: Callable[[Callable[[], bool]], None]) -> None:
+    def _finish(self, piece: PendingReduction, wait: Callable[[Callable[[], bool]], None]) -> None:
         wait(lambda: self.are_done([piece]))
 
-    def _choose(self, values: np.ndarray, exact: bool) -> str:
+    def _choose(self, values: np.ndarray, is_exact: bool) -> str:
         chosen = self._algorithm or ("recursive-doubling" if values.nbytes <= SMALL_BYTES else "pairwise")
-        return chosen if exact or chosen != "recursive-doubling" else "pairwise"
+        return chosen if is_exact or chosen != "recursive-doubling" else "pairwise"

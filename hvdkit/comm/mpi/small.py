@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from hvdkit.comm.mpi.algorithms import Peers, recursive_doubling
-from hvdkit.comm.mpi.network import SMALL_BYTES, UnderWay
+from hvdkit.comm.mpi.network import SMALL_BYTES, PendingReduction
 
 _MARKS = 16  # bytes before the values: the smallest and the largest checksum of what a rank is about to do
 _TAG = 2
 
 
-class Small:
+class SmallAllreduce:
     """Reduces at most ``SMALL_BYTES``; whatever the ranks call, their messages fit.
 
     Args:
@@ -45,14 +45,14 @@ class Small:
         marks[:] = zlib.crc32(what.encode())
         np.copyto(values, x)
         steps = recursive_doubling(self._peers, message, _Marked(self._place, x.dtype, operation))
-        wait(UnderWay(steps, self._test_all).advance)
+        wait(PendingReduction(steps, self._test_all).advance)
         return values if marks[0] == marks[1] else None
 
 
 class _Marked:
     """Messages of marks and values; the marks say whether the values belong together."""
 
-    exact = True
+    is_exact = True
 
     def __init__(self, place: np.ndarray, dtype: np.dtype, operation: np.ufunc):
         self._place, self._dtype, self._operation = place, dtype, operation

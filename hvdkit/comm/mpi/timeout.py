@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from hvdkit.errors import CommunicationError, broken_off
 from hvdkit.utils.log import get_logger
+from hvdkit.utils.rank_text import by_host
 
 _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
 # Up to here a wait spins, giving the core to whoever wants it at each turn; then it sleeps. To sleep from 0.3 ms on
@@ -42,10 +43,8 @@ class Timeout:
         """
         if len(set(self._hosts)) < 2:
             return ", ".join(map(str, ranks))
-        by_host: dict[str, list[str]] = {}
-        for rank in ranks:
-            by_host.setdefault(self._hosts[rank], []).append(str(rank))
-        return "; ".join(f"{', '.join(numbers)} on {host}" for host, numbers in by_host.items())
+        groups = by_host(ranks, self._hosts).items()
+        return "; ".join(f"{', '.join(map(str, numbers))} on {host}" for host, numbers in groups)
 
     def wait(
         self, ready: Callable[[], bool], missing: Callable[[], str], what: str, longest_sleep: float | None = None

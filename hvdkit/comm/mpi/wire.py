@@ -23,7 +23,7 @@ class Scratch:
         return self._buffers.take(np.dtype(np.uint8), whole)[:length].view(dtype)
 
 
-class Exact:
+class ExactWire:
     """Values travel as they are.
 
     Args:
@@ -32,7 +32,7 @@ class Exact:
         scratch: memory for what is received.
     """
 
-    exact = True
+    is_exact = True
 
     def __init__(self, operation: np.ufunc, divisor: float, scratch: Scratch):
         self._operation, self._divisor, self._scratch = operation, divisor, scratch
@@ -58,7 +58,7 @@ class Exact:
         """It was received in its place."""
 
 
-class Halves:
+class Float16Wire:
     """Float32 values that travel as float16, and are added up as float32.
 
     What is sent is the mean of as many values as it sums, so that it is in float16's range if they are.
@@ -69,7 +69,7 @@ class Halves:
         scratch: memory for what is sent and received.
     """
 
-    exact = False
+    is_exact = False
 
     def __init__(self, divisor: float, summed: int, scratch: Scratch):
         self._shrink, self._grow = np.float32(1 / summed), np.float32(summed)
@@ -77,7 +77,7 @@ class Halves:
         self._scratch = scratch
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        return self._halves(values, self._shrink)
+        return self._float16(values, self._shrink)
 
     def place(self, values: np.ndarray) -> np.ndarray:
         return self._scratch.take(np.dtype(np.float16), len(values))
@@ -87,7 +87,7 @@ class Halves:
         np.add(values, wide if self._grow == 1 else wide * self._grow, out=values)
 
     def finish(self, values: np.ndarray) -> np.ndarray:
-        result = self._halves(values, self._result)
+        result = self._float16(values, self._result)
         self.take_result(values, result)  # rounded, as the others will have it
         return result
 
@@ -97,7 +97,7 @@ class Halves:
     def take_result(self, values: np.ndarray, received: np.ndarray) -> None:
         np.copyto(values, _cast(received, "float32"))
 
-    def _halves(self, values: np.ndarray, factor: np.float32) -> np.ndarray:
+    def _float16(self, values: np.ndarray, factor: np.float32) -> np.ndarray:
         return _cast(values if factor == 1 else values * factor, "float16")
 
 
